@@ -1,0 +1,27 @@
+//! Systems that rows come from and go to: the [`Source`] and [`Sink`] traits, one folder per
+//! system, and the [`registry`] that opens them from a pipeline's nodes.
+//!
+//! ```text
+//! source split ─▶ SourceBatch{rows, rejected, position} ─▶ operators ─▶ SinkWriter ─▶ stage ─▶ publish
+//! ```
+//!
+//! A connector knows its system and Arrow. It deliberately does not know plans, tasks, the ledger or
+//! who calls it: positions and manifests are values that the caller keeps and gives back.
+
+pub mod context;
+pub mod error;
+pub mod registry;
+pub mod scan;
+pub mod sink;
+pub mod source;
+pub mod types;
+
+pub use context::{ConnectorContext, Redactor, Secrets};
+pub use error::{ConnectorError, ErrorKind};
+pub use scan::{Comparison, Literal, Predicate, ScanRequest};
+pub use sink::{
+    Manifest, PrepareSink, PreparedSink, PublishedBatch, Recovery, Sink, SinkTask, SinkWriter,
+};
+pub use source::{
+    Position, RejectedRow, Source, SourceBatch, SourceDescription, SourceStream, Split,
+};

@@ -1,0 +1,53 @@
+//! Column types of the pipeline file as Arrow types. One mapping, used by every connector.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
+use weir_spec::ColumnType;
+
+/// The key of field metadata that marks a string column as JSON text.
+pub const JSON_METADATA: (&str, &str) = ("weir.type", "json");
+
+/// The Arrow type of a declared column. Times are microseconds; `timestamp_tz` is in `UTC`.
+pub fn arrow_type(column_type: &ColumnType) -> DataType {
+    match column_type {
+        ColumnType::Bool => DataType::Boolean,
+        ColumnType::Int8 => DataType::Int8,
+        ColumnType::Int16 => DataType::Int16,
+        ColumnType::Int32 => DataType::Int32,
+        ColumnType::Int64 => DataType::Int64,
+        ColumnType::UInt8 => DataType::UInt8,
+        ColumnType::UInt16 => DataType::UInt16,
+        ColumnType::UInt32 => DataType::UInt32,
+        ColumnType::UInt64 => DataType::UInt64,
+        ColumnType::Float32 => DataType::Float32,
+        ColumnType::Float64 => DataType::Float64,
+        ColumnType::Decimal { precision, scale } => DataType::Decimal128(*precision, *scale),
+        ColumnType::String | ColumnType::Json => DataType::Utf8,
+        ColumnType::Binary => DataType::Binary,
+        ColumnType::Date => DataType::Date32,
+        ColumnType::Time => DataType::Time64(TimeUnit::Microsecond),
+        ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
+        ColumnType::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        ColumnType::List(item) => {
+            DataType::List(Arc::new(Field::new_list_field(arrow_type(item), true)))
+        }
+        ColumnType::Struct(fields) => DataType::Struct(
+            fields
+                .iter()
+                .map(|(name, column_type)| arrow_field(name, column_type))
+                .collect::<Fields>(),
+        ),
+    }
+}
+
+/// A nullable field; JSON columns carry [`JSON_METADATA`].
+pub fn arrow_field(name: &str, column_type: &ColumnType) -> Field {
+    let field = Field::new(name, arrow_type(column_type), true);
+    if *column_type == ColumnType::Json {
+        let (key, value) = JSON_METADATA;
+        field.with_metadata([(key.to_owned(), value.to_owned())].into())
+    } else {
+        field
+    }
+}

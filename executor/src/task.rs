@@ -1,0 +1,144 @@
+//! What an executor is asked to do, and what it reports.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use weir_connectors::{ConnectorError, Manifest, Position, PreparedSink};
+use weir_plan::{NodeCounts, Stage};
+use weir_spec::NodeName;
+
+/// One attempt at one slice of a stage.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub run: String,
+    pub pipeline: String,
+    pub stage: Arc<Stage>,
+    pub slice: u32,
+    /// 1, 2, 3 …
+    pub attempt: u32,
+    pub epoch: u64,
+    pub start: SliceStart,
+    /// For stages that end in a sink.
+    pub prepared: Option<PreparedSink>,
+}
+
+/// Where the slice goes on: behind its last committed batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceStart {
+    pub position: Option<SlicePosition>,
+    pub next_sequence: u64,
+}
+
+/// How far a slice has been read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SlicePosition {
+    /// Index into the slice's splits; all before it are finished.
+    pub split: u32,
+    /// Inside that split; `None` is its start.
+    pub inner: Option<Position>,
+}
+
+/// What happened to the rows of one batch (streaming) or one task (whole).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowAccount {
+    pub nodes: IndexMap<NodeName, NodeCounts>,
+    /// Rows that left the stage.
+    pub rows_written: u64,
+    /// Order-independent: wrapping sum of the rows' hashes.
+    pub checksum: u64,
+    /// Greatest cursor seen, by incremental source.
+    pub cursors: IndexMap<NodeName, String>,
+}
+
+/// A batch on its way to being visible.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    pub manifest: Manifest,
+    pub account: RowAccount,
+    /// Where the slice goes on once this batch is visible; `None`: the slice is finished.
+    pub resume_at: Option<SlicePosition>,
+}
+
+/// The ledger, as a task sees it. Each call returns once the fact is durable, and fails when the
+/// task's epoch or attempt is no longer the current one.
+#[async_trait]
+pub trait CommitLog: Send + Sync + std::fmt::Debug {
+    async fn intent(&self, task: &Task, commit: &Commit) -> Result<(), CommitLogError>;
+    async fn done(&self, task: &Task, sequence: u64) -> Result<(), CommitLogError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CommitLogError {
+    /// Another attempt or a newer epoch owns the slice: stop, write nothing.
+    #[error("{0}")]
+    Fenced(String),
+    #[error("failed to write the ledger: {0}")]
+    Unavailable(String),
+}
+
+/// How a task ended well.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskOutcome {
+    /// All batches of the slice are committed. Totals of this attempt.
+    Committed(RowAccount),
+    /// A whole stage's exchange is durable.
+    Exchanged { file_id: String, partitions: u32, account: RowAccount },
+    /// Stopped at a committed batch because it was asked to.
+    Stopped,
+}
+
+/// How a task failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    #[error("node `{node}`: {source}")]
+    Connector {
+        node: NodeName,
+        #[source]
+        source: ConnectorError,
+    },
+    /// An operator failed: bad cast, division by zero, a rule with `on_error: fail`, too little
+    /// memory. Not retryable.
+    #[error("stage `{stage}`: {message}")]
+    Operator { stage: String, message: String },
+    /// The state directory failed: disk full, no permission. Not retryable.
+    #[error("failed to {attempt} {path}: {source}")]
+    State {
+        attempt: &'static str,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    CommitLog(#[from] CommitLogError),
+}
+
+impl TaskError {
+    /// Whether another attempt may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            TaskError::Connector { source, .. } => source.is_retryable(),
+            TaskError::Operator { .. } | TaskError::State { .. } | TaskError::CommitLog(_) => false,
+        }
+    }
+}
+
+/// For progress bars and logs; never for decisions. May be lost.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProgressEvent {
+    /// Rows and bytes (of Arrow memory) that passed a node since the last event.
+    Rows {
+        run: String,
+        node: NodeName,
+        rows: u64,
+        bytes: u64,
+    },
+    BatchCommitted {
+        run: String,
+        node: NodeName,
+        slice: u32,
+        sequence: u64,
+        rows: u64,
+    },
+}

@@ -1,0 +1,20 @@
+//! From a pipeline to the stages that run it: DataFusion planning, our operators, the plan codec.
+//!
+//! ```text
+//! PipelineSpec + Catalog ─plan─▶ StageGraph (frozen, encoded) ─▶ ledger, executors
+//! ```
+//!
+//! Deterministic: the same spec and the same catalog give the same bytes. Deliberately no I/O:
+//! whoever calls `plan` has asked the sources for their descriptions and splits before
+//! ([`Catalog`]), and whoever executes an operator provides its data ([`TaskServices`]).
+
+pub mod catalog;
+pub mod services;
+pub mod stage;
+
+pub use catalog::{Catalog, CatalogSource, PlanScope};
+pub use services::{NodeCounts, Rejection, TaskServices};
+pub use stage::{
+    EncodedPlan, EncodedSchema, Slice, Stage, StageGraph, StageId, StageKind, StageOutput,
+    StreamInput,
+};

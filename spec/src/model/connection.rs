@@ -1,0 +1,87 @@
+//! Connections: how a system is reached. May be shared by several nodes.
+
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::TemplateText;
+
+/// A connection as a node uses it: the shared one it names, or the one written inside the node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionRef {
+    /// The key under `connections`; `None` when the node carries its connection itself.
+    pub name: Option<String>,
+    pub config: Connection,
+}
+
+/// How to reach a system. `env` and `secret` templates are still unrendered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Connection {
+    Postgres(PostgresConnection),
+    Sqlite(SqliteConnection),
+    Http(HttpConnection),
+    /// A type of the language that this version cannot open; refused by `validate` by name.
+    Unsupported(UnsupportedNode),
+}
+
+/// A node or connection of a type that the language has and this version cannot run yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnsupportedNode {
+    pub type_name: String,
+}
+
+/// `postgres://user:password@host:port/database?sslmode=…`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PostgresConnection {
+    pub url: TemplateText,
+}
+
+/// A local database file. `path` is relative to the pipeline file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SqliteConnection {
+    pub path: TemplateText,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HttpConnection {
+    pub base_url: TemplateText,
+    pub auth: Option<HttpAuth>,
+    pub headers: IndexMap<String, TemplateText>,
+    /// Requests per second, shared by all users of the connection.
+    pub rate_limit: Option<RateLimit>,
+    /// For one request, from connecting to the last byte. Default 30 s.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpAuth {
+    Bearer(TemplateText),
+    Basic {
+        username: TemplateText,
+        password: TemplateText,
+    },
+    ApiKey {
+        /// Exactly one of `header` and `query` is set.
+        header: Option<String>,
+        query: Option<String>,
+        value: TemplateText,
+    },
+    /// OAuth2 client credentials; the token is fetched, cached until it expires, and fetched again
+    /// once after a 401.
+    Oauth2 {
+        token_url: TemplateText,
+        client_id: TemplateText,
+        client_secret: TemplateText,
+        scopes: Vec<String>,
+    },
+}
+
+/// `10/s`, `600/m`, `1000/h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    pub requests: u32,
+    pub per: Duration,
+}
