@@ -13,7 +13,5 @@
 
 pub mod task;
 
-pub use task::{
-    Commit, CommitLog, CommitLogError, ProgressEvent, RowAccount, SlicePosition, SliceStart, Task,
-    TaskError, TaskOutcome,
-};
+pub use task::{CommitLog, CommitLogError, ProgressEvent, Task, TaskError, TaskOutcome};
+pub use weir_plan::{Commit, RowAccount, SlicePosition, SliceStart};

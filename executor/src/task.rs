@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
-use weir_connectors::{ConnectorError, Manifest, Position, PreparedSink};
-use weir_plan::{NodeCounts, Stage};
+use weir_connectors::{ConnectorError, PreparedSink};
+use weir_plan::{Commit, RowAccount, SliceStart, Stage};
 use weir_spec::NodeName;
 
 /// One attempt at one slice of a stage.
@@ -22,43 +20,6 @@ pub struct Task {
     pub start: SliceStart,
     /// For stages that end in a sink.
     pub prepared: Option<PreparedSink>,
-}
-
-/// Where the slice goes on: behind its last committed batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SliceStart {
-    pub position: Option<SlicePosition>,
-    pub next_sequence: u64,
-}
-
-/// How far a slice has been read.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct SlicePosition {
-    /// Index into the slice's splits; all before it are finished.
-    pub split: u32,
-    /// Inside that split; `None` is its start.
-    pub inner: Option<Position>,
-}
-
-/// What happened to the rows of one batch (streaming) or one task (whole).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowAccount {
-    pub nodes: IndexMap<NodeName, NodeCounts>,
-    /// Rows that left the stage.
-    pub rows_written: u64,
-    /// Order-independent: wrapping sum of the rows' hashes.
-    pub checksum: u64,
-    /// Greatest cursor seen, by incremental source.
-    pub cursors: IndexMap<NodeName, String>,
-}
-
-/// A batch on its way to being visible.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Commit {
-    pub manifest: Manifest,
-    pub account: RowAccount,
-    /// Where the slice goes on once this batch is visible; `None`: the slice is finished.
-    pub resume_at: Option<SlicePosition>,
 }
 
 /// The ledger, as a task sees it. Each call returns once the fact is durable, and fails when the

@@ -9,10 +9,14 @@
 //! ([`Catalog`]), and whoever executes an operator provides its data ([`TaskServices`]).
 
 pub mod catalog;
+pub mod cursor;
+pub mod progress;
 pub mod services;
 pub mod stage;
 
 pub use catalog::{Catalog, CatalogSource, PlanScope};
+pub use cursor::{compare_cursors, is_later_cursor};
+pub use progress::{Commit, RowAccount, SlicePosition, SliceStart};
 pub use services::{NodeCounts, Rejection, TaskServices};
 pub use stage::{
     EncodedPlan, EncodedSchema, Slice, Stage, StageGraph, StageId, StageKind, StageOutput,
