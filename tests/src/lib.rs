@@ -1,1 +1,6 @@
-//! weir-tests
+//! Harness of the integration tests: real servers, the real binary, known data.
+//!
+//! The tests themselves are in `tests/it/`, one file a subject, one binary for all.
+
+pub mod dataset;
+pub mod weir;

@@ -1,0 +1,282 @@
+//! Destinations of the kill tests: how a pipeline names them, and how another reader reads them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use sqlx::{Connection as _, Row as _};
+use weir_tests::dataset::Checker;
+use weir_tests::postgres::PostgresServer;
+
+pub(crate) trait Target {
+    /// The sink's keys, indented by four.
+    fn yaml(&self, batch_rows: i64) -> String;
+    /// Empties the destination.
+    fn reset(&self);
+    /// Reads all that is visible, without Weir.
+    fn read(&self, checker: &mut Checker);
+    /// Staging that should be gone.
+    fn leftovers(&self) -> Option<String>;
+}
+
+pub(crate) fn files(folder: &Path, format: &str, mode: &str, commit: &str) -> Box<dyn Target> {
+    Box::new(Files {
+        path: folder.join("out"),
+        format: format.to_owned(),
+        mode: mode.to_owned(),
+        commit: commit.to_owned(),
+    })
+}
+
+struct Files {
+    path: PathBuf,
+    format: String,
+    mode: String,
+    commit: String,
+}
+
+/// Files that readers see: no part of their path begins with `_` or `.`.
+fn visible_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return files };
+    for entry in entries {
+        let entry = entry.expect("the folder can be listed");
+        if entry.file_name().to_string_lossy().starts_with(['_', '.']) {
+            continue;
+        }
+        if entry.path().is_dir() {
+            files.extend(visible_files(&entry.path()));
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    files
+}
+
+impl Target for Files {
+    fn yaml(&self, batch_rows: i64) -> String {
+        format!(
+            "    type: {}\n    path: out\n    mode: {}\n    commit: {}\n    batch_rows: {batch_rows}\n",
+            self.format, self.mode, self.commit
+        )
+    }
+
+    fn reset(&self) {
+        if self.path.exists() {
+            std::fs::remove_dir_all(&self.path).expect("the destination can be removed");
+        }
+    }
+
+    fn read(&self, checker: &mut Checker) {
+        let schema = Arc::new(arrow::datatypes::Schema::new(vec![
+            arrow::datatypes::Field::new("id", arrow::datatypes::DataType::Int64, true),
+            arrow::datatypes::Field::new("grp", arrow::datatypes::DataType::Int64, true),
+            arrow::datatypes::Field::new("amount", arrow::datatypes::DataType::Float64, true),
+            arrow::datatypes::Field::new("name", arrow::datatypes::DataType::Utf8, true),
+        ]));
+        for path in visible_files(&self.path) {
+            let file = File::open(&path).expect("the file is there");
+            match self.format.as_str() {
+                "parquet" => {
+                    let reader =
+                        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
+                            .and_then(|builder| builder.build())
+                            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                    for batch in reader {
+                        checker.add_batch(&batch.expect("the file is whole"));
+                    }
+                }
+                "csv" => {
+                    let reader = arrow::csv::ReaderBuilder::new(schema.clone())
+                        .with_header(true)
+                        .build(file)
+                        .expect("the file is CSV");
+                    for batch in reader {
+                        checker.add_batch(&batch.expect("the file is whole"));
+                    }
+                }
+                _ => {
+                    let reader = arrow::json::ReaderBuilder::new(schema.clone())
+                        .build(std::io::BufReader::new(file))
+                        .expect("the file is JSON lines");
+                    for batch in reader {
+                        checker.add_batch(&batch.expect("the file is whole"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn leftovers(&self) -> Option<String> {
+        let parent = self.path.parent().expect("the destination lies in a folder");
+        let beside = std::fs::read_dir(parent).expect("the folder can be listed").flatten();
+        for entry in beside {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !["data", "out", "pipeline.yaml", ".weir"].contains(&name.as_str()) {
+                return Some(entry.path().display().to_string());
+            }
+        }
+        let staging = self.path.join("_weir/staging");
+        let left = std::fs::read_dir(&staging).ok()?.next()?;
+        Some(left.expect("the folder can be listed").path().display().to_string())
+    }
+}
+
+pub(crate) fn sqlite(folder: &Path, mode: &str, commit: &str) -> Box<dyn Target> {
+    Box::new(Sqlite {
+        path: folder.join("out.db"),
+        mode: mode.to_owned(),
+        commit: commit.to_owned(),
+    })
+}
+
+struct Sqlite {
+    path: PathBuf,
+    mode: String,
+    commit: String,
+}
+
+fn table_yaml(mode: &str, commit: &str, batch_rows: i64) -> String {
+    let key = if mode == "upsert" { "    key: [id]\n" } else { "" };
+    format!("    mode: {mode}\n    commit: {commit}\n    batch_rows: {batch_rows}\n{key}")
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts")
+        .block_on(future)
+}
+
+impl Target for Sqlite {
+    fn yaml(&self, batch_rows: i64) -> String {
+        format!(
+            "    type: sqlite\n    path: out.db\n    table: target\n{}",
+            table_yaml(&self.mode, &self.commit, batch_rows)
+        )
+    }
+
+    fn reset(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let path = format!("{}{suffix}", self.path.display());
+            if Path::new(&path).exists() {
+                std::fs::remove_file(path).expect("the destination can be removed");
+            }
+        }
+    }
+
+    fn read(&self, checker: &mut Checker) {
+        block_on(async {
+            let mut connection =
+                sqlx::SqliteConnection::connect(&format!("sqlite://{}", self.path.display()))
+                    .await
+                    .expect("the database opens");
+            let rows = sqlx::query("SELECT id, grp, amount, name FROM target")
+                .fetch_all(&mut connection)
+                .await
+                .expect("the table is there");
+            for row in rows {
+                checker.add(row.get(0), row.get(1), row.get(2), row.get(3));
+            }
+        });
+    }
+
+    fn leftovers(&self) -> Option<String> {
+        block_on(async {
+            let mut connection =
+                sqlx::SqliteConnection::connect(&format!("sqlite://{}", self.path.display()))
+                    .await
+                    .expect("the database opens");
+            sqlx::query_scalar(
+                "SELECT name FROM sqlite_master WHERE type = 'table'
+                 AND name NOT IN ('target', '_weir_ledger', '_weir_fence')",
+            )
+            .fetch_optional(&mut connection)
+            .await
+            .expect("the catalogue can be read")
+        })
+    }
+}
+
+/// One server for all tests of this binary; each test has a database of its own.
+fn server() -> &'static PostgresServer {
+    static SERVER: OnceLock<PostgresServer> = OnceLock::new();
+    SERVER.get_or_init(PostgresServer::start)
+}
+
+pub(crate) fn postgres(mode: &str, commit: &str) -> Box<dyn Target> {
+    let database = format!("kill_{mode}_{commit}");
+    block_on(async {
+        let mut connection =
+            sqlx::PgConnection::connect(&server().url()).await.expect("the server answers");
+        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")))
+            .execute(&mut connection)
+            .await
+            .expect("the database can be made");
+    });
+    Box::new(Postgres {
+        url: server().database_url(&database),
+        mode: mode.to_owned(),
+        commit: commit.to_owned(),
+    })
+}
+
+struct Postgres {
+    url: String,
+    mode: String,
+    commit: String,
+}
+
+impl Postgres {
+    async fn connect(&self) -> sqlx::PgConnection {
+        sqlx::PgConnection::connect(&self.url).await.expect("the server answers")
+    }
+}
+
+impl Target for Postgres {
+    fn yaml(&self, batch_rows: i64) -> String {
+        format!(
+            "    type: postgres\n    url: \"{}\"\n    table: public.target\n{}",
+            self.url,
+            table_yaml(&self.mode, &self.commit, batch_rows)
+        )
+    }
+
+    fn reset(&self) {
+        block_on(async {
+            sqlx::query("DROP TABLE IF EXISTS public.target")
+                .execute(&mut self.connect().await)
+                .await
+                .expect("the table can be dropped");
+        });
+    }
+
+    fn read(&self, checker: &mut Checker) {
+        block_on(async {
+            let rows = sqlx::query("SELECT id, grp, amount, name FROM public.target")
+                .fetch_all(&mut self.connect().await)
+                .await
+                .expect("the table is there");
+            for row in rows {
+                checker.add(row.get(0), row.get(1), row.get(2), row.get(3));
+            }
+        });
+    }
+
+    fn leftovers(&self) -> Option<String> {
+        block_on(async {
+            sqlx::query_scalar(
+                "SELECT n.nspname || '.' || c.relname FROM pg_class c
+                 JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.relkind IN ('r', 'p')
+                   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+                   AND c.relname NOT IN ('target', '_weir_ledger', '_weir_fence')",
+            )
+            .fetch_optional(&mut self.connect().await)
+            .await
+            .expect("the catalogue can be read")
+        })
+    }
+}
