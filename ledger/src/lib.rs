@@ -1,1 +1,33 @@
-//! weir-ledger
+//! The facts that survive any process, as a pure state machine over [`Command`]s.
+//!
+//! ```text
+//! Command ─apply(index)─▶ Ledger ─queries─▶ what runs next, watermarks, row accounts, audit
+//! ```
+//!
+//! [`apply`] is deterministic: replaying the same commands with the same indexes gives an equal
+//! ledger, on any machine. Deliberately absent: clocks, randomness and I/O. Times and ids come with
+//! the commands; whoever keeps the log (a file, later a replicated log) is not known here.
+
+mod apply;
+mod audit;
+mod commands;
+mod facts;
+mod rejection;
+mod watermark;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Response, apply};
+pub use audit::{LedgerAudit, NodeTotals};
+pub use commands::{
+    CleanUpDone, Command, CommitDone, CommitIntent, CommitLost, FailAttempt, FinishExchange,
+    FinishRun, NewEpoch, PlanRun, PrepareSink, ResetWatermark, ResumeRun, RunCommitDone,
+    RunCommitIntent, SetWatermark, SliceAttempt, StartAttempt, StartRun,
+};
+pub use facts::{
+    EpochFacts, ExchangeOutput, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, RunCommit,
+    RunFacts, RunId, RunOutcome, RunState, SliceFacts, SliceState, StageFacts, StageOutputShape,
+    StageShape,
+};
+pub use rejection::Rejection;

@@ -1,0 +1,56 @@
+//! The one way in which the ledger changes.
+
+use crate::commands::Command;
+use crate::{Ledger, Rejection};
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// The fact holds now. `changed: false`: it was known before (a repetition, or a later result
+    /// of a slice whose first result has won); such a command need not be kept.
+    Accepted { changed: bool },
+    /// Nothing has changed.
+    Rejected(Rejection),
+}
+
+/// Applies a command as entry `index` of the log. Indexes grow; which ones are left out does not
+/// matter. A rejected command leaves the ledger exactly as it was.
+pub fn apply(ledger: &mut Ledger, index: u64, command: &Command) -> Response {
+    let outcome = check_epoch(ledger, command).and_then(|()| match command {
+        Command::NewEpoch(command) => command.apply(ledger, index),
+        Command::StartRun(command) => command.apply(ledger),
+        Command::PlanRun(command) => command.apply(ledger),
+        Command::PrepareSink(command) => command.apply(ledger),
+        Command::StartAttempt(command) => command.apply(ledger),
+        Command::CommitIntent(command) => command.apply(ledger),
+        Command::CommitDone(command) => command.apply(ledger),
+        Command::CommitLost(command) => command.apply(ledger),
+        Command::FinishExchange(command) => command.apply(ledger),
+        Command::FailAttempt(command) => command.apply(ledger),
+        Command::RunCommitIntent(command) => command.apply(ledger),
+        Command::RunCommitDone(command) => command.apply(ledger),
+        Command::FinishRun(command) => command.apply(ledger),
+        Command::ResumeRun(command) => command.apply(ledger),
+        Command::CleanUpDone(command) => command.apply(ledger),
+        Command::SetWatermark(command) => command.apply(ledger),
+        Command::ResetWatermark(command) => command.apply(ledger),
+    });
+    match outcome {
+        Ok(changed) => {
+            if changed {
+                ledger.last_index = index;
+            }
+            Response::Accepted { changed }
+        }
+        Err(rejection) => Response::Rejected(rejection),
+    }
+}
+
+/// Only the owner of the current epoch may write.
+fn check_epoch(ledger: &Ledger, command: &Command) -> Result<(), Rejection> {
+    let current = ledger.current_epoch();
+    match command.epoch() {
+        Some(given) if given != current => Err(Rejection::OldEpoch { given, current }),
+        Some(_) | None => Ok(()),
+    }
+}

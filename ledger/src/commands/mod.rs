@@ -1,0 +1,123 @@
+//! Everything that can be written to the ledger: one file a family, each command with its rules.
+
+mod attempts;
+mod batches;
+mod epoch;
+mod runs;
+mod sinks;
+mod watermarks;
+
+use serde::{Deserialize, Serialize};
+use weir_plan::StageId;
+
+pub use attempts::{FailAttempt, FinishExchange, SliceAttempt, StartAttempt};
+pub use batches::{CommitDone, CommitIntent, CommitLost};
+pub use epoch::NewEpoch;
+pub use runs::{CleanUpDone, FinishRun, PlanRun, ResumeRun, StartRun};
+pub use sinks::{PrepareSink, RunCommitDone, RunCommitIntent};
+pub use watermarks::{ResetWatermark, SetWatermark};
+
+use crate::facts::{Ledger, RunFacts, RunId, RunState, SliceFacts, StageFacts};
+use crate::rejection::Rejection;
+
+/// A fact on its way into the ledger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    NewEpoch(NewEpoch),
+    StartRun(StartRun),
+    PlanRun(PlanRun),
+    PrepareSink(PrepareSink),
+    StartAttempt(StartAttempt),
+    CommitIntent(CommitIntent),
+    CommitDone(CommitDone),
+    CommitLost(CommitLost),
+    FinishExchange(FinishExchange),
+    FailAttempt(FailAttempt),
+    RunCommitIntent(RunCommitIntent),
+    RunCommitDone(RunCommitDone),
+    FinishRun(FinishRun),
+    ResumeRun(ResumeRun),
+    CleanUpDone(CleanUpDone),
+    SetWatermark(SetWatermark),
+    ResetWatermark(ResetWatermark),
+}
+
+impl Command {
+    /// The epoch in which it was decided; `None` for the command that begins one.
+    pub fn epoch(&self) -> Option<u64> {
+        match self {
+            Command::NewEpoch(_) => None,
+            Command::StartRun(command) => Some(command.epoch),
+            Command::PlanRun(command) => Some(command.epoch),
+            Command::PrepareSink(command) => Some(command.epoch),
+            Command::StartAttempt(command) => Some(command.task.epoch),
+            Command::CommitIntent(command) => Some(command.task.epoch),
+            Command::CommitDone(command) => Some(command.task.epoch),
+            Command::CommitLost(command) => Some(command.task.epoch),
+            Command::FinishExchange(command) => Some(command.task.epoch),
+            Command::FailAttempt(command) => Some(command.task.epoch),
+            Command::RunCommitIntent(command) => Some(command.epoch),
+            Command::RunCommitDone(command) => Some(command.epoch),
+            Command::FinishRun(command) => Some(command.epoch),
+            Command::ResumeRun(command) => Some(command.epoch),
+            Command::CleanUpDone(command) => Some(command.epoch),
+            Command::SetWatermark(command) => Some(command.epoch),
+            Command::ResetWatermark(command) => Some(command.epoch),
+        }
+    }
+}
+
+fn known_run<'ledger>(
+    ledger: &'ledger mut Ledger,
+    run: &RunId,
+) -> Result<&'ledger mut RunFacts, Rejection> {
+    ledger.runs.get_mut(run).ok_or_else(|| Rejection::UnknownRun(run.clone()))
+}
+
+fn running_run<'ledger>(
+    ledger: &'ledger mut Ledger,
+    run: &RunId,
+) -> Result<&'ledger mut RunFacts, Rejection> {
+    let facts = known_run(ledger, run)?;
+    match facts.state {
+        RunState::Running => Ok(facts),
+        RunState::Succeeded { .. } | RunState::Failed { .. } | RunState::Abandoned { .. } => {
+            Err(wrong_state(run, &facts.state))
+        }
+    }
+}
+
+fn wrong_state(run: &RunId, state: &RunState) -> Rejection {
+    let state = match state {
+        RunState::Running => "running",
+        RunState::Succeeded { .. } => "succeeded",
+        RunState::Failed { .. } => "failed",
+        RunState::Abandoned { .. } => "abandoned",
+    };
+    Rejection::RunState { run: run.clone(), state }
+}
+
+fn planned_stage<'run>(
+    run_id: &RunId,
+    run: &'run mut RunFacts,
+    stage: StageId,
+) -> Result<&'run mut StageFacts, Rejection> {
+    if !run.is_planned() {
+        return Err(Rejection::NotPlanned(run_id.clone()));
+    }
+    let unknown = || Rejection::UnknownSlice { run: run_id.clone(), stage, slice: 0 };
+    let index = usize::try_from(stage.0).map_err(|_| unknown())?;
+    run.stages.get_mut(index).ok_or_else(unknown)
+}
+
+fn slice_of<'run>(
+    run: &'run mut RunFacts,
+    task: &SliceAttempt,
+) -> Result<&'run mut SliceFacts, Rejection> {
+    let stage = planned_stage(&task.run, run, task.stage)?;
+    let unknown =
+        || Rejection::UnknownSlice { run: task.run.clone(), stage: task.stage, slice: task.slice };
+    let index = usize::try_from(task.slice).map_err(|_| unknown())?;
+    stage.slices.get_mut(index).ok_or_else(unknown)
+}

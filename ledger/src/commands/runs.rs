@@ -1,0 +1,211 @@
+//! The life of a run: started, planned once, perhaps resumed, ended.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use weir_spec::PipelineName;
+
+use super::{known_run, running_run, wrong_state};
+use crate::facts::{
+    Ledger, RunFacts, RunId, RunOutcome, RunState, SliceState, StageFacts, StageOutputShape,
+    StageShape,
+};
+use crate::rejection::Rejection;
+
+/// Begins a run. The pipeline has no other that is going on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartRun {
+    pub epoch: u64,
+    pub run: RunId,
+    pub pipeline: PipelineName,
+    pub spec_hash: String,
+    pub params: BTreeMap<String, Value>,
+    pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    pub at: DateTime<Utc>,
+}
+
+impl StartRun {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        if ledger.runs.contains_key(&self.run) {
+            return Err(Rejection::RunExists(self.run.clone()));
+        }
+        check_no_other_active(ledger, &self.pipeline, &self.run)?;
+        let pipeline = ledger.pipelines.entry(self.pipeline.clone()).or_default();
+        if !pipeline.spec_hashes.contains(&self.spec_hash) {
+            pipeline.spec_hashes.push(self.spec_hash.clone());
+        }
+        pipeline.active_run = Some(self.run.clone());
+        ledger.runs.insert(
+            self.run.clone(),
+            RunFacts {
+                pipeline: self.pipeline.clone(),
+                spec_hash: self.spec_hash.clone(),
+                params: self.params.clone(),
+                window: self.window,
+                started_at: self.at,
+                state: RunState::Running,
+                sessions: 1,
+                graph_hash: None,
+                engine_version: None,
+                stages: Vec::new(),
+                prepared: BTreeMap::new(),
+                cleaned_up: false,
+            },
+        );
+        Ok(true)
+    }
+}
+
+/// Freezes the plan of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanRun {
+    pub epoch: u64,
+    pub run: RunId,
+    pub graph_hash: String,
+    pub engine_version: String,
+    /// By stage id.
+    pub stages: Vec<StageShape>,
+}
+
+impl PlanRun {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        let run = running_run(ledger, &self.run)?;
+        if run.is_planned() {
+            return Err(Rejection::AlreadyPlanned(self.run.clone()));
+        }
+        check_shape(&self.stages)
+            .map_err(|reason| Rejection::InvalidPlan { run: self.run.clone(), reason })?;
+        run.graph_hash = Some(self.graph_hash.clone());
+        run.engine_version = Some(self.engine_version.clone());
+        run.stages = self.stages.iter().cloned().map(StageFacts::new).collect();
+        Ok(true)
+    }
+}
+
+/// Inputs come before what reads them and end in an exchange; every sink is fed by one stage, so
+/// that `(sink, slice, sequence)` identifies a batch.
+fn check_shape(stages: &[StageShape]) -> Result<(), String> {
+    let mut sinks = Vec::new();
+    for (id, stage) in stages.iter().enumerate() {
+        for input in &stage.inputs {
+            let read = usize::try_from(input.0).ok().filter(|read| *read < id);
+            match read.map(|read| &stages[read].output) {
+                Some(StageOutputShape::Exchange) => {}
+                Some(StageOutputShape::Sink { .. }) => {
+                    return Err(format!("stage {id} reads stage {input}, which ends in a sink"));
+                }
+                None => {
+                    return Err(format!("stage {id} reads stage {input}, which is not before it"));
+                }
+            }
+        }
+        if let StageOutputShape::Sink { node, .. } = &stage.output {
+            if sinks.contains(&node) {
+                return Err(format!("two stages feed sink `{node}`"));
+            }
+            sinks.push(node);
+        }
+    }
+    Ok(())
+}
+
+/// Goes on with a run that was interrupted or has failed. Slices that had failed for good may be
+/// attempted again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeRun {
+    pub epoch: u64,
+    pub run: RunId,
+    pub at: DateTime<Utc>,
+}
+
+impl ResumeRun {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        let facts = known_run(ledger, &self.run)?;
+        if facts.state.is_terminal() {
+            return Err(wrong_state(&self.run, &facts.state));
+        }
+        let pipeline = facts.pipeline.clone();
+        check_no_other_active(ledger, &pipeline, &self.run)?;
+        let facts = known_run(ledger, &self.run)?;
+        facts.state = RunState::Running;
+        facts.sessions += 1;
+        facts.cleaned_up = false;
+        for slice in facts.stages.iter_mut().flat_map(|stage| &mut stage.slices) {
+            slice.failures = 0;
+            if let SliceState::Failed { .. } = slice.state {
+                slice.state = SliceState::Pending;
+            }
+        }
+        ledger.pipelines.entry(pipeline).or_default().active_run = Some(self.run.clone());
+        Ok(true)
+    }
+}
+
+/// Ends a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishRun {
+    pub epoch: u64,
+    pub run: RunId,
+    pub outcome: RunOutcome,
+    pub at: DateTime<Utc>,
+}
+
+impl FinishRun {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        let run = known_run(ledger, &self.run)?;
+        let state = match (&run.state, &self.outcome) {
+            (RunState::Running, RunOutcome::Succeeded) => {
+                if !run.is_complete() {
+                    return Err(Rejection::RunUnfinished(self.run.clone()));
+                }
+                RunState::Succeeded { at: self.at }
+            }
+            (RunState::Running, RunOutcome::Failed { error }) => {
+                RunState::Failed { at: self.at, error: error.clone() }
+            }
+            (RunState::Running, RunOutcome::Abandoned) => {
+                RunState::Abandoned { at: self.at, error: None }
+            }
+            (RunState::Failed { error, .. }, RunOutcome::Abandoned) => {
+                RunState::Abandoned { at: self.at, error: Some(error.clone()) }
+            }
+            (state, _) => return Err(wrong_state(&self.run, state)),
+        };
+        run.state = state;
+        let pipeline = run.pipeline.clone();
+        let pipeline = ledger.pipelines.entry(pipeline).or_default();
+        if pipeline.active_run.as_ref() == Some(&self.run) {
+            pipeline.active_run = None;
+        }
+        Ok(true)
+    }
+}
+
+/// The sinks of a run have nothing left in staging.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanUpDone {
+    pub epoch: u64,
+    pub run: RunId,
+}
+
+impl CleanUpDone {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        let run = known_run(ledger, &self.run)?;
+        let changed = !run.cleaned_up;
+        run.cleaned_up = true;
+        Ok(changed)
+    }
+}
+
+fn check_no_other_active(
+    ledger: &Ledger,
+    pipeline: &PipelineName,
+    run: &RunId,
+) -> Result<(), Rejection> {
+    match ledger.pipelines.get(pipeline).and_then(|pipeline| pipeline.active_run.as_ref()) {
+        Some(active) if active != run => Err(Rejection::RunActive { active: active.clone() }),
+        Some(_) | None => Ok(()),
+    }
+}

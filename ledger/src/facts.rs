@@ -1,0 +1,339 @@
+//! What the ledger knows.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use weir_connectors::PreparedSink;
+use weir_plan::{Commit, RowAccount, SlicePosition, SliceStart, StageId};
+use weir_spec::{CommitMode, NodeName, PipelineName};
+
+/// One execution of a pipeline. Ids sort by the time of their start.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub String);
+
+impl std::fmt::Display for RunId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// All facts. Changed by [`crate::apply`] only.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Given by the first epoch; scopes the fences in targets.
+    pub ledger_id: Option<String>,
+    /// Who owns the ledger now.
+    pub epoch: Option<EpochFacts>,
+    pub pipelines: BTreeMap<PipelineName, PipelineFacts>,
+    pub runs: BTreeMap<RunId, RunFacts>,
+    /// Index of the last command that changed something; 0 before the first.
+    pub last_index: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochFacts {
+    /// The index of its entry.
+    pub epoch: u64,
+    pub boot_id: String,
+    pub pid: u32,
+    pub host: String,
+    pub at: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PipelineFacts {
+    /// Hashes of the versions that have run, oldest first, each once.
+    pub spec_hashes: Vec<String>,
+    /// Greatest committed cursor, by incremental source.
+    pub watermarks: BTreeMap<NodeName, String>,
+    /// The run that is going on, or was when its process ended.
+    pub active_run: Option<RunId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunFacts {
+    pub pipeline: PipelineName,
+    pub spec_hash: String,
+    pub params: BTreeMap<String, Value>,
+    /// `[start, end)`.
+    pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    pub started_at: DateTime<Utc>,
+    pub state: RunState,
+    /// Processes that have worked on it.
+    pub sessions: u32,
+    /// Set by `PlanRun`, never changed afterwards: a run is never planned again.
+    pub graph_hash: Option<String>,
+    pub engine_version: Option<String>,
+    pub stages: Vec<StageFacts>,
+    /// By sink node.
+    pub prepared: BTreeMap<NodeName, PreparedSink>,
+    /// Whether the staging of its sinks has been removed.
+    pub cleaned_up: bool,
+}
+
+/// ```text
+///          ResumeRun ┌───────┐
+///                    ▼       │
+/// StartRun ───▶  Running ─▶ Failed ─▶ Abandoned
+///                  │ │                    ▲
+///                  │ └────────────────────┘
+///                  └─▶ Succeeded
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Running,
+    Succeeded {
+        at: DateTime<Utc>,
+    },
+    Failed {
+        at: DateTime<Utc>,
+        error: String,
+    },
+    /// Given up for a fresh run. Keeps why it had failed, if it had.
+    Abandoned {
+        at: DateTime<Utc>,
+        error: Option<String>,
+    },
+}
+
+/// How a run ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunOutcome {
+    Succeeded,
+    Failed { error: String },
+    Abandoned,
+}
+
+/// A stage as the plan has made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageShape {
+    /// For people.
+    pub name: String,
+    pub slices: u32,
+    /// Row by row, and resumable; otherwise computed as a whole.
+    pub streaming: bool,
+    /// Stages whose exchanges it reads; all have smaller ids.
+    pub inputs: Vec<StageId>,
+    pub nodes: Vec<NodeShape>,
+    pub output: StageOutputShape,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeShape {
+    pub name: NodeName,
+    pub role: NodeRole,
+}
+
+/// What a node does to rows, as far as its account must add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    Source { incremental: bool },
+    Sql,
+    Validate,
+    Deduplicate,
+    Sink,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageOutputShape {
+    Exchange,
+    Sink { node: NodeName, commit: CommitMode },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageFacts {
+    pub shape: StageShape,
+    pub slices: Vec<SliceFacts>,
+    pub finished_slices: u32,
+    /// `commit: run` sinks only.
+    pub run_commit: RunCommit,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunCommit {
+    #[default]
+    Open,
+    Intended,
+    Done,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SliceFacts {
+    /// Attempts begun so far; the last one is the current one.
+    pub attempts: u32,
+    /// Attempts that have failed since the last progress or resumption.
+    pub failures: u32,
+    pub state: SliceState,
+    /// Behind the last committed batch.
+    pub position: Option<SlicePosition>,
+    /// Also the number of committed batches.
+    pub next_sequence: u64,
+    pub intent: Option<OpenIntent>,
+    /// Of all committed batches, or of the finished exchange.
+    pub account: RowAccount,
+    /// As the manifests of the committed batches say.
+    pub manifest_rows: u64,
+    pub manifest_checksum: u64,
+    /// Of a finished slice of a stage that ends in an exchange.
+    pub exchange: Option<ExchangeOutput>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceState {
+    #[default]
+    Pending,
+    /// The current attempt is at work, unless its epoch is over.
+    Running {
+        epoch: u64,
+    },
+    /// The last attempt has failed; `retry_at: None` means that no other may be made.
+    Failed {
+        error: String,
+        retry_at: Option<DateTime<Utc>>,
+    },
+    Finished,
+}
+
+/// A batch whose publication is being attempted, or was when its process ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpenIntent {
+    pub attempt: u32,
+    pub epoch: u64,
+    pub commit: Commit,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeOutput {
+    pub file_id: String,
+    pub partitions: u32,
+}
+
+impl Ledger {
+    pub fn run(&self, run: &RunId) -> Option<&RunFacts> {
+        self.runs.get(run)
+    }
+
+    /// The current epoch's number; 0 before the first.
+    pub fn current_epoch(&self) -> u64 {
+        self.epoch.as_ref().map_or(0, |epoch| epoch.epoch)
+    }
+
+    pub fn watermark(&self, pipeline: &PipelineName, source: &NodeName) -> Option<&str> {
+        self.pipelines.get(pipeline)?.watermarks.get(source).map(String::as_str)
+    }
+}
+
+impl RunState {
+    /// Whether nothing can happen to the run any more.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, RunState::Succeeded { .. } | RunState::Abandoned { .. })
+    }
+
+    pub fn ended_at(&self) -> Option<DateTime<Utc>> {
+        match self {
+            RunState::Running => None,
+            RunState::Succeeded { at }
+            | RunState::Failed { at, .. }
+            | RunState::Abandoned { at, .. } => Some(*at),
+        }
+    }
+}
+
+impl RunFacts {
+    pub fn is_planned(&self) -> bool {
+        self.graph_hash.is_some()
+    }
+
+    pub fn stage(&self, stage: StageId) -> Option<&StageFacts> {
+        self.stages.get(usize::try_from(stage.0).ok()?)
+    }
+
+    pub fn slice(&self, stage: StageId, slice: u32) -> Option<&SliceFacts> {
+        self.stage(stage)?.slices.get(usize::try_from(slice).ok()?)
+    }
+
+    /// Whether any batch has been published or any exchange finished.
+    pub fn has_committed(&self) -> bool {
+        self.stages.iter().any(|stage| {
+            stage.finished_slices > 0 || stage.slices.iter().any(|slice| slice.next_sequence > 0)
+        })
+    }
+
+    /// Whether every slice is finished and every sink visible.
+    pub fn is_complete(&self) -> bool {
+        self.is_planned() && self.stages.iter().all(StageFacts::is_complete)
+    }
+
+    /// Rows of committed batches.
+    pub fn committed_rows(&self) -> u64 {
+        (self.sink_stages())
+            .flat_map(|stage| &stage.slices)
+            .map(|slice| slice.account.rows_written)
+            .sum()
+    }
+
+    pub fn sink_stages(&self) -> impl Iterator<Item = &StageFacts> {
+        self.stages.iter().filter(|stage| stage.sink().is_some())
+    }
+}
+
+impl StageFacts {
+    pub(crate) fn new(shape: StageShape) -> Self {
+        let slices = (0..shape.slices).map(|_| SliceFacts::default()).collect();
+        Self { shape, slices, finished_slices: 0, run_commit: RunCommit::Open }
+    }
+
+    /// The sink that the stage feeds, with its commit mode.
+    pub fn sink(&self) -> Option<(&NodeName, CommitMode)> {
+        match &self.shape.output {
+            StageOutputShape::Exchange => None,
+            StageOutputShape::Sink { node, commit } => Some((node, *commit)),
+        }
+    }
+
+    pub fn are_slices_finished(&self) -> bool {
+        self.finished_slices == self.shape.slices
+    }
+
+    /// Whether its exchange can be read, or its sink shows all rows.
+    pub fn is_complete(&self) -> bool {
+        self.are_slices_finished()
+            && match self.sink() {
+                Some((_, CommitMode::Run)) => self.run_commit == RunCommit::Done,
+                Some((_, CommitMode::Batch)) | None => true,
+            }
+    }
+
+    /// All slices added up.
+    pub fn account(&self) -> RowAccount {
+        let mut total = RowAccount::default();
+        for slice in &self.slices {
+            total.add(&slice.account);
+        }
+        total
+    }
+
+    pub fn role(&self, node: &NodeName) -> Option<NodeRole> {
+        self.shape.nodes.iter().find(|shape| shape.name == *node).map(|shape| shape.role)
+    }
+}
+
+impl SliceFacts {
+    /// Where the next attempt goes on.
+    pub fn start(&self) -> SliceStart {
+        SliceStart { position: self.position.clone(), next_sequence: self.next_sequence }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.state == SliceState::Finished
+    }
+}

@@ -1,0 +1,239 @@
+use weir_plan::StageId;
+use weir_spec::NodeName;
+
+use super::support::*;
+use crate::*;
+
+#[test]
+fn a_run_succeeds_only_when_every_sink_is_visible() {
+    let run = run_id(1);
+    let mut book = Book::planned();
+    book.exchange(5, "2024-01-02");
+    for slice in 0..2 {
+        let task = task(1, &run, 1, slice, 1);
+        book.accept(&start(&task));
+        book.accept(&intent(&task, 0, 2 + u64::from(slice), true));
+        book.accept(&done(&task, 0));
+    }
+    let shown = task(1, &run, 2, 0, 1);
+    book.accept(&start(&shown));
+    book.accept(&intent(&shown, 0, 5, true));
+    book.accept(&done(&shown, 0));
+    let succeed = finish_run(1, &run, RunOutcome::Succeeded);
+    assert_eq!(book.reject(&succeed), Rejection::RunUnfinished(run.clone()));
+
+    let stage = StageId(2);
+    book.accept(&Command::RunCommitIntent(RunCommitIntent { epoch: 1, run: run.clone(), stage }));
+    assert_eq!(book.watermark(), None, "a sink fed by the source is not visible yet");
+    book.accept(&Command::RunCommitDone(RunCommitDone { epoch: 1, run: run.clone(), stage }));
+    assert_eq!(book.watermark(), Some("2024-01-02"), "advanced by the entry of the last sink");
+    book.accept(&succeed);
+
+    let audit = book.ledger.audit(&run).expect("the run is known");
+    assert_eq!(audit.findings, Vec::<String>::new());
+    assert_eq!(book.ledger.pipelines[&pipeline()].active_run, None);
+    assert!(matches!(book.reject(&start(&shown)), Rejection::RunState { .. }));
+}
+
+#[test]
+fn an_older_epoch_may_write_nothing() {
+    let mut book = Book::planned();
+    book.exchange(5, "1");
+    let old = task(1, &run_id(1), 1, 0, 1);
+    book.accept(&start(&old));
+    book.accept(&intent(&old, 0, 2, false));
+    book.accept(&new_epoch());
+    let current = book.ledger.current_epoch();
+    for command in [done(&old, 0), lost(&old, 0), fail(&old), start(&old)] {
+        assert_eq!(book.reject(&command), Rejection::OldEpoch { given: 1, current });
+    }
+}
+
+#[test]
+fn a_new_epoch_resolves_the_intent_of_the_old_one_before_the_next_attempt() {
+    let run = run_id(1);
+    for landed in [true, false] {
+        let mut book = Book::planned();
+        book.exchange(5, "1");
+        let old = task(1, &run, 1, 0, 1);
+        book.accept(&start(&old));
+        book.accept(&intent(&old, 0, 2, false));
+        book.accept(&new_epoch());
+        let epoch = book.ledger.current_epoch();
+        let next = task(epoch, &run, 1, 0, 2);
+        assert!(matches!(book.reject(&start(&next)), Rejection::IntentOpen { sequence: 0, .. }));
+        let recovered = task(epoch, &run, 1, 0, 1);
+        book.accept(&if landed { done(&recovered, 0) } else { lost(&recovered, 0) });
+        book.accept(&start(&next));
+        assert_eq!(book.slice(1, 0).start().next_sequence, u64::from(landed));
+        assert_eq!(book.slice(1, 0).start().position.is_some(), landed);
+    }
+}
+
+#[test]
+fn a_batch_that_a_running_attempt_has_intended_cannot_be_declared_lost() {
+    let mut book = Book::planned();
+    book.exchange(5, "1");
+    let running = task(1, &run_id(1), 1, 0, 1);
+    book.accept(&start(&running));
+    book.accept(&intent(&running, 0, 2, false));
+    assert!(matches!(book.reject(&lost(&running, 0)), Rejection::AttemptRunning { .. }));
+    book.accept(&fail(&running));
+    book.accept(&lost(&running, 0));
+    assert!(matches!(book.reject(&done(&running, 0)), Rejection::NoIntent { .. }));
+}
+
+#[test]
+fn sequences_are_contiguous_and_intents_come_one_at_a_time() {
+    let mut book = Book::planned();
+    book.exchange(5, "1");
+    let task = task(1, &run_id(1), 1, 0, 1);
+    book.accept(&start(&task));
+    assert!(matches!(book.reject(&intent(&task, 1, 2, false)), Rejection::OutOfSequence { .. }));
+    book.accept(&intent(&task, 0, 2, false));
+    book.ignore(&intent(&task, 0, 2, false));
+    assert!(matches!(book.reject(&intent(&task, 1, 2, false)), Rejection::IntentOpen { .. }));
+    book.accept(&done(&task, 0));
+    book.ignore(&done(&task, 0));
+    assert!(matches!(book.reject(&lost(&task, 0)), Rejection::AttemptRunning { .. }));
+    book.accept(&intent(&task, 1, 3, true));
+    book.accept(&done(&task, 1));
+    assert!(book.slice(1, 0).is_finished());
+    assert_eq!(book.slice(1, 0).account.rows_written, 5);
+}
+
+#[test]
+fn the_first_exchange_of_a_slice_wins() {
+    let mut book = Book::planned();
+    let first = task(1, &run_id(1), 0, 0, 1);
+    book.accept(&start(&first));
+    book.accept(&fail(&first));
+    let second = task(1, &run_id(1), 0, 0, 2);
+    book.accept(&start(&second));
+    assert!(matches!(book.reject(&finish_exchange(&first, 9, "9")), Rejection::OldAttempt { .. }));
+    book.accept(&finish_exchange(&second, 5, "1"));
+    book.ignore(&finish_exchange(&first, 9, "9"));
+    assert_eq!(book.slice(0, 0).account.rows_written, 5);
+}
+
+#[test]
+fn nothing_starts_before_its_inputs_are_finished() {
+    let mut book = Book::planned();
+    let early = task(1, &run_id(1), 1, 0, 1);
+    let expected = Rejection::InputNotReady { stage: StageId(1), input: StageId(0) };
+    assert_eq!(book.reject(&start(&early)), expected);
+}
+
+#[test]
+fn a_pipeline_has_one_run_at_a_time() {
+    let mut book = Book::planned();
+    let second = start_run(1, &run_id(2));
+    assert_eq!(book.reject(&second), Rejection::RunActive { active: run_id(1) });
+    book.accept(&finish_run(1, &run_id(1), RunOutcome::Failed { error: "no".into() }));
+    book.accept(&second);
+    let resume = Command::ResumeRun(ResumeRun { epoch: 1, run: run_id(1), at: at(3) });
+    assert_eq!(book.reject(&resume), Rejection::RunActive { active: run_id(2) });
+}
+
+#[test]
+fn resuming_a_failed_run_allows_its_failed_slices_again() {
+    let run = run_id(1);
+    let mut book = Book::planned();
+    let first = task(1, &run, 0, 0, 1);
+    book.accept(&start(&first));
+    book.accept(&Command::FailAttempt(FailAttempt {
+        task: first,
+        error: "division by zero".into(),
+        retry_at: None,
+    }));
+    book.accept(&finish_run(1, &run, RunOutcome::Failed { error: "division by zero".into() }));
+    book.accept(&Command::ResumeRun(ResumeRun { epoch: 1, run: run.clone(), at: at(4) }));
+    assert_eq!(book.slice(0, 0).state, SliceState::Pending);
+    assert_eq!(book.slice(0, 0).failures, 0);
+    book.accept(&start(&task(1, &run, 0, 0, 2)));
+}
+
+#[test]
+fn watermarks_never_move_backwards_by_a_run_and_are_free_by_hand() {
+    let source = NodeName::new("orders");
+    let mut book = Book::planned();
+    let set = |value: &str| {
+        Command::SetWatermark(SetWatermark {
+            epoch: 1,
+            pipeline: pipeline(),
+            source: source.clone(),
+            value: value.into(),
+        })
+    };
+    assert!(matches!(book.reject(&set("9")), Rejection::RunActive { .. }));
+    book.accept(&finish_run(1, &run_id(1), RunOutcome::Abandoned));
+    book.accept(&set("9"));
+
+    let run = run_id(2);
+    book.accept(&start_run(1, &run));
+    book.accept(&plan_run(1, &run));
+    let exchange = task(1, &run, 0, 0, 1);
+    book.accept(&start(&exchange));
+    book.accept(&finish_exchange(&exchange, 0, "8"));
+    for (stage, slice) in [(1, 0), (1, 1), (2, 0)] {
+        let task = task(1, &run, stage, slice, 1);
+        book.accept(&start(&task));
+        book.accept(&intent(&task, 0, 0, true));
+        book.accept(&done(&task, 0));
+    }
+    let stage = StageId(2);
+    book.accept(&Command::RunCommitIntent(RunCommitIntent { epoch: 1, run: run.clone(), stage }));
+    book.accept(&Command::RunCommitDone(RunCommitDone { epoch: 1, run: run.clone(), stage }));
+    assert_eq!(book.watermark(), Some("9"), "8 is not later");
+    book.accept(&finish_run(1, &run, RunOutcome::Succeeded));
+    book.accept(&Command::ResetWatermark(ResetWatermark {
+        epoch: 1,
+        pipeline: pipeline(),
+        source: source.clone(),
+    }));
+    assert_eq!(book.watermark(), None);
+}
+
+#[test]
+fn a_plan_with_two_stages_for_one_sink_is_refused() {
+    let mut book = Book::default();
+    book.accept(&new_epoch());
+    book.accept(&start_run(1, &run_id(1)));
+    let mut stages = shapes();
+    stages.push(stages[1].clone());
+    let rejection = book.reject(&Command::PlanRun(PlanRun {
+        epoch: 1,
+        run: run_id(1),
+        graph_hash: "graph".into(),
+        engine_version: "weir-test".into(),
+        stages,
+    }));
+    assert!(matches!(rejection, Rejection::InvalidPlan { .. }), "{rejection}");
+}
+
+#[test]
+fn the_audit_names_the_slice_that_does_not_add_up() {
+    let mut book = Book::planned();
+    book.exchange(5, "1");
+    for slice in 0..2 {
+        let task = task(1, &run_id(1), 1, slice, 1);
+        book.accept(&start(&task));
+        let mut command = intent(&task, 0, 2, true);
+        if let Command::CommitIntent(intent) = &mut command
+            && slice == 1
+        {
+            intent.commit.account.nodes[0].rows_in = 3;
+        }
+        book.accept(&command);
+        book.accept(&done(&task, 0));
+    }
+    let findings = book.ledger.audit(&run_id(1)).expect("the run is known").findings;
+    assert_eq!(
+        findings,
+        [
+            "stage 1 (kept) has read 4 rows of the exchange of stage 0 (orders), which holds 5",
+            "stage 1 (kept), slice 1: node `valid`: 3 rows in, but 2 out + 0 dead letters + 0 \
+             dropped = 2",
+        ]
+    );
+}

@@ -1,0 +1,5 @@
+//! The rules of the ledger, first one by one, then under random sequences of commands.
+
+mod lifecycle;
+mod properties;
+mod support;
