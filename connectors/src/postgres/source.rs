@@ -1,0 +1,524 @@
+//! A table or query of PostgreSQL as a source.
+//!
+//! A stored table is cut into ranges of its blocks, read in steps; the position is the number of the
+//! next block. All splits are read under one snapshot while the source object lives. After a crash
+//! a new snapshot is taken: rows that were inserted or updated meanwhile may then be read into a
+//! later block a second time, or be missed if they moved into an earlier one, exactly as if the
+//! table had been read in two parts. Pipelines that need one instant restart the run instead.
+//!
+//! Everything else (views, foreign tables, queries, servers before version 14) is one split that
+//! starts over.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+use sqlx::postgres::PgConnection;
+use tokio::sync::OnceCell;
+use weir_spec::{DatabaseSource, Incremental, PostgresConnection};
+
+use super::catalog::{
+    Column, Relation, RelationKind, arrow_schema, describe_query, find_relation, run,
+};
+use super::connect::Server;
+use super::decode::Decoder;
+use super::error::classify;
+use super::quote::{self, TableName};
+use super::read::{self, Blocks, Reading};
+use super::snapshot::{self, SharedSnapshot};
+use super::types::Wire;
+use crate::{
+    ConnectorContext, ConnectorError, ErrorKind, Position, ScanRequest, Source, SourceDescription,
+    SourceStream, Split,
+};
+
+/// A split has at least this many blocks (4 MiB), so that small tables are not cut up.
+const SPLIT_BLOCKS_MIN: u64 = 512;
+/// The first version whose planner reads a range of `ctid` without scanning the whole table.
+const RANGE_SCAN_VERSION: u32 = 140_000;
+
+/// One opened source node.
+#[derive(Debug)]
+pub(super) struct PostgresSource {
+    name: String,
+    server: Server,
+    subject: Subject,
+    incremental: Option<Incremental>,
+    described: OnceCell<Arc<Described>>,
+    snapshot: SharedSnapshot,
+}
+
+#[derive(Debug)]
+enum Subject {
+    Table(TableName),
+    Query(String),
+}
+
+/// What was found out when the source was first used.
+#[derive(Debug)]
+struct Described {
+    columns: Vec<Column>,
+    /// Tables that are read block by block: the table itself, or its partitions.
+    stored: Vec<Stored>,
+    note: String,
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    name: TableName,
+    blocks: u64,
+    block_size_bytes: u64,
+    rows: Option<u64>,
+    rows_per_block: f64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "read", rename_all = "snake_case")]
+enum SplitPayload {
+    /// All of it, by one statement.
+    Whole { columns: String },
+    /// Blocks `start..end` of a table; without `end` all that follow.
+    Blocks {
+        schema: Option<String>,
+        table: String,
+        start: u64,
+        end: Option<u64>,
+        /// Other splits are read under the same snapshot.
+        is_shared: bool,
+        rows_per_block: f64,
+        columns: String,
+    },
+}
+
+impl PostgresSource {
+    pub(super) fn new(
+        name: &str,
+        source: &DatabaseSource,
+        postgres: &PostgresConnection,
+        context: &ConnectorContext,
+    ) -> Result<Self, ConnectorError> {
+        let server = Server::new(&source.connection, postgres, context)?;
+        let subject = match (&source.table, &source.query) {
+            (Some(table), None) => {
+                let text = context.resolve(table)?;
+                Subject::Table(TableName::parse(&text).ok_or_else(|| {
+                    ConnectorError::config(format!(
+                        "source `{name}`: `{text}` is not a table name; write table or schema.table"
+                    ))
+                })?)
+            }
+            (None, Some(query)) => {
+                let query = context.resolve(query)?;
+                Subject::Query(query.trim().trim_end_matches(';').trim_end().to_owned())
+            }
+            _ => {
+                return Err(ConnectorError::config(format!(
+                    "source `{name}`: give either a table or a query"
+                )));
+            }
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            server,
+            subject,
+            incremental: source.incremental.clone(),
+            described: OnceCell::new(),
+            snapshot: SharedSnapshot::default(),
+        })
+    }
+
+    fn label(&self) -> String {
+        match &self.subject {
+            Subject::Table(table) => format!("{table} at {}", self.server),
+            Subject::Query(_) => format!("the query of source `{}` at {}", self.name, self.server),
+        }
+    }
+
+    async fn described(&self) -> Result<Arc<Described>, ConnectorError> {
+        let described = self.described.get_or_try_init(|| async {
+            let mut connection = self.server.connect().await?;
+            self.look_up(&mut connection).await.map(Arc::new)
+        });
+        described.await.cloned()
+    }
+
+    async fn look_up(&self, connection: &mut PgConnection) -> Result<Described, ConnectorError> {
+        let described = match &self.subject {
+            Subject::Query(query) => Described {
+                columns: describe_query(connection, &self.server, query).await?,
+                stored: Vec::new(),
+                note: "query: read by one reader, from its start".to_owned(),
+            },
+            Subject::Table(name) => {
+                let relation =
+                    find_relation(connection, &self.server, name).await?.ok_or_else(|| {
+                        ConnectorError::new(
+                            ErrorKind::NotFound,
+                            format!(
+                                "source `{}`: there is no table {name} at {}, or {} may not see its \
+                                 schema; check spelling and case, and write schema.table",
+                                self.name,
+                                self.server,
+                                self.server.user()
+                            ),
+                        )
+                    })?;
+                self.look_up_storage(connection, relation).await?
+            }
+        };
+        if described.columns.is_empty() {
+            return Err(ConnectorError::config(format!("{} has no columns", self.label())));
+        }
+        if let Some(incremental) = &self.incremental
+            && !described.columns.iter().any(|column| column.name == incremental.cursor)
+        {
+            return Err(ConnectorError::config(format!(
+                "source `{}`: {} has no column {} to be the cursor",
+                self.name,
+                self.label(),
+                incremental.cursor
+            )));
+        }
+        Ok(described)
+    }
+
+    async fn look_up_storage(
+        &self,
+        connection: &mut PgConnection,
+        relation: Relation,
+    ) -> Result<Described, ConnectorError> {
+        let version = connection.server_version_num().unwrap_or(0);
+        let mut stored = Vec::new();
+        let note = match relation.kind {
+            _ if version < RANGE_SCAN_VERSION => {
+                "table: read by one reader, from its start (block ranges need PostgreSQL 14)"
+            }
+            RelationKind::Stored => {
+                stored.push(stored_table(&relation));
+                "table: read by ranges of blocks under one snapshot"
+            }
+            RelationKind::Partitioned => {
+                stored = self.leaves(connection, &relation).await?;
+                if stored.is_empty() {
+                    "partitioned table with foreign or no partitions: read by one reader"
+                } else {
+                    "partitioned table: read by ranges of its partitions' blocks under one snapshot"
+                }
+            }
+            RelationKind::Other => "view or foreign table: read by one reader, from its start",
+        };
+        Ok(Described { columns: relation.columns, stored, note: note.to_owned() })
+    }
+
+    /// The leaf partitions, if all of them are stored tables.
+    async fn leaves(
+        &self,
+        connection: &mut PgConnection,
+        relation: &Relation,
+    ) -> Result<Vec<Stored>, ConnectorError> {
+        let failed =
+            |cause| classify(format!("look up the partitions of {}", self.label()), cause);
+        let rows = sqlx::query(
+            "SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind \
+             FROM pg_partition_tree($1::int8::oid::regclass) t JOIN pg_class c ON c.oid = t.relid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.isleaf ORDER BY 1, 2",
+        )
+        .bind(relation.oid)
+        .persistent(false)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
+        let mut leaves = Vec::new();
+        for row in rows {
+            if row.get::<String, _>("kind") != "r" {
+                return Ok(Vec::new());
+            }
+            let name = TableName { schema: Some(row.get("schema")), table: row.get("name") };
+            if let Some(leaf) = find_relation(connection, &self.server, &name).await? {
+                leaves.push(stored_table(&leaf));
+            }
+        }
+        Ok(leaves)
+    }
+
+    /// Columns of a reading, in its order.
+    fn selected<'a>(
+        &self,
+        described: &'a Described,
+        request: &ScanRequest,
+    ) -> Result<Vec<&'a Column>, ConnectorError> {
+        let Some(names) = &request.columns else { return Ok(described.columns.iter().collect()) };
+        names
+            .iter()
+            .map(|name| {
+                described.columns.iter().find(|column| column.name == *name).ok_or_else(|| {
+                    ConnectorError::new(
+                        ErrorKind::Changed,
+                        format!("{} no longer has a column \"{name}\"", self.label()),
+                    )
+                })
+            })
+            .collect()
+    }
+
+    /// Conditions that the database applies, and whether those are all.
+    fn conditions(&self, described: &Described, request: &ScanRequest) -> (Vec<String>, bool) {
+        let mut conditions = Vec::new();
+        let mut are_all = true;
+        for predicate in &request.predicates {
+            let column = described.columns.iter().find(|column| column.name == predicate.column);
+            match column {
+                Some(column) if column.compares_alike => {
+                    conditions.push(quote::predicate(predicate, column.is_text()));
+                }
+                _ => are_all = false,
+            }
+        }
+        if let (Some(incremental), Some(since)) = (&self.incremental, &request.since)
+            && let Some(cursor) =
+                described.columns.iter().find(|column| column.name == incremental.cursor)
+        {
+            conditions.push(format!(
+                "{} > {}::{}",
+                quote::identifier(&cursor.name),
+                quote::text(since),
+                cursor.declared
+            ));
+        }
+        (conditions, are_all)
+    }
+}
+
+fn stored_table(relation: &Relation) -> Stored {
+    let rows_per_block = match relation.rows {
+        Some(rows) if relation.estimated_blocks > 0 && rows > 0 => {
+            rows as f64 / relation.estimated_blocks as f64
+        }
+        _ => 64.0,
+    };
+    Stored {
+        name: relation.name.clone(),
+        blocks: relation.blocks,
+        block_size_bytes: relation.block_size_bytes,
+        rows: relation.rows.map(|_| (rows_per_block * relation.blocks as f64) as u64),
+        rows_per_block,
+    }
+}
+
+/// Names and types of all columns: a split made for other columns must not be read.
+fn fingerprint(columns: &[Column]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for column in columns {
+        hasher.update(column.name.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(column.declared.as_bytes());
+        hasher.update(&[0]);
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    async fn describe(&self) -> Result<SourceDescription, ConnectorError> {
+        let described = self.described().await?;
+        let exact_predicates = described
+            .columns
+            .iter()
+            .filter(|column| column.compares_alike)
+            .map(|column| column.name.clone())
+            .collect();
+        let mut notes = vec![described.note.clone()];
+        let mut by_text = Vec::new();
+        for column in &described.columns {
+            if column.mapping.is_unconstrained && column.mapping.cast.is_none() {
+                notes.push(format!(
+                    "column \"{}\" is numeric without a precision: read as decimal(38,9), and a \
+                     value with more digits is an error",
+                    column.name
+                ));
+            }
+            if column.mapping.cast.is_some() {
+                by_text.push(format!("\"{}\" ({})", column.name, column.declared));
+            }
+        }
+        if !by_text.is_empty() {
+            notes.push(format!("read as text: {}", by_text.join(", ")));
+        }
+        Ok(SourceDescription {
+            schema: arrow_schema(&described.columns),
+            resumable: !described.stored.is_empty(),
+            exact_predicates,
+            notes,
+        })
+    }
+
+    async fn splits(
+        &self,
+        request: &ScanRequest,
+        parallelism: usize,
+    ) -> Result<Vec<Split>, ConnectorError> {
+        let described = self.described().await?;
+        self.selected(&described, request)?;
+        let columns = fingerprint(&described.columns);
+        if described.stored.is_empty() {
+            let label = match &self.subject {
+                Subject::Table(table) => table.to_string(),
+                Subject::Query(_) => "query".to_owned(),
+            };
+            let payload = to_value(&SplitPayload::Whole { columns });
+            return Ok(vec![Split { label, payload, weight: 1, estimated_rows: None }]);
+        }
+        let total: u64 = described.stored.iter().map(|stored| stored.blocks).sum();
+        let wanted = u64::try_from(parallelism.max(1)).unwrap_or(u64::MAX);
+        let size = total.div_ceil(wanted).max(SPLIT_BLOCKS_MIN);
+        let ranges: Vec<_> = described
+            .stored
+            .iter()
+            .flat_map(|stored| {
+                let count = stored.blocks.div_ceil(size).max(1);
+                let size = stored.blocks.div_ceil(count);
+                (0..count).map(move |index| {
+                    let start = index * size;
+                    // The last range is open: rows may be added before the snapshot is taken.
+                    let end = (index + 1 < count).then_some(start + size);
+                    (stored, start, end)
+                })
+            })
+            .collect();
+        let is_shared = ranges.len() > 1;
+        let split = |(stored, start, end): &(&Stored, u64, Option<u64>)| {
+            let blocks = end.unwrap_or(stored.blocks) - start;
+            Split {
+                label: match end {
+                    Some(end) => format!("{} blocks {start}–{}", stored.name, end - 1),
+                    None => format!("{} blocks from {start}", stored.name),
+                },
+                payload: to_value(&SplitPayload::Blocks {
+                    schema: stored.name.schema.clone(),
+                    table: stored.name.table.clone(),
+                    start: *start,
+                    end: *end,
+                    is_shared,
+                    rows_per_block: stored.rows_per_block,
+                    columns: columns.clone(),
+                }),
+                weight: (blocks * stored.block_size_bytes).max(1),
+                estimated_rows: stored.rows.map(|_| (stored.rows_per_block * blocks as f64) as u64),
+            }
+        };
+        Ok(ranges.iter().map(split).collect())
+    }
+
+    async fn open(
+        &self,
+        split: &Split,
+        request: &ScanRequest,
+        from: Option<&Position>,
+    ) -> Result<SourceStream, ConnectorError> {
+        let described = self.described().await?;
+        let payload: SplitPayload = serde_json::from_value(split.payload.clone())
+            .map_err(|cause| ConnectorError::caused(ErrorKind::Internal, "bad split", cause))?;
+        let (SplitPayload::Whole { columns } | SplitPayload::Blocks { columns, .. }) = &payload;
+        if *columns != fingerprint(&described.columns) {
+            return Err(ConnectorError::new(
+                ErrorKind::Changed,
+                format!(
+                    "the columns of {} are not what they were when the run was planned; start a \
+                     fresh run",
+                    self.label()
+                ),
+            ));
+        }
+        let selected = self.selected(&described, request)?;
+        let (conditions, are_all) = self.conditions(&described, request);
+        let list = selected
+            .iter()
+            .map(|column| {
+                let name = quote::identifier(&column.name);
+                match column.mapping.cast {
+                    Some(cast) => format!("{name}::{cast} AS {name}"),
+                    None => name,
+                }
+            })
+            .collect::<Vec<_>>()
+            .join(", ");
+        let from_clause = match (&payload, &self.subject) {
+            (SplitPayload::Blocks { schema, table, .. }, _) => {
+                TableName { schema: schema.clone(), table: table.clone() }.quoted()
+            }
+            (SplitPayload::Whole { .. }, Subject::Table(table)) => table.quoted(),
+            // The line break ends a comment at the end of the query.
+            (SplitPayload::Whole { .. }, Subject::Query(query)) => {
+                format!("(\n{query}\n) AS weir_query")
+            }
+        };
+        let mut reading = Reading {
+            subject: self.label(),
+            select: format!("SELECT {list} FROM {from_clause}"),
+            conditions,
+            // Rows that the caller filters out afterwards must not use up the limit.
+            limit: request.limit.filter(|_| are_all),
+            blocks: None,
+        };
+        let connection = match payload {
+            SplitPayload::Whole { .. } => snapshot::own(&self.server).await?,
+            SplitPayload::Blocks { schema, table, start, end, is_shared, rows_per_block, .. } => {
+                let mut connection = if is_shared {
+                    self.snapshot.reader(&self.server).await?
+                } else {
+                    snapshot::own(&self.server).await?
+                };
+                let failed = |cause| classify(format!("read {}", self.label()), cause);
+                // A range of blocks is not worth a whole scan, whatever the statistics say.
+                run(&mut connection, "SET LOCAL enable_seqscan = off").await.map_err(failed)?;
+                let end = match end {
+                    Some(end) => end,
+                    None => {
+                        let name = TableName { schema, table };
+                        blocks_now(&mut connection, &name).await.map_err(failed)?
+                    }
+                };
+                let next = match from {
+                    Some(position) => parse_position(position)?,
+                    None => start,
+                };
+                reading.blocks = Some(Blocks { next, end, rows_per_block });
+                connection
+            }
+        };
+        let fields: Vec<_> = selected
+            .iter()
+            .map(|column| column.mapping.arrow_field(&column.name, !column.not_null))
+            .collect();
+        let wires: Vec<Wire> = selected.iter().map(|column| column.mapping.wire.clone()).collect();
+        let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+        let decoder = Decoder::new(schema, &wires, self.label());
+        Ok(read::stream(connection, reading, decoder))
+    }
+
+    async fn check(&self) -> Result<String, ConnectorError> {
+        self.server.check().await
+    }
+}
+
+async fn blocks_now(connection: &mut PgConnection, name: &TableName) -> Result<u64, sqlx::Error> {
+    let blocks: i64 = sqlx::query_scalar(
+        "SELECT pg_relation_size($1::regclass) / current_setting('block_size')::int8",
+    )
+    .bind(name.quoted())
+    .persistent(false)
+    .fetch_one(connection)
+    .await?;
+    Ok(u64::try_from(blocks).unwrap_or(0))
+}
+
+fn parse_position(position: &Position) -> Result<u64, ConnectorError> {
+    position.0.parse().map_err(|_| {
+        ConnectorError::internal(format!("`{}` is not the number of a block", position.0))
+    })
+}
+
+fn to_value(payload: &SplitPayload) -> serde_json::Value {
+    serde_json::to_value(payload).expect("a split payload is plain data")
+}
