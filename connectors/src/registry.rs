@@ -12,8 +12,12 @@ pub fn open_source(
     source: &spec::Source,
     context: &ConnectorContext,
 ) -> Result<Arc<dyn Source>, ConnectorError> {
-    let _ = (source, context);
-    Err(ConnectorError::config(format!("source `{name}`: this type cannot be opened yet")))
+    match source {
+        spec::Source::Database(database) => open_database(name, database, context),
+        _ => {
+            Err(ConnectorError::config(format!("source `{name}`: this type cannot be opened yet")))
+        }
+    }
 }
 
 /// Opens a sink node. `name` is the node's name, for messages.
@@ -24,4 +28,29 @@ pub fn open_sink(
 ) -> Result<Arc<dyn Sink>, ConnectorError> {
     let _ = (sink, context);
     Err(ConnectorError::config(format!("sink `{name}`: this type cannot be opened yet")))
+}
+
+fn open_database(
+    name: &str,
+    database: &spec::DatabaseSource,
+    context: &ConnectorContext,
+) -> Result<Arc<dyn Source>, ConnectorError> {
+    match &database.connection.config {
+        spec::Connection::Postgres(postgres) => {
+            crate::postgres::open_source(name, database, postgres, context)
+        }
+        other => Err(ConnectorError::config(format!(
+            "source `{name}`: its connection is no database that can be read yet ({})",
+            connection_type(other)
+        ))),
+    }
+}
+
+fn connection_type(connection: &spec::Connection) -> &str {
+    match connection {
+        spec::Connection::Postgres(_) => "postgres",
+        spec::Connection::Sqlite(_) => "sqlite",
+        spec::Connection::Http(_) => "http",
+        spec::Connection::Unsupported(unsupported) => &unsupported.type_name,
+    }
 }

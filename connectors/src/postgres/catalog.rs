@@ -201,11 +201,10 @@ async fn view_columns(
     query: &str,
 ) -> Result<Vec<Column>, sqlx::Error> {
     run(connection, &format!("CREATE TEMPORARY VIEW weir_described_query AS\n{query}\n")).await?;
-    let oid: i64 =
-        sqlx::query_scalar("SELECT 'pg_temp.weir_described_query'::regclass::oid::int8")
-            .persistent(false)
-            .fetch_one(&mut *connection)
-            .await?;
+    let oid: i64 = sqlx::query_scalar("SELECT 'pg_temp.weir_described_query'::regclass::oid::int8")
+        .persistent(false)
+        .fetch_one(&mut *connection)
+        .await?;
     columns_of(connection, oid).await
 }
 

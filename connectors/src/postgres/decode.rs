@@ -98,9 +98,9 @@ impl Decoder {
                         rest = after;
                         continue;
                     }
-                    length => {
-                        usize::try_from(length).ok().and_then(|length| after.split_at_checked(length))
-                    }
+                    length => usize::try_from(length)
+                        .ok()
+                        .and_then(|length| after.split_at_checked(length)),
                 },
             };
             let Some((value, after)) = taken else { return Err(self.broken()) };
@@ -237,18 +237,16 @@ impl Bytes {
 }
 
 fn fixed<const LENGTH: usize>(value: &[u8]) -> Result<[u8; LENGTH], String> {
-    value
-        .try_into()
-        .map_err(|_| format!("a value has {} bytes instead of {LENGTH}", value.len()))
+    value.try_into().map_err(|_| format!("a value has {} bytes instead of {LENGTH}", value.len()))
 }
 
 fn day(value: &[u8]) -> Result<i32, String> {
     match i32::from_be_bytes(fixed(value)?) {
         i32::MAX => Err("the date infinity has no Arrow value".to_owned()),
         i32::MIN => Err("the date -infinity has no Arrow value".to_owned()),
-        days => days
-            .checked_add(EPOCH_DAYS)
-            .ok_or_else(|| "a date is too far in the future".to_owned()),
+        days => {
+            days.checked_add(EPOCH_DAYS).ok_or_else(|| "a date is too far in the future".to_owned())
+        }
     }
 }
 
@@ -256,9 +254,9 @@ fn instant(value: &[u8]) -> Result<i64, String> {
     match i64::from_be_bytes(fixed(value)?) {
         i64::MAX => Err("the timestamp infinity has no Arrow value".to_owned()),
         i64::MIN => Err("the timestamp -infinity has no Arrow value".to_owned()),
-        micros => micros
-            .checked_add(EPOCH_MICROS)
-            .ok_or_else(|| "a timestamp is too far in the future for 64-bit microseconds".to_owned()),
+        micros => micros.checked_add(EPOCH_MICROS).ok_or_else(|| {
+            "a timestamp is too far in the future for 64-bit microseconds".to_owned()
+        }),
     }
 }
 

@@ -124,11 +124,8 @@ pub(super) fn encode(unscaled: i128, scale: i8, out: &mut Vec<u8>) {
     count -= leading;
     let trailing = groups[..count].iter().take_while(|group| **group == 0).count();
     let digits = &groups[trailing..count];
-    let weight = if digits.is_empty() {
-        0
-    } else {
-        lowest + i32::try_from(count).expect("at most 44") - 1
-    };
+    let weight =
+        if digits.is_empty() { 0 } else { lowest + i32::try_from(count).expect("at most 44") - 1 };
     let length = u32::try_from(8 + digits.len() * 2).expect("at most 96");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(&u16::try_from(digits.len()).expect("at most 44").to_be_bytes());

@@ -126,7 +126,9 @@ pub(super) fn literal(value: &Literal) -> String {
             format!("'{}Infinity'::double precision", if *value < 0.0 { "-" } else { "" })
         }
         Literal::Float(value) => format!("'{value:e}'::double precision"),
-        Literal::Decimal { unscaled, scale } => format!("'{}'::numeric", decimal(*unscaled, *scale)),
+        Literal::Decimal { unscaled, scale } => {
+            format!("'{}'::numeric", decimal(*unscaled, *scale))
+        }
         Literal::String(value) => text(value),
         Literal::Date(days) => format!("('1970-01-01'::date + ({days}))"),
         Literal::Timestamp { micros, utc } => {

@@ -163,8 +163,7 @@ async fn copy(
         // still here to carry the position.
         if decoder.rows() >= BATCH_ROWS || decoder.bytes() >= BATCH_BYTES {
             rows += decoder.rows() as u64;
-            let batch =
-                SourceBatch { rows: decoder.take()?, rejected: Vec::new(), position: None };
+            let batch = SourceBatch { rows: decoder.take()?, rejected: Vec::new(), position: None };
             if sender.send(Ok(batch)).await.is_err() {
                 return Ok(Err(Stopped));
             }

@@ -217,8 +217,7 @@ impl PostgresSource {
         connection: &mut PgConnection,
         relation: &Relation,
     ) -> Result<Vec<Stored>, ConnectorError> {
-        let failed =
-            |cause| classify(format!("look up the partitions of {}", self.label()), cause);
+        let failed = |cause| classify(format!("look up the partitions of {}", self.label()), cause);
         let rows = sqlx::query(
             "SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind \
              FROM pg_partition_tree($1::int8::oid::regclass) t JOIN pg_class c ON c.oid = t.relid \
@@ -463,7 +462,9 @@ impl Source for PostgresSource {
         };
         let connection = match payload {
             SplitPayload::Whole { .. } => snapshot::own(&self.server).await?,
-            SplitPayload::Blocks { schema, table, start, end, is_shared, rows_per_block, .. } => {
+            SplitPayload::Blocks {
+                schema, table, start, end, is_shared, rows_per_block, ..
+            } => {
                 let mut connection = if is_shared {
                     self.snapshot.reader(&self.server).await?
                 } else {

@@ -34,7 +34,10 @@ pub(super) enum Wire {
     Oid,
     Float4,
     Float8,
-    Numeric { precision: u8, scale: i8 },
+    Numeric {
+        precision: u8,
+        scale: i8,
+    },
     /// UTF-8 without a terminator: all character types, enums, `json`, `xml`.
     Text,
     /// One version byte, then text.
@@ -45,7 +48,10 @@ pub(super) enum Wire {
     Timestamp,
     TimestampTz,
     Uuid,
-    List { item: Box<Wire>, item_oid: u32 },
+    List {
+        item: Box<Wire>,
+        item_oid: u32,
+    },
 }
 
 impl Wire {
@@ -167,11 +173,8 @@ fn scalar(oid: u32, type_modifier: i32, kind: char) -> Option<Mapping> {
                 return Some(Mapping { is_unconstrained: true, ..mapping });
             };
             // Arrow wants 0 ≤ scale ≤ precision; PostgreSQL 15 allows -1000 to 1000.
-            let (precision, scale) = if scale < 0 {
-                (precision - scale, 0)
-            } else {
-                (precision.max(scale), scale)
-            };
+            let (precision, scale) =
+                if scale < 0 { (precision - scale, 0) } else { (precision.max(scale), scale) };
             match (u8::try_from(precision), i8::try_from(scale)) {
                 (Ok(precision), Ok(scale)) if precision <= 38 => Wire::Numeric { precision, scale },
                 _ => return Some(Mapping::by_text("text", Wire::Text)),
@@ -242,8 +245,13 @@ mod tests {
     #[test]
     fn unknown_types_are_read_as_text() {
         assert_eq!(mapping(&base(869, -1)).cast, Some("text"));
-        let inet_array =
-            CatalogType { oid: 1041, type_modifier: -1, kind: 'b', element_oid: 869, element_kind: 'b' };
+        let inet_array = CatalogType {
+            oid: 1041,
+            type_modifier: -1,
+            kind: 'b',
+            element_oid: 869,
+            element_kind: 'b',
+        };
         assert_eq!(mapping(&inet_array).cast, Some("text[]"));
     }
 }
