@@ -10,6 +10,7 @@
 
 pub mod context;
 pub mod error;
+pub mod http;
 pub mod postgres;
 pub mod registry;
 pub mod scan;

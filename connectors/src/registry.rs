@@ -14,6 +14,7 @@ pub fn open_source(
 ) -> Result<Arc<dyn Source>, ConnectorError> {
     match source {
         spec::Source::Database(database) => open_database(name, database, context),
+        spec::Source::Http(http) => Ok(crate::http::open(name, http, context)),
         _ => {
             Err(ConnectorError::config(format!("source `{name}`: this type cannot be opened yet")))
         }
