@@ -10,11 +10,13 @@
 
 pub mod context;
 pub mod error;
+mod files_out;
 pub mod http;
 pub mod postgres;
 pub mod registry;
 pub mod scan;
 pub mod sink;
+pub mod sink_conformance;
 pub mod source;
 pub mod types;
 

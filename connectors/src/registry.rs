@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weir_spec as spec;
 
-use crate::{ConnectorContext, ConnectorError, Sink, Source};
+use crate::{ConnectorContext, ConnectorError, Sink, Source, files_out};
 
 /// Opens a source node. `name` is the node's name, for messages.
 pub fn open_source(
@@ -27,8 +27,26 @@ pub fn open_sink(
     sink: &spec::Sink,
     context: &ConnectorContext,
 ) -> Result<Arc<dyn Sink>, ConnectorError> {
-    let _ = (sink, context);
-    Err(ConnectorError::config(format!("sink `{name}`: this type cannot be opened yet")))
+    match &sink.target {
+        spec::SinkTarget::Files(target) => files_out::open_sink(name, sink, target, context),
+        spec::SinkTarget::Table(table) => open_table(name, sink, table, context),
+        spec::SinkTarget::Unsupported(node) => Err(ConnectorError::config(format!(
+            "sink `{name}`: type `{}` cannot be opened by this version",
+            node.type_name
+        ))),
+    }
+}
+
+fn open_table(
+    name: &str,
+    _sink: &spec::Sink,
+    table: &spec::TableTarget,
+    _context: &ConnectorContext,
+) -> Result<Arc<dyn Sink>, ConnectorError> {
+    Err(ConnectorError::config(format!(
+        "sink `{name}`: its connection is no database that can be written yet ({})",
+        connection_type(&table.connection.config)
+    )))
 }
 
 fn open_database(
