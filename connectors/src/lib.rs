@@ -13,6 +13,7 @@ pub mod error;
 mod files_out;
 pub mod http;
 pub mod postgres;
+pub mod records;
 pub mod registry;
 pub mod scan;
 pub mod sink;

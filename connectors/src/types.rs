@@ -51,3 +51,37 @@ pub fn arrow_field(name: &str, column_type: &ColumnType) -> Field {
         field
     }
 }
+
+/// Whether a string column holds JSON text.
+pub fn is_json(field: &Field) -> bool {
+    let (key, value) = JSON_METADATA;
+    field.metadata().get(key).is_some_and(|found| found == value)
+}
+
+/// The name of an Arrow type as the pipeline file writes it, for messages; Arrow's own name for
+/// types that the file cannot write. `json` is what [`is_json`] says of the field.
+pub fn type_name(data_type: &DataType, json: bool) -> String {
+    match data_type {
+        DataType::Boolean => "bool".to_owned(),
+        DataType::Utf8 if json => "json".to_owned(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "string".to_owned(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "binary".to_owned(),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::Date32 => "date".to_owned(),
+        DataType::Time64(_) => "time".to_owned(),
+        DataType::Timestamp(_, None) => "timestamp".to_owned(),
+        DataType::Timestamp(_, Some(_)) => "timestamp_tz".to_owned(),
+        DataType::List(item) => format!("list<{}>", type_name(item.data_type(), is_json(item))),
+        DataType::Struct(fields) => {
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|field| {
+                    let name = type_name(field.data_type(), is_json(field));
+                    format!("{}: {name}", field.name())
+                })
+                .collect();
+            format!("struct<{}>", fields.join(", "))
+        }
+        other => other.to_string().to_lowercase(),
+    }
+}
