@@ -186,6 +186,11 @@ impl Shared {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Response {
+        // `/key/<anything>/cursor` is `/cursor`, for APIs with a key in their base URL.
+        let (prefix, path) = match path.strip_prefix("/key/").and_then(|rest| rest.find('/')) {
+            Some(end) => path.split_at("/key/".len() + end),
+            None => ("", path),
+        };
         let records = self.selected(query);
         let size = query.number("size").unwrap_or(PAGE);
         let page = |start: usize, size: usize| -> Vec<Value> {
@@ -212,13 +217,13 @@ impl Shared {
                 let start = query.number("start").unwrap_or(0);
                 let host = if query.get("relative").is_some() { "" } else { &self.url };
                 let link = (start + size < records.len())
-                    .then(|| format!("{host}{path}?{}", query.with("start", start + size)));
+                    .then(|| format!("{host}{prefix}{path}?{}", query.with("start", start + size)));
                 if path == "/next-link" {
                     return json!({ "data": page(start, size), "links": { "next": link } })
                         .into_json();
                 }
                 let response = Value::from(page(start, size)).into_json();
-                let first = format!("<{host}{path}>; rel=\"first\"");
+                let first = format!("<{host}{prefix}{path}>; rel=\"first\"");
                 let links = match link {
                     Some(link) => format!("{first}, <{link}>; rel=\"next\""),
                     None => first,
@@ -394,6 +399,9 @@ impl Shared {
                 let date = Utc::now() + TimeDelta::seconds(2);
                 let date = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
                 ([(header::RETRY_AFTER, date)], text(StatusCode::TOO_MANY_REQUESTS)).into_response()
+            }
+            "403-limit" => {
+                ([(header::RETRY_AFTER, "1")], text(StatusCode::FORBIDDEN)).into_response()
             }
             "429-long" => ([(header::RETRY_AFTER, "3600")], text(StatusCode::TOO_MANY_REQUESTS))
                 .into_response(),

@@ -368,6 +368,27 @@ async fn an_api_key_never_reaches_a_position() {
     assert!(message(&node).await.contains("carries the credential in its parameter `api_key`"));
 }
 
+#[tokio::test]
+async fn a_secret_in_the_base_url_reaches_no_position_and_no_plan() {
+    let server = server().await;
+    for path in ["/next-link", "/next-link?relative=1"] {
+        let mut node = node(&server, path, by_link());
+        let base_url = format!("{}/key/{{{{ secret.KEY }}}}/", server.url());
+        connection(&mut node).base_url = TemplateText::new(base_url);
+        let source = open(&node);
+        let splits = source.splits(&ScanRequest::default(), 1).await.expect("a split");
+        let plan = format!("{splits:?} {:?}", source.describe().await.expect("a description"));
+        assert!(!plan.contains("canary") && !plan.contains(server.url()), "{plan}");
+        for (position, before) in read(&node).await.expect("rows").positions {
+            assert!(!position.0.contains("canary"), "{position:?}");
+            let rest = read_from(&node, &ScanRequest::default(), Some(&position)).await;
+            assert_eq!(rest.expect("rows").ids, all()[before..]);
+        }
+        node.path = TemplateText::new("/nowhere");
+        assert!(message(&node).await.contains("/key/[secret]/nowhere answered 404"));
+    }
+}
+
 fn oauth2(server: &RestServer, token_path: &str) -> HttpAuth {
     HttpAuth::Oauth2 {
         token_url: TemplateText::new(format!("{}{token_path}", server.url())),
@@ -451,7 +472,7 @@ async fn faults_that_pass_are_retried() {
 #[tokio::test]
 async fn retry_after_is_waited_for() {
     let server = server().await;
-    for fault in ["429", "429-date"] {
+    for fault in ["429", "429-date", "403-limit"] {
         let start = Instant::now();
         read(&node(&server, &format!("/none?fault={fault}"), Pagination::None))
             .await

@@ -210,9 +210,11 @@ impl Answer {
         let status = self.status;
         let said = excerpt(&self.body, &api.redactor);
         let fail = |kind, text: String| api.error(kind, text);
+        let retry_after = self.retry_after(Utc::now());
+        // Some APIs say "too many requests" with 403.
+        let is_limit = status == StatusCode::FORBIDDEN && retry_after.is_some();
         match status.as_u16() {
-            429 | 500 | 502 | 503 | 504 | 408 => {
-                let retry_after = self.retry_after(Utc::now());
+            code if is_limit || matches!(code, 408 | 429 | 500 | 502 | 503 | 504) => {
                 let kind = ErrorKind::Unavailable { retry_after, status: Some(status.as_u16()) };
                 let wait = match retry_after {
                     Some(wait) => format!(" (try again in {} s)", wait.as_secs()),

@@ -102,9 +102,18 @@ impl HttpSource {
         Ok(Arc::clone(self.resource.get_or_init(|| resource)))
     }
 
+    /// `GET /v2/items`, as the file has it: rendered values stay out of the plan.
+    fn written_label(&self) -> String {
+        let method = match self.node.method {
+            spec::HttpMethod::Get => "GET",
+            spec::HttpMethod::Post => "POST",
+        };
+        format!("{method} {}", self.node.path.as_str())
+    }
+
     async fn find_description(&self) -> Result<SourceDescription, ConnectorError> {
         let resource = self.resource()?;
-        let mut notes = vec![format!("{}, {}", resource.label(), resource.pager.describe())];
+        let mut notes = vec![format!("{}, {}", self.written_label(), resource.pager.describe())];
         let schema = match &self.node.columns {
             Some(columns) => Schema::new(
                 columns.iter().map(|(name, kind)| arrow_field(name, kind)).collect::<Vec<_>>(),
@@ -178,7 +187,7 @@ impl Source for HttpSource {
         let schema = self.describe().await?.schema;
         let payload = SplitPayload { schema: encode_schema(&schema)? };
         Ok(vec![Split {
-            label: self.resource()?.label(),
+            label: self.written_label(),
             payload: serde_json::to_value(payload).expect("a payload has only string keys"),
             weight: 1,
             estimated_rows: None,

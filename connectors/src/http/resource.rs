@@ -13,6 +13,9 @@ use super::page::{RecordsPath, json_path};
 use super::pagination::{Continuation, PageRequest, Pager, resolve_link};
 use crate::{ConnectorContext, ConnectorError, ErrorKind};
 
+/// Stands for the path of `base_url` in a link that is kept.
+const BASE_PATH: &str = "{base}";
+
 /// A node with its templates rendered. Does no I/O until the first page.
 #[derive(Debug)]
 pub(super) struct Resource {
@@ -77,7 +80,7 @@ impl Resource {
         })
     }
 
-    /// `GET https://api.example.com/v2/items`: without any query.
+    /// `GET https://api.example.com/v2/items`: without any query. For messages, not for the plan.
     pub(super) fn label(&self) -> String {
         format!("{} {}{}", self.method, self.url.origin().ascii_serialization(), self.url.path())
     }
@@ -131,7 +134,11 @@ impl Resource {
 
     fn page_url(&self, page: &PageRequest, since: Option<&str>) -> Result<Url, ConnectorError> {
         if let PageRequest::Link(link) = page {
-            return resolve_link(&self.api.base_url, &self.url, link)
+            let link = match link.strip_prefix(BASE_PATH) {
+                Some(rest) => format!("{}{rest}", self.base_path()),
+                None => link.clone(),
+            };
+            return resolve_link(&self.api.base_url, &self.url, &link)
                 .map_err(|reason| self.api.error(ErrorKind::Data, reason));
         }
         let mut url = self.url.clone();
@@ -144,8 +151,12 @@ impl Resource {
         Ok(url)
     }
 
-    /// A link as it may be kept: on our host, and without the API key, which is added again when
-    /// the link is followed.
+    fn base_path(&self) -> &str {
+        self.api.base_url.path().trim_end_matches('/')
+    }
+
+    /// A link as it may be kept: on our host, without the API key and the path of `base_url`
+    /// (which may hold a secret); they are added again when the link is followed.
     fn clean_link(&self, page: &Url, link: &str) -> Result<String, String> {
         let mut next = resolve_link(&self.api.base_url, page, link)?;
         if let Some(name) = self.api.auth.query_parameter() {
@@ -160,7 +171,11 @@ impl Resource {
                  taken out, or another pagination type"
             ));
         }
-        Ok(next[url::Position::BeforePath..].to_owned())
+        let link = &next[url::Position::BeforePath..];
+        Ok(match link.strip_prefix(self.base_path()) {
+            Some(rest) if rest.starts_with('/') => format!("{BASE_PATH}{rest}"),
+            _ => link.to_owned(),
+        })
     }
 }
 
