@@ -672,7 +672,7 @@ async fn records_that_do_not_fit_are_rejected_one_by_one() {
     assert_eq!(reading.rejected.len(), 12);
     let row = &reading.rejected[0];
     assert!(row.reason.contains("page 2 (cursor \"c20\"): "), "{}", row.reason);
-    assert!(row.raw.contains("not a number"), "{}", row.raw);
+    assert!(row.reason.contains("id") && row.raw.contains("not a number"), "{row:?}");
 }
 
 #[tokio::test]
@@ -763,7 +763,30 @@ async fn a_missing_secret_is_named_when_the_source_is_used() {
 #[tokio::test]
 async fn check_says_what_the_base_url_answers() {
     let server = server().await;
-    let node = node(&server, "/none", Pagination::None);
+    let mut node = node(&server, "/none", Pagination::None);
     let said = open(&node).check().await.expect("reached");
     assert_eq!(said, format!("GET {}/ answered 200 OK", server.url()));
+    connection(&mut node).base_url = TemplateText::new(format!("{}/nothing", server.url()));
+    let said = open(&node).check().await.expect("reached");
+    assert!(said.contains("answered 404 Not Found: the server is reached"), "{said}");
+    connection(&mut node).base_url = TemplateText::new(format!("{}/?auth=bearer", server.url()));
+    let error = open(&node).check().await.expect_err("no credentials");
+    assert_eq!(error.kind, ErrorKind::Denied);
+    connection(&mut node).auth = Some(HttpAuth::Bearer(secret("TOKEN")));
+    open(&node).check().await.expect("admitted");
+}
+
+#[tokio::test]
+async fn a_base_url_that_is_none_says_how_to_write_it() {
+    let server = server().await;
+    for (base_url, expected) in [
+        ("api.example.com", "write it like https://api.example.com/v1"),
+        ("ftp://api.example.com", "must start with https:// or http://, not ftp:"),
+        ("https://ada:canary-secret@api.example.com", "base_url holds credentials"),
+    ] {
+        let mut node = node(&server, "/none", Pagination::None);
+        connection(&mut node).base_url = TemplateText::new(base_url);
+        let text = message(&node).await;
+        assert!(text.contains(expected), "{text}");
+    }
 }

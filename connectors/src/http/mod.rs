@@ -16,7 +16,6 @@
 
 mod auth;
 mod connection;
-mod decode;
 mod fetch;
 mod message;
 mod page;
@@ -43,12 +42,12 @@ use tokio::sync::OnceCell;
 use weir_spec as spec;
 
 use self::connection::Api;
-use self::decode::{decode_records, infer_schema};
 use self::fetch::{Body, Request};
 use self::pagination::Progress;
 use self::reader::{Page, Reader};
 use self::resource::Resource;
 use self::since::{SinceFilter, cursor_column};
+use crate::records::{decode_records, infer_schema};
 use crate::types::arrow_field;
 use crate::{
     ConnectorContext, ConnectorError, ErrorKind, Position, ScanRequest, Source, SourceBatch,
@@ -121,7 +120,7 @@ impl HttpSource {
             None => {
                 let records = self.sample(&resource).await?;
                 notes.push(format!("columns inferred from the first {} records", records.len()));
-                infer_schema(&records)?
+                infer_schema(&records)
             }
         };
         if let Some(incremental) = &self.node.incremental {
@@ -311,7 +310,7 @@ impl Reading {
         loop {
             let chunk: Vec<Value> = records.by_ref().take(BATCH_ROWS).collect();
             let is_last = records.len() == 0;
-            let (rows, mut rejected) = decode_records(&self.schema, chunk)?;
+            let (rows, mut rejected) = decode_records(&self.schema, chunk);
             for row in &mut rejected {
                 row.reason = format!("{}: {}", page.label, row.reason);
             }
