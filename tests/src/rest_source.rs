@@ -790,3 +790,14 @@ async fn a_base_url_that_is_none_says_how_to_write_it() {
         assert!(text.contains(expected), "{text}");
     }
 }
+
+#[tokio::test]
+async fn https_finds_its_crypto_provider() {
+    let server = server().await;
+    let mut node = node(&server, "/none", Pagination::None);
+    // The server speaks plain HTTP: the handshake fails, which needs a provider to begin.
+    connection(&mut node).base_url = TemplateText::new(server.url().replace("http://", "https://"));
+    let text = message(&node).await;
+    // The second: a machine without certificate roots.
+    assert!(text.contains("failed to connect") || text.contains("ca-certificates"), "{text}");
+}
