@@ -9,15 +9,29 @@
 //! ([`Catalog`]), and whoever executes an operator provides its data ([`TaskServices`]).
 
 pub mod catalog;
+pub mod codec;
+mod conditions;
 pub mod cursor;
+pub mod error;
+mod logical;
+mod names;
+pub mod operators;
 pub mod progress;
+mod pushdown;
+mod schema;
 pub mod services;
+pub mod session;
+mod slices;
 pub mod stage;
+mod tables;
+mod template;
 
 pub use catalog::{Catalog, CatalogSource, PlanScope};
+pub use codec::{decode_plan, encode_plan};
 pub use cursor::{compare_cursors, is_later_cursor};
+pub use error::PlanError;
 pub use progress::{Commit, RowAccount, SlicePosition, SliceStart};
-pub use services::{NodeCounts, Rejection, TaskServices};
+pub use services::{NodeCounts, Rejection, TaskExtension, TaskServices};
 pub use stage::{
     EncodedPlan, EncodedSchema, Slice, Stage, StageGraph, StageId, StageKind, StageOutput,
     StreamInput,
