@@ -1,10 +1,11 @@
 //! What an executor is asked to do, and what it reports.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use weir_connectors::{ConnectorError, PreparedSink};
-use weir_plan::{Commit, RowAccount, SliceStart, Stage};
+use weir_plan::{Commit, RowAccount, SliceStart, Stage, StageId};
 use weir_spec::NodeName;
 
 /// One attempt at one slice of a stage.
@@ -18,6 +19,9 @@ pub struct Task {
     pub attempt: u32,
     pub epoch: u64,
     pub start: SliceStart,
+    /// The exchanges that the stage reads: for each of `stage.inputs` the file id of the attempt that
+    /// the ledger has accepted ([`TaskOutcome::Exchanged`]).
+    pub inputs: BTreeMap<StageId, String>,
     /// For stages that end in a sink.
     pub prepared: Option<PreparedSink>,
 }
