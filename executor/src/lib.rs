@@ -11,7 +11,32 @@
 //! An executor knows plans and connectors. It deliberately does not know the ledger: it reports
 //! intents and completions through [`CommitLog`] and waits for them to be durable.
 
-pub mod task;
+mod checksum;
+mod context;
+mod cursor;
+mod dead_letters;
+mod durable;
+mod env;
+mod exchange;
+mod failure;
+mod folder;
+mod given;
+mod morsel;
+mod reading;
+mod recorder;
+mod run;
+mod services;
+mod streaming;
+mod task;
+#[cfg(test)]
+mod tests;
+mod whole;
 
+pub use checksum::RowChecksum;
+pub use dead_letters::DeadLetterLine;
+pub use env::{ExecutorEnv, ExecutorOptions, Registry, Systems};
+pub use folder::RunFolder;
+pub use given::GivenSource;
+pub use run::run_task;
 pub use task::{CommitLog, CommitLogError, ProgressEvent, Task, TaskError, TaskOutcome};
 pub use weir_plan::{Commit, RowAccount, SlicePosition, SliceStart};

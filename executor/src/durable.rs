@@ -1,0 +1,52 @@
+//! Files that are either complete and on the disk, or not there.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::TaskError;
+
+/// Writes a file so that a reader, even after a power cut, sees all of it or what was there before.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// Makes a created, renamed or removed name durable.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Removes a file that may be missing; whether there was one.
+pub(crate) fn remove_if_present(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(cause),
+    }
+}
+
+pub(crate) fn state_error(attempt: &'static str, path: &Path, source: io::Error) -> TaskError {
+    TaskError::State { attempt, path: path.display().to_string(), source }
+}
+
+/// Runs file work that waits for the disk off the async threads.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
+) -> Result<T, TaskError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(stopped) => Err(TaskError::State {
+            attempt: "finish writing",
+            path: "the run's folder".to_owned(),
+            source: io::Error::other(stopped),
+        }),
+    }
+}

@@ -1,0 +1,174 @@
+//! Durable outputs of whole stages: Arrow IPC files, one a partition.
+//!
+//! ```text
+//! .<file id>.tmp/<partition>.arrow   while an attempt writes
+//! <file id>/<partition>.arrow        once all partitions are on the disk
+//! ```
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::compute::BatchCoalescer;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::CompressionType;
+use arrow::ipc::reader::FileReader;
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use weir_plan::StageId;
+
+use crate::durable::{state_error, sync_parent};
+use crate::{RunFolder, TaskError};
+
+/// Rows of a batch in a file; a batch is what a streaming stage behind the exchange resumes at.
+const BATCH_ROWS: usize = 8192;
+/// Batches that are read ahead of whoever consumes them.
+const READ_AHEAD: usize = 2;
+
+/// The output folder of one attempt. Dropped without [`ExchangeFolder::publish`], it vanishes.
+#[derive(Debug)]
+pub(crate) struct ExchangeFolder {
+    temporary: PathBuf,
+    published: PathBuf,
+    is_published: bool,
+}
+
+impl ExchangeFolder {
+    pub(crate) fn create(
+        folder: &RunFolder,
+        stage: StageId,
+        file_id: &str,
+    ) -> Result<Self, TaskError> {
+        let parent = folder.exchange(stage);
+        let temporary = parent.join(format!(".{file_id}.tmp"));
+        let failed = |cause| state_error("create", &temporary, cause);
+        match fs::remove_dir_all(&temporary) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(cause));
+            }
+            _ => {}
+        }
+        fs::create_dir_all(&temporary).map_err(failed)?;
+        Ok(Self { temporary, published: parent.join(file_id), is_published: false })
+    }
+
+    pub(crate) fn file(&self, partition: usize) -> PathBuf {
+        self.temporary.join(format!("{partition}.arrow"))
+    }
+
+    /// Shows the folder under its name. All files must be finished.
+    pub(crate) fn publish(mut self) -> Result<(), TaskError> {
+        let failed = |cause| state_error("finish the exchange", &self.published, cause);
+        sync_parent(&self.file(0)).map_err(failed)?;
+        fs::rename(&self.temporary, &self.published).map_err(failed)?;
+        sync_parent(&self.published).map_err(failed)?;
+        self.is_published = true;
+        Ok(())
+    }
+}
+
+impl Drop for ExchangeFolder {
+    fn drop(&mut self) {
+        if !self.is_published {
+            // What cannot be removed now is removed with the run.
+            let _ = fs::remove_dir_all(&self.temporary);
+        }
+    }
+}
+
+/// Writes one partition, in batches of equal size, compressed.
+pub(crate) struct ExchangeWriter {
+    path: PathBuf,
+    coalescer: BatchCoalescer,
+    writer: FileWriter<BufWriter<File>>,
+}
+
+impl ExchangeWriter {
+    pub(crate) fn create(path: PathBuf, schema: &SchemaRef) -> Result<Self, TaskError> {
+        let file = File::create(&path).map_err(|cause| state_error("create", &path, cause))?;
+        let writer = IpcWriteOptions::default()
+            .try_with_compression(Some(CompressionType::LZ4_FRAME))
+            .and_then(|options| {
+                let file = BufWriter::with_capacity(256 * 1024, file);
+                FileWriter::try_new_with_options(file, schema, options)
+            })
+            .map_err(|cause| write_error(&path, cause))?;
+        let coalescer = BatchCoalescer::new(SchemaRef::clone(schema), BATCH_ROWS);
+        Ok(Self { path, coalescer, writer })
+    }
+
+    pub(crate) fn write(&mut self, rows: RecordBatch) -> Result<(), TaskError> {
+        self.coalescer.push_batch(rows).map_err(|cause| write_error(&self.path, cause))?;
+        self.write_completed()
+    }
+
+    /// Returns once all rows are on the disk. Waits for it: call it off the async threads.
+    pub(crate) fn finish(mut self) -> Result<(), TaskError> {
+        self.coalescer.finish_buffered_batch().map_err(|cause| write_error(&self.path, cause))?;
+        self.write_completed()?;
+        let buffered = self.writer.into_inner().map_err(|cause| write_error(&self.path, cause))?;
+        let failed = |cause| state_error("write", &self.path, cause);
+        let file = buffered.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(failed)
+    }
+
+    fn write_completed(&mut self) -> Result<(), TaskError> {
+        while let Some(rows) = self.coalescer.next_completed_batch() {
+            self.writer.write(&rows).map_err(|cause| write_error(&self.path, cause))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads batches of a partition from `first_batch` on. Blocks on the disk.
+pub(crate) fn open(path: &Path, first_batch: usize) -> Result<FileReader<File>, TaskError> {
+    let file = File::open(path).map_err(|cause| state_error("open", path, cause))?;
+    let mut reader = FileReader::try_new(file, None).map_err(|cause| read_error(path, cause))?;
+    if let Some(last_read) = first_batch.checked_sub(1) {
+        // `set_index` refuses the end of the file, which the batch before reaches.
+        reader.set_index(last_read).map_err(|cause| read_error(path, cause))?;
+        reader.next().transpose().map_err(|cause| read_error(path, cause))?;
+    }
+    Ok(reader)
+}
+
+/// Streams a whole partition; `on_rows` sees the rows of every batch.
+pub(crate) fn read_stream(
+    path: &Path,
+    on_rows: impl Fn(u64) + Send + 'static,
+) -> Result<SendableRecordBatchStream> {
+    let reader = open(path, 0).map_err(|error| DataFusionError::External(Box::new(error)))?;
+    let mut builder = RecordBatchReceiverStreamBuilder::new(reader.schema(), READ_AHEAD);
+    let sender = builder.tx();
+    let path = path.to_owned();
+    builder.spawn_blocking(move || {
+        for rows in reader {
+            let rows = rows
+                .map_err(|cause| DataFusionError::External(Box::new(read_error(&path, cause))))?;
+            on_rows(rows.num_rows() as u64);
+            if sender.blocking_send(Ok(rows)).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    Ok(builder.build())
+}
+
+pub(crate) fn read_error(path: &Path, cause: arrow::error::ArrowError) -> TaskError {
+    state_error("read", path, io_error(cause))
+}
+
+fn write_error(path: &Path, cause: arrow::error::ArrowError) -> TaskError {
+    state_error("write", path, io_error(cause))
+}
+
+fn io_error(cause: arrow::error::ArrowError) -> std::io::Error {
+    match cause {
+        arrow::error::ArrowError::IoError(_, source) => source,
+        other => std::io::Error::other(other),
+    }
+}

@@ -1,0 +1,63 @@
+//! Runs one task.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use weir_plan::StageKind;
+
+use crate::dead_letters::DeadLetterBox;
+use crate::durable::off_thread;
+use crate::failure::FailureSite;
+use crate::recorder::Recorder;
+use crate::streaming::run_streaming;
+use crate::whole::run_whole;
+use crate::{CommitLog, ExecutorEnv, ProgressEvent, Task, TaskError, TaskOutcome};
+
+/// Runs a task to its end.
+///
+/// `stop` asks it to end early: a streaming task commits what it has read at the next position and
+/// returns [`TaskOutcome::Stopped`]; where none comes within ten seconds it drops its open batch. A
+/// whole task drops its work.
+///
+/// Dropping the future aborts the task like a crash: what has an intent may or may not be published,
+/// everything else is invisible. A panic of an operator or connector is an error of the task.
+pub async fn run_task(
+    task: Task,
+    env: Arc<ExecutorEnv>,
+    log: Arc<dyn CommitLog>,
+    events: UnboundedSender<ProgressEvent>,
+    stop: CancellationToken,
+) -> Result<TaskOutcome, TaskError> {
+    let spill = env.folder.spill();
+    let stage = task.stage.name.clone();
+    let site = FailureSite::new(&stage, &env, &spill);
+    let running = tokio::spawn(run_here(task, Arc::clone(&env), log, events, stop));
+    match AbortOnDropHandle::new(running).await {
+        Ok(result) => result,
+        Err(ended) => Err(site.ended(ended)),
+    }
+}
+
+async fn run_here(
+    task: Task,
+    env: Arc<ExecutorEnv>,
+    log: Arc<dyn CommitLog>,
+    events: UnboundedSender<ProgressEvent>,
+    stop: CancellationToken,
+) -> Result<TaskOutcome, TaskError> {
+    let spill = env.folder.spill();
+    let site = FailureSite::new(&task.stage.name, &env, &spill);
+    let dead_letters = DeadLetterBox::new(env.folder.clone(), &task);
+    let recorder = Recorder::new(&task, dead_letters, events);
+    let next_sequence = task.start.next_sequence;
+    let cleaning = Arc::clone(&recorder);
+    off_thread(move || cleaning.remove_uncommitted(next_sequence)).await?;
+    match &task.stage.kind {
+        StageKind::Streaming { .. } => {
+            run_streaming(&task, &env, log.as_ref(), &recorder, &stop, &site).await
+        }
+        StageKind::Whole { .. } => run_whole(&task, &env, &recorder, &stop, &site).await,
+    }
+}

@@ -1,0 +1,90 @@
+//! Exchange files: round trip, resumption, visibility.
+
+use std::sync::Arc;
+
+use arrow::compute::concat_batches;
+use datafusion::physical_plan::common::collect;
+use weir_plan::{Slice, StageId, StageKind, StreamInput};
+
+use super::fakes::*;
+use crate::exchange::{ExchangeFolder, ExchangeWriter, open, read_stream};
+use crate::{RunFolder, Task};
+
+const ROWS: i64 = 40_000;
+
+/// A finished exchange of stage 0 with one partition.
+fn written(folder: &RunFolder) {
+    let exchange = ExchangeFolder::create(folder, StageId(0), "first").expect("writable");
+    let mut writer = ExchangeWriter::create(exchange.file(0), &row_schema()).expect("writable");
+    // Odd sizes in, even sizes out.
+    for from in (0..ROWS).step_by(1000) {
+        writer.write(rows_of(from..from + 1000)).expect("written");
+    }
+    writer.finish().expect("finished");
+    exchange.publish().expect("published");
+}
+
+#[tokio::test]
+async fn rows_come_back_in_order_and_counted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = RunFolder::new(folder.path());
+    written(&folder);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let path = folder.exchange_file(StageId(0), "first", 0);
+    let stream = read_stream(&path, move |rows| sender.send(rows).expect("counted"));
+    let batches = collect(stream.expect("readable")).await.expect("readable");
+    assert!(batches.iter().all(|rows| rows.num_rows() <= 8192));
+    assert_eq!(concat_batches(&row_schema(), &batches).expect("one schema"), rows_of(0..ROWS));
+    assert_eq!(receiver.iter().sum::<u64>(), ROWS as u64);
+}
+
+#[test]
+fn reading_goes_on_at_any_batch_even_the_end() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = RunFolder::new(folder.path());
+    written(&folder);
+    let path = folder.exchange_file(StageId(0), "first", 0);
+    let all: Vec<_> = open(&path, 0).expect("readable").map(|rows| rows.expect("rows")).collect();
+    assert_eq!(all.len(), 5);
+    for first in 0..=all.len() {
+        let rest: Vec<_> =
+            open(&path, first).expect("readable").map(|rows| rows.expect("rows")).collect();
+        assert_eq!(rest, all[first..]);
+    }
+}
+
+#[test]
+fn unfinished_exchange_is_invisible_and_vanishes() {
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let folder = RunFolder::new(temporary.path());
+    let exchange = ExchangeFolder::create(&folder, StageId(0), "first").expect("writable");
+    let writer = ExchangeWriter::create(exchange.file(0), &row_schema()).expect("writable");
+    assert!(!folder.exchange(StageId(0)).join("first").exists());
+    drop(writer);
+    drop(exchange);
+    let left = std::fs::read_dir(folder.exchange(StageId(0))).expect("the stage's folder");
+    assert_eq!(left.count(), 0);
+}
+
+#[tokio::test]
+async fn streaming_stage_behind_an_exchange_resumes_at_a_batch() {
+    let world = World::new(FakeSource::default(), Leaf::morsel);
+    written(world.env.folder());
+    let task = streaming_task(Vec::new(), 10_000);
+    let mut stage = task.stage.as_ref().clone();
+    stage.kind = StageKind::Streaming {
+        input: StreamInput::Exchange { stage: StageId(0) },
+        plan: no_plan(),
+        slices: vec![Slice::Partition(0)],
+    };
+    let inputs = [(StageId(0), "first".to_owned())].into();
+    let task = Task { stage: Arc::new(stage), inputs, ..task };
+    *world.sink.fail_publish.lock().expect("not poisoned") = Some(1);
+    assert_eq!(world.run_to_the_end(&task).await, 2);
+    assert_eq!(world.sink.ids(), (0..ROWS).collect::<Vec<_>>());
+    let read: Vec<u64> = (world.log.commits().iter())
+        .map(|commit| commit.account.exchanges_read[&StageId(0)])
+        .collect();
+    assert_eq!(read.iter().sum::<u64>(), ROWS as u64);
+    assert_eq!(read[0], 16_384);
+}
