@@ -575,7 +575,7 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
-    pub(crate) fn new(
+    pub(crate) fn plan(
         schema: SchemaRef,
         partitions: usize,
         make: impl Fn(usize, &TaskContext) -> Result<SendableRecordBatchStream> + Send + Sync + 'static,
@@ -591,7 +591,7 @@ impl Leaf {
 
     /// The leaf of a streaming plan.
     pub(crate) fn morsel() -> Arc<dyn ExecutionPlan> {
-        Self::new(row_schema(), 1, |_, context| services(context).morsel())
+        Self::plan(row_schema(), 1, |_, context| services(context).morsel())
     }
 }
 

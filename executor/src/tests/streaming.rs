@@ -316,7 +316,7 @@ async fn dropped_task_leaves_nothing_behind() {
 #[tokio::test]
 async fn panic_of_an_operator_is_an_error_of_the_task() {
     let world = World::new(FakeSource::default(), || {
-        Leaf::new(row_schema(), 1, |_, _| panic!("a defect in an operator"))
+        Leaf::plan(row_schema(), 1, |_, _| panic!("a defect in an operator"))
     });
     let error = world.run(streaming_task(vec![split(0, 10)], 300)).await.expect_err("it panics");
     assert!(error.to_string().contains("an operator panicked: a defect in an operator"), "{error}");

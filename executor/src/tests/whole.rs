@@ -26,7 +26,7 @@ fn whole_task(partitions: u32) -> Task {
 
 /// Rows `0..rows` of every partition, in descending order.
 fn descending(partitions: usize, rows: i64) -> Arc<dyn ExecutionPlan> {
-    Leaf::new(row_schema(), partitions, move |_, _| {
+    Leaf::plan(row_schema(), partitions, move |_, _| {
         let batches = (0..rows / 1000)
             .rev()
             .map(|batch| Ok(rows_of((batch * 1000..(batch + 1) * 1000).rev())));
@@ -43,7 +43,7 @@ fn sorted(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
 
 /// Reads the fake source as a plan's scan does.
 fn scan() -> Arc<dyn ExecutionPlan> {
-    Leaf::new(row_schema(), 1, |_, context: &TaskContext| {
+    Leaf::plan(row_schema(), 1, |_, context: &TaskContext| {
         let services = services(context);
         let node = source_node();
         let source = services
@@ -160,7 +160,7 @@ async fn stopped_or_panicking_whole_task_leaves_nothing_visible() {
     assert_eq!(left.expect("the stage's folder").count(), 0);
 
     let world = World::new(FakeSource::default(), || {
-        Leaf::new(row_schema(), 2, |partition, context| {
+        Leaf::plan(row_schema(), 2, |partition, context| {
             assert_eq!(partition, 0, "a defect in an operator");
             descending(1, 1000).execute(0, Arc::new(TaskContext::default())).inspect(|_| {
                 let _ = context;
