@@ -1,8 +1,52 @@
 #!/usr/bin/env bash
-# Sets up what the tests need and runs all of them. The second of the README's two commands.
+# The second of the README's two commands: installs what the tests need, then runs every check.
+# `.ci/run` calls this and nothing else.
+#
+# Installs from Debian (with apt, as root or through sudo), when missing:
+#   postgresql-15 (or the distribution's postgresql)  the real server that tests start for themselves
+#   gcc, libc6-dev, pkg-config                        linking, and the C parts of SQLite, zstd and ring
+#   util-linux                                        setpriv: PostgreSQL refuses to run as root
+# Installs with rustup, when missing: rustfmt, clippy. Nothing comes from PyPI or npm.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}"
+
+step() { printf '\n== %s (%s)\n' "$1" "$(date +%T)"; }
+
+install_packages() {
+  local missing=()
+  command -v cc >/dev/null || missing+=(gcc libc6-dev)
+  command -v setpriv >/dev/null || missing+=(util-linux)
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+  [ ${#missing[@]} -eq 0 ] && return 0
+  local root=()
+  if [ "$(id -u)" != 0 ]; then root=(sudo); fi
+  # Debian would start a server of its own; the tests start theirs.
+  local policy=/usr/sbin/policy-rc.d made=
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee $policy >/dev/null
+    "${root[@]}" chmod +x $policy
+    made=1
+  fi
+  "${root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  [ -z "$made" ] || "${root[@]}" rm -f $policy
+}
+
+step "packages"
+install_packages
+rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt
+
+step "format"
 cargo fmt --all --check
+
+step "build"
+cargo build --workspace --locked
+
+step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step "test"
 cargo test --workspace --locked
+
+step "done"
