@@ -20,8 +20,19 @@ pub(crate) trait Target {
 }
 
 pub(crate) fn files(folder: &Path, format: &str, mode: &str, commit: &str) -> Box<dyn Target> {
+    files_at(folder, "out", format, mode, commit)
+}
+
+pub(crate) fn files_at(
+    folder: &Path,
+    path: &str,
+    format: &str,
+    mode: &str,
+    commit: &str,
+) -> Box<dyn Target> {
     Box::new(Files {
-        path: folder.join("out"),
+        relative: path.to_owned(),
+        path: folder.join(path),
         format: format.to_owned(),
         mode: mode.to_owned(),
         commit: commit.to_owned(),
@@ -29,6 +40,7 @@ pub(crate) fn files(folder: &Path, format: &str, mode: &str, commit: &str) -> Bo
 }
 
 struct Files {
+    relative: String,
     path: PathBuf,
     format: String,
     mode: String,
@@ -36,7 +48,7 @@ struct Files {
 }
 
 /// Files that readers see: no part of their path begins with `_` or `.`.
-fn visible_files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn visible_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let Ok(entries) = std::fs::read_dir(folder) else { return files };
     for entry in entries {
@@ -57,8 +69,8 @@ fn visible_files(folder: &Path) -> Vec<PathBuf> {
 impl Target for Files {
     fn yaml(&self, batch_rows: i64) -> String {
         format!(
-            "    type: {}\n    path: out\n    mode: {}\n    commit: {}\n    batch_rows: {batch_rows}\n",
-            self.format, self.mode, self.commit
+            "    type: {}\n    path: {}\n    mode: {}\n    commit: {}\n    batch_rows: {batch_rows}\n",
+            self.format, self.relative, self.mode, self.commit
         )
     }
 
@@ -113,7 +125,7 @@ impl Target for Files {
         let beside = std::fs::read_dir(parent).expect("the folder can be listed").flatten();
         for entry in beside {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !["data", "out", "pipeline.yaml", ".weir"].contains(&name.as_str()) {
+            if !["data", "disk", "out", "pipeline.yaml", ".weir"].contains(&name.as_str()) {
                 return Some(entry.path().display().to_string());
             }
         }
@@ -124,14 +136,20 @@ impl Target for Files {
 }
 
 pub(crate) fn sqlite(folder: &Path, mode: &str, commit: &str) -> Box<dyn Target> {
+    sqlite_at(folder, "out.db", mode, commit)
+}
+
+pub(crate) fn sqlite_at(folder: &Path, path: &str, mode: &str, commit: &str) -> Box<dyn Target> {
     Box::new(Sqlite {
-        path: folder.join("out.db"),
+        relative: path.to_owned(),
+        path: folder.join(path),
         mode: mode.to_owned(),
         commit: commit.to_owned(),
     })
 }
 
 struct Sqlite {
+    relative: String,
     path: PathBuf,
     mode: String,
     commit: String,
@@ -142,7 +160,7 @@ fn table_yaml(mode: &str, commit: &str, batch_rows: i64) -> String {
     format!("    mode: {mode}\n    commit: {commit}\n    batch_rows: {batch_rows}\n{key}")
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -153,7 +171,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 impl Target for Sqlite {
     fn yaml(&self, batch_rows: i64) -> String {
         format!(
-            "    type: sqlite\n    path: out.db\n    table: target\n{}",
+            "    type: sqlite\n    path: {}\n    table: target\n{}",
+            self.relative,
             table_yaml(&self.mode, &self.commit, batch_rows)
         )
     }
@@ -206,21 +225,57 @@ fn server() -> &'static PostgresServer {
     SERVER.get_or_init(PostgresServer::start)
 }
 
-pub(crate) fn postgres(mode: &str, commit: &str) -> Box<dyn Target> {
-    let database = format!("kill_{mode}_{commit}");
+/// The URL of a new, empty database on the tests' server.
+pub(crate) fn database(name: &str) -> String {
+    execute(&server().url(), &format!("CREATE DATABASE {name}"));
+    server().database_url(name)
+}
+
+/// Runs statements.
+pub(crate) fn execute(url: &str, statements: &str) {
     block_on(async {
-        let mut connection =
-            sqlx::PgConnection::connect(&server().url()).await.expect("the server answers");
-        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")))
+        let mut connection = sqlx::PgConnection::connect(url).await.expect("the server answers");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()))
             .execute(&mut connection)
             .await
-            .expect("the database can be made");
+            .expect("the statements are right");
     });
+}
+
+/// The first column of a query, as text.
+pub(crate) fn rows(url: &str, query: &str) -> Vec<String> {
+    block_on(async {
+        let mut connection = sqlx::PgConnection::connect(url).await.expect("the server answers");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query.to_owned()))
+            .fetch_all(&mut connection)
+            .await
+            .expect("the query is right")
+    })
+}
+
+pub(crate) fn postgres(mode: &str, commit: &str) -> Box<dyn Target> {
     Box::new(Postgres {
-        url: server().database_url(&database),
+        url: database(&format!("kill_{mode}_{commit}")),
         mode: mode.to_owned(),
         commit: commit.to_owned(),
     })
+}
+
+/// A database whose tables lie in a folder of their own (see [`give_to_postgres`]).
+pub(crate) fn postgres_in(mode: &str, commit: &str, folder: &Path) -> Box<dyn Target> {
+    let url = server().url();
+    execute(&url, &format!("CREATE TABLESPACE small LOCATION '{}'", folder.display()));
+    execute(&url, "CREATE DATABASE small");
+    let url = server().database_url("small");
+    // Only the tables go there: the catalogue would not fit.
+    execute(&url, "ALTER DATABASE small SET default_tablespace = 'small'");
+    Box::new(Postgres { url, mode: mode.to_owned(), commit: commit.to_owned() })
+}
+
+/// Lets the server's user write into a folder of the test's.
+pub(crate) fn give_to_postgres(folder: &Path) {
+    let status = std::process::Command::new("chown").arg("postgres:").arg(folder).status();
+    assert!(status.is_ok_and(|status| status.success()), "chown needs root");
 }
 
 struct Postgres {

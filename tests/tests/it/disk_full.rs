@@ -1,0 +1,127 @@
+//! A full disk under each sink: a clear error, nothing half-visible, and the same command goes on once
+//! there is room. The disk is a small tmpfs, so these tests need the right to mount.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use weir_tests::dataset::{self, Checker};
+use weir_tests::weir::Weir;
+
+use crate::targets::{self, Target};
+
+const ROWS: i64 = 60_000;
+
+struct SmallDisk {
+    folder: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(folder: &Path, size: &str) -> Self {
+        std::fs::create_dir_all(folder).expect("the folder can be made");
+        let disk = Self { folder: folder.to_owned() };
+        disk.call("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        disk
+    }
+
+    fn grow(&self, size: &str) {
+        self.call("mount", &["-o", &format!("remount,size={size}")]);
+    }
+
+    fn call(&self, program: &str, arguments: &[&str]) {
+        let status = Command::new(program).args(arguments).arg(&self.folder).status();
+        assert!(
+            status.as_ref().is_ok_and(|status| status.success()),
+            "{program} {arguments:?} failed ({status:?}): this test needs root to mount a small disk"
+        );
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // The temporary folder cannot be removed while it is mounted.
+        let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
+    }
+}
+
+fn pipeline(sink: &str) -> String {
+    format!(
+        "pipeline: full\nsources:\n  rows: {{ type: csv, path: \"data/*.csv\", columns: {} }}\n\
+         sinks:\n  target:\n    input: rows\n{sink}",
+        dataset::COLUMNS
+    )
+}
+
+/// Runs on a full disk, looks, makes room, runs again.
+fn full_then_roomy(folder: &Path, disk: &SmallDisk, target: &dyn Target, replaces: bool) {
+    dataset::write_csv(&folder.join("data"), ROWS, 2);
+    std::fs::write(folder.join("pipeline.yaml"), pipeline(&target.yaml(5_000))).expect("room");
+    let weir = Weir::new(folder);
+    let output = weir.run(&["run", "pipeline.yaml"]).expect_code(1);
+    assert!(
+        output.stderr.contains("space") || output.stderr.contains("full"),
+        "the error must say that the disk is full: {}",
+        output.stderr
+    );
+    // What is visible is whole batches of right rows (the checker panics on a wrong value).
+    let mut checker = Checker::default();
+    if !replaces {
+        target.read(&mut checker);
+        let problem = checker.problem(ROWS).expect("not everything can have been written");
+        assert!(problem.contains("is missing"), "{problem}");
+    }
+    disk.grow("256m");
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    let mut checker = Checker::default();
+    target.read(&mut checker);
+    checker.assert_complete(ROWS);
+    assert_eq!(target.leftovers(), None);
+    weir.assert_audit_clean();
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder can be made")
+}
+
+#[test]
+fn full_disk_under_files() {
+    for (format, mode, commit) in [
+        ("csv", "append", "batch"),
+        ("json", "append", "run"),
+        ("parquet", "append", "batch"),
+        ("parquet", "replace", "run"),
+    ] {
+        let folder = folder();
+        let disk = SmallDisk::mount(&folder.path().join("disk"), "512k");
+        let target = targets::files_at(folder.path(), "disk/out", format, mode, commit);
+        full_then_roomy(folder.path(), &disk, target.as_ref(), mode == "replace");
+    }
+}
+
+#[test]
+fn full_disk_under_sqlite() {
+    for (mode, commit) in [("append", "batch"), ("replace", "run")] {
+        let folder = folder();
+        let disk = SmallDisk::mount(&folder.path().join("disk"), "1m");
+        let target = targets::sqlite_at(folder.path(), "disk/out.db", mode, commit);
+        full_then_roomy(folder.path(), &disk, target.as_ref(), true);
+    }
+}
+
+#[test]
+fn full_disk_under_postgres() {
+    let folder = folder();
+    std::os::unix::fs::chown(folder.path(), None, None).expect("the folder is ours");
+    let disk = SmallDisk::mount(&folder.path().join("disk"), "2m");
+    targets::give_to_postgres(folder.path());
+    targets::give_to_postgres(&folder.path().join("disk"));
+    let target = targets::postgres_in("append", "batch", &folder.path().join("disk"));
+    full_then_roomy(folder.path(), &disk, target.as_ref(), false);
+}
+
+#[test]
+fn full_disk_under_the_state_folder() {
+    let folder = folder();
+    let disk = SmallDisk::mount(&folder.path().join(".weir"), "192k");
+    let target = targets::files(folder.path(), "parquet", "append", "batch");
+    full_then_roomy(folder.path(), &disk, target.as_ref(), true);
+}
