@@ -1,0 +1,233 @@
+//! Runs over several sessions: resume, refusal, two at once, Ctrl-C, watermarks, replay.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use weir_tests::dataset::{self, Checker};
+use weir_tests::weir::Weir;
+
+use crate::targets::{self, Target};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder can be made")
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("the disk has room");
+}
+
+/// A copy of 400,000 rows into CSV, long enough to be met while it goes on.
+fn long_pipeline(folder: &Path, extra: &str) -> Box<dyn Target> {
+    dataset::write_csv(&folder.join("data"), 400_000, 4);
+    let target = targets::files(folder, "csv", "append", "batch");
+    write(
+        &folder.join("pipeline.yaml"),
+        &format!(
+            "pipeline: long\n{extra}sources:\n\
+             \x20 rows: {{ type: csv, path: \"data/*.csv\", columns: {} }}\n\
+             sinks:\n  target:\n    input: rows\n{}",
+            dataset::COLUMNS,
+            target.yaml(5_000)
+        ),
+    );
+    target
+}
+
+/// Waits until a run is under way.
+fn wait_until_running(weir: &Weir) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < end {
+        let runs = weir.run(&["runs", "--output", "json"]).json();
+        if runs[0]["status"] == "running" && runs[0]["rows_written"]["target"].as_u64() > Some(0) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("no run is under way after 30 s");
+}
+
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -{name} {pid}");
+}
+
+#[test]
+fn ctrl_c_stops_at_a_commit_and_says_how_to_resume() {
+    let folder = folder();
+    let target = long_pipeline(folder.path(), "");
+    let weir = Weir::new(folder.path());
+    let running = weir.start(&["run", "pipeline.yaml"]);
+    wait_until_running(&weir);
+    signal(running.pid(), "INT");
+    let output = running.wait().expect_code(1);
+    assert!(output.stderr.contains("weir retry"), "{}", output.stderr);
+    let runs = weir.run(&["runs", "--output", "json"]).json();
+    assert_eq!(runs[0]["status"], "interrupted");
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    let mut checker = Checker::default();
+    target.read(&mut checker);
+    checker.assert_complete(400_000);
+    let runs = weir.run(&["runs", "--output", "json"]).json();
+    assert_eq!(runs.as_array().map(Vec::len), Some(1), "the same run went on: {runs:#}");
+    weir.assert_audit_clean();
+}
+
+#[test]
+fn second_run_of_a_pipeline_waits_for_the_first() {
+    let folder = folder();
+    let target = long_pipeline(folder.path(), "");
+    let weir = Weir::new(folder.path());
+    let first = weir.start(&["run", "pipeline.yaml"]);
+    wait_until_running(&weir);
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    first.wait().expect_code(0);
+    let mut ids = 0;
+    for file in targets::visible_files(&folder.path().join("out")) {
+        let text = std::fs::read_to_string(file).expect("CSV is text");
+        ids += text.matches("\n").count();
+    }
+    assert!(ids > 800_000, "two whole runs have appended");
+    drop(target);
+    let runs = weir.run(&["runs", "--output", "json"]).json();
+    assert_eq!(runs.as_array().map(Vec::len), Some(2), "{runs:#}");
+}
+
+#[test]
+fn second_run_is_skipped_where_the_file_says_so() {
+    let folder = folder();
+    let target = long_pipeline(folder.path(), "concurrency: { runs: 1, on_overlap: skip }\n");
+    let weir = Weir::new(folder.path());
+    let first = weir.start(&["run", "pipeline.yaml"]);
+    wait_until_running(&weir);
+    let second = weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    assert!(second.stdout.contains("skipped"), "{}", second.stdout);
+    first.wait().expect_code(0);
+    let mut checker = Checker::default();
+    target.read(&mut checker);
+    checker.assert_complete(400_000);
+}
+
+#[test]
+fn changed_file_is_refused_while_a_run_is_unfinished() {
+    let folder = folder();
+    let target = long_pipeline(folder.path(), "");
+    let weir = Weir::new(folder.path());
+    let running = weir.start(&["run", "pipeline.yaml"]);
+    wait_until_running(&weir);
+    drop(running);
+    let path = folder.path().join("pipeline.yaml");
+    let text = std::fs::read_to_string(&path).expect("it has just been written");
+    write(&path, &text.replace("input: rows", "input: kept").replace(
+        "sinks:",
+        "transforms:\n  kept: { sql: \"SELECT * FROM rows WHERE id < 10\" }\nsinks:",
+    ));
+    let output = weir.run(&["run", "pipeline.yaml"]).expect_code(2);
+    assert!(output.stderr.contains("weir retry"), "{}", output.stderr);
+    assert!(output.stderr.contains("--fresh"), "{}", output.stderr);
+    let run = weir.latest_run();
+    weir.run(&["retry", &run]).expect_code(0);
+    let mut checker = Checker::default();
+    target.read(&mut checker);
+    checker.assert_complete(400_000);
+}
+
+#[test]
+fn watermark_advances_with_the_commit_and_not_before() {
+    let folder = folder();
+    let url = targets::database("watermark");
+    targets::execute(
+        &url,
+        "CREATE TABLE input (id bigint PRIMARY KEY, name text NOT NULL);
+         INSERT INTO input SELECT n, 'n' || n FROM generate_series(1, 1000) n",
+    );
+    write(
+        &folder.path().join("pipeline.yaml"),
+        &format!(
+            "pipeline: incremental\nconnections:\n  db: {{ type: postgres, url: \"{url}\" }}\n\
+             sources:\n  input: {{ connection: db, table: input, incremental: {{ cursor: id }} }}\n\
+             sinks:\n  output: {{ input: input, connection: db, table: output, mode: append }}\n"
+        ),
+    );
+    let weir = Weir::new(folder.path());
+    let count = || targets::rows(&url, "SELECT count(*)::text FROM output")[0].clone();
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    assert_eq!(count(), "1000");
+    let state = weir.run(&["state", "show", "incremental", "--output", "json"]).json();
+    assert_eq!(state["input"], "1000", "{state}");
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    assert_eq!(count(), "1000", "nothing is new");
+
+    targets::execute(&url, "INSERT INTO input SELECT n, 'n' || n FROM generate_series(1001, 1500) n");
+    // The target refuses rows: the watermark must stay.
+    targets::execute(&url, "ALTER TABLE output ADD CONSTRAINT small CHECK (id <= 1000)");
+    weir.run(&["run", "pipeline.yaml"]).expect_code(1);
+    let state = weir.run(&["state", "show", "incremental", "--output", "json"]).json();
+    assert_eq!(state["input"], "1000", "{state}");
+    targets::execute(&url, "ALTER TABLE output DROP CONSTRAINT small");
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    assert_eq!(count(), "1500");
+    let state = weir.run(&["state", "show", "incremental", "--output", "json"]).json();
+    assert_eq!(state["input"], "1500", "{state}");
+
+    weir.run(&["state", "set", "incremental", "input", "1400"]).expect_code(0);
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    assert_eq!(count(), "1600", "append loads 1401 to 1500 again, as asked");
+}
+
+#[test]
+fn dead_letters_are_replayed_once_mended() {
+    let folder = folder();
+    write(&folder.path().join("in.jsonl"), "{\"id\": 1, \"n\": 5}\n{\"id\": 2, \"n\": -5}\n");
+    write(
+        &folder.path().join("pipeline.yaml"),
+        "pipeline: letters\n\
+         sources:\n  input: { type: json, path: in.jsonl, columns: { id: int64, n: int64 } }\n\
+         transforms:\n  valid: { input: input, validate: [{ column: n, between: [0, 10] }] }\n\
+         sinks:\n  output: { input: valid, type: json, path: out }\n",
+    );
+    let weir = Weir::new(folder.path());
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    let run = weir.latest_run();
+    let letters = weir.run(&["dead-letters", "list", &run, "--output", "json"]).json();
+    assert_eq!(letters[0]["row"]["id"], 2, "{letters:#}");
+    let id = letters[0]["id"].as_str().expect("an id");
+    let shown = weir.run(&["dead-letters", "show", id]).expect_code(0);
+    assert!(shown.stdout.contains("not between"), "{}", shown.stdout);
+
+    write(&folder.path().join("mended.jsonl"), "{\"id\": 2, \"n\": 6}\n");
+    weir.run(&["dead-letters", "replay", &run, "--node", "valid", "--rows", "mended.jsonl"])
+        .expect_code(0);
+    let mut rows: Vec<String> = targets::visible_files(&folder.path().join("out"))
+        .iter()
+        .map(|file| std::fs::read_to_string(file).expect("JSON lines are text"))
+        .collect();
+    rows.sort();
+    assert_eq!(rows.concat(), "{\"id\":1,\"n\":5}\n{\"id\":2,\"n\":6}\n");
+}
+
+#[test]
+fn target_that_loses_a_row_fails_the_audit() {
+    let folder = folder();
+    dataset::write_csv(&folder.path().join("data"), 1_000, 1);
+    let target = targets::files(folder.path(), "csv", "append", "batch");
+    write(
+        &folder.path().join("pipeline.yaml"),
+        &format!(
+            "pipeline: audited\nsources:\n\
+             \x20 rows: {{ type: csv, path: \"data/*.csv\", columns: {} }}\n\
+             sinks:\n  target:\n    input: rows\n{}",
+            dataset::COLUMNS,
+            target.yaml(100)
+        ),
+    );
+    let weir = Weir::new(folder.path());
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    weir.assert_audit_clean();
+    let victim = &targets::visible_files(&folder.path().join("out"))[0];
+    std::fs::remove_file(victim).expect("the file is there");
+    let run = weir.latest_run();
+    let report = weir.run(&["audit", &run, "--output", "json"]).expect_code(1).json();
+    assert_eq!(report["clean"], false);
+    assert!(!report["findings"].as_array().expect("a list").is_empty(), "{report:#}");
+}
