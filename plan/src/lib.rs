@@ -8,6 +8,7 @@
 //! whoever calls `plan` has asked the sources for their descriptions and splits before
 //! ([`Catalog`]), and whoever executes an operator provides its data ([`TaskServices`]).
 
+mod analysis;
 pub mod catalog;
 pub mod codec;
 mod conditions;
@@ -16,8 +17,12 @@ pub mod error;
 mod logical;
 mod names;
 pub mod operators;
+mod planner;
 pub mod progress;
 mod pushdown;
+pub mod render;
+mod row_accounts;
+mod row_wise;
 mod schema;
 pub mod services;
 pub mod session;
@@ -25,12 +30,17 @@ mod slices;
 pub mod stage;
 mod tables;
 mod template;
+pub mod testing;
+mod union;
+mod workspace;
 
 pub use catalog::{Catalog, CatalogSource, PlanScope};
 pub use codec::{decode_plan, encode_plan};
 pub use cursor::{compare_cursors, is_later_cursor};
 pub use error::PlanError;
+pub use planner::{plan, plan_node};
 pub use progress::{Commit, RowAccount, SlicePosition, SliceStart};
+pub use render::render;
 pub use services::{NodeCounts, Rejection, TaskExtension, TaskServices};
 pub use stage::{
     EncodedPlan, EncodedSchema, Slice, Stage, StageGraph, StageId, StageKind, StageOutput,
