@@ -19,6 +19,7 @@ pub mod scan;
 pub mod sink;
 pub mod sink_conformance;
 pub mod source;
+mod sqlite;
 pub mod types;
 
 pub use context::{ConnectorContext, Redactor, Secrets};

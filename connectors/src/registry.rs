@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weir_spec as spec;
 
-use crate::{ConnectorContext, ConnectorError, Sink, Source, files_out};
+use crate::{ConnectorContext, ConnectorError, Sink, Source, files_out, sqlite};
 
 /// Opens a source node. `name` is the node's name, for messages.
 pub fn open_source(
@@ -39,14 +39,17 @@ pub fn open_sink(
 
 fn open_table(
     name: &str,
-    _sink: &spec::Sink,
+    sink: &spec::Sink,
     table: &spec::TableTarget,
-    _context: &ConnectorContext,
+    context: &ConnectorContext,
 ) -> Result<Arc<dyn Sink>, ConnectorError> {
-    Err(ConnectorError::config(format!(
-        "sink `{name}`: its connection is no database that can be written yet ({})",
-        connection_type(&table.connection.config)
-    )))
+    match &table.connection.config {
+        spec::Connection::Sqlite(file) => sqlite::open_sink(name, sink, table, file, context),
+        other => Err(ConnectorError::config(format!(
+            "sink `{name}`: its connection is no database that can be written yet ({})",
+            connection_type(other)
+        ))),
+    }
 }
 
 fn open_database(

@@ -97,7 +97,7 @@ impl<'a, F: Fn(usize) -> &'a str> Encoder for RawJsonEncoder<F> {
 }
 
 /// A nested or binary column as text, for CSV: JSON text, binary as bare base64.
-pub(super) fn as_text(field: &FieldRef, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+pub(crate) fn as_text(field: &FieldRef, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let options = json_options();
     let mut encoder = make_encoder(field, array.as_ref(), &options)?;
     let is_bare = !array.data_type().is_nested();

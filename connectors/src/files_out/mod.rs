@@ -26,7 +26,7 @@ mod csv;
 mod durable;
 mod encode;
 mod fence;
-mod json;
+pub(crate) mod json;
 mod layout;
 mod output;
 mod partition;
