@@ -16,11 +16,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{BinaryBuilder, NullArray};
 use arrow::array::{
     ArrayRef, BooleanArray, BooleanBufferBuilder, ListArray, PrimitiveArray, RecordBatch,
     RecordBatchOptions, StringBuilder, StructArray,
 };
+use arrow::array::{BinaryBuilder, NullArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::{Parser, parse_decimal, string_to_datetime};
 use arrow::datatypes::{

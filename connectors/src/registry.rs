@@ -61,6 +61,7 @@ fn open_database(
         spec::Connection::Postgres(postgres) => {
             crate::postgres::open_source(name, database, postgres, context)
         }
+        spec::Connection::Sqlite(file) => sqlite::open_source(name, database, file, context),
         other => Err(ConnectorError::config(format!(
             "source `{name}`: its connection is no database that can be read yet ({})",
             connection_type(other)

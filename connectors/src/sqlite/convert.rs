@@ -80,7 +80,8 @@ fn cast_to(array: &ArrayRef, affinity: Affinity) -> Result<ArrayRef, arrow::erro
     if array.data_type().is_floating() && affinity == Affinity::Integer {
         let floats = strict(array, &DataType::Float64)?;
         let back = strict(&cast, &DataType::Float64)?;
-        let (floats, back) = (floats.as_primitive::<Float64Type>(), back.as_primitive());
+        let (floats, back) =
+            (floats.as_primitive::<Float64Type>(), back.as_primitive::<Float64Type>());
         if let Some(row) = (0..floats.len())
             .find(|row| floats.is_valid(*row) && floats.value(*row) != back.value(*row))
         {

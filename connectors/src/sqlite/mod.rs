@@ -19,7 +19,9 @@ mod commit;
 mod connect;
 mod convert;
 mod insert;
+mod read;
 mod sink;
+mod source;
 mod spill;
 mod table;
 #[cfg(test)]
@@ -28,3 +30,4 @@ mod types;
 mod writer;
 
 pub(crate) use sink::open_sink;
+pub(crate) use source::open_source;
