@@ -9,5 +9,8 @@
 //! readers ([`history`]) need no lock.
 
 pub mod api;
+pub mod lock;
+pub mod state_dir;
+pub mod store;
 
 pub use api::*;

@@ -1,0 +1,102 @@
+//! Where the engine keeps what must survive. One place knows the names.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use weir_ledger::RunId;
+use weir_spec::PipelineName;
+
+use crate::EngineError;
+
+/// The state directory of one machine.
+///
+/// ```text
+/// <pipeline>/lock                 held by the process that writes; names it
+/// <pipeline>/ledger.db            the ledger
+/// <pipeline>/runs/<run>/          of one run: see PipelineDir::run
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StateDir(PathBuf);
+
+/// The part of the state directory that belongs to one pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PipelineDir(PathBuf);
+
+impl StateDir {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub(crate) fn pipeline(&self, pipeline: &PipelineName) -> PipelineDir {
+        PipelineDir(self.0.join(&pipeline.0))
+    }
+
+    /// Every pipeline that has a ledger, by name. A state directory that does not exist has none.
+    pub(crate) fn pipelines(&self) -> Result<Vec<PipelineDir>, EngineError> {
+        let entries = match std::fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(cause) => return Err(state_error("list", &self.0, cause)),
+        };
+        let mut pipelines = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|cause| state_error("list", &self.0, cause))?;
+            let pipeline = PipelineDir(entry.path());
+            if pipeline.ledger().is_file() {
+                pipelines.push(pipeline);
+            }
+        }
+        pipelines.sort_by(|left, right| left.0.cmp(&right.0));
+        Ok(pipelines)
+    }
+}
+
+impl PipelineDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.0.join("ledger.db")
+    }
+
+    /// Files of one run:
+    ///
+    /// ```text
+    /// spec.json                        the pipeline, `env` and `secret` templates unrendered
+    /// plan/<hash>.json                 the frozen stage graph
+    /// log.jsonl                        what happened, for people
+    /// progress/ dead-letters/ exchange/ spill/     see weir_executor::RunFolder
+    /// ```
+    pub(crate) fn run(&self, run: &RunId) -> PathBuf {
+        self.0.join("runs").join(&run.0)
+    }
+
+    pub(crate) fn create(&self) -> Result<(), EngineError> {
+        std::fs::create_dir_all(&self.0).map_err(|cause| state_error("create", &self.0, cause))
+    }
+}
+
+pub(crate) fn state_error(attempt: &'static str, path: &Path, source: io::Error) -> EngineError {
+    EngineError::State { attempt, path: path.display().to_string(), source }
+}
+
+/// Writes a file so that a reader, even after a power cut, sees all of it or nothing.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
+    use std::io::Write as _;
+    let parent = path.parent().expect("files of the state directory have a folder");
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        std::fs::create_dir_all(parent)?;
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        std::fs::File::open(parent)?.sync_all()
+    };
+    write().map_err(|cause| state_error("write", path, cause))
+}

@@ -1,0 +1,186 @@
+//! The ledger's log on a local disk: one SQLite file for each pipeline, one writer, any readers.
+//!
+//! ```text
+//! append ─▶ writer task: coalesce ─▶ apply ─▶ one transaction, synced ─▶ reply
+//! ```
+
+mod log;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sqlx::SqliteConnection;
+use tokio::sync::{RwLock, RwLockReadGuard, mpsc, oneshot};
+use weir_ledger::{Command, Ledger, Rejection, Response, apply};
+
+use crate::lock::PipelineLock;
+use log::{Log, LogState};
+
+/// The most appends that share one transaction.
+const GROUP: usize = 512;
+
+/// Why the ledger could not be read or written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("failed to open {path}: {message}")]
+    Open { path: String, message: String },
+    /// Nothing of what was to be appended is in the ledger.
+    #[error("failed to write {path}: {message}")]
+    Write { path: String, message: String },
+    #[error(
+        "{path} is damaged at entry {index}: {message}; restore the file from a backup, or move the \
+         pipeline's folder away to start without history"
+    )]
+    Damaged { path: String, index: u64, message: String },
+    #[error(
+        "{path} was written by a newer version of Weir (format {found}, this version reads {known})"
+    )]
+    Newer { path: String, found: i64, known: i64 },
+    /// The command was refused: a defect, or the right to write is lost.
+    #[error("the ledger refuses: {0}")]
+    Rejected(Rejection),
+}
+
+/// The ledger of one pipeline with the right to append to it.
+#[derive(Debug)]
+pub struct LedgerStore {
+    ledger: Arc<RwLock<Ledger>>,
+    appends: mpsc::Sender<Append>,
+    writer: tokio::task::JoinHandle<()>,
+    path: PathBuf,
+}
+
+#[derive(Debug)]
+struct Append {
+    command: Command,
+    reply: oneshot::Sender<Result<Response, StoreError>>,
+}
+
+impl LedgerStore {
+    /// Opens or creates the ledger at `path` and replays it. Must be called inside a Tokio runtime.
+    pub async fn open_writer(path: &Path, lock: PipelineLock) -> Result<Self, StoreError> {
+        let mut log = Log::open_or_create(path).await?;
+        let state = log.load().await?;
+        let ledger = Arc::new(RwLock::new(state.ledger.clone()));
+        let (appends, receiver) = mpsc::channel(GROUP);
+        let writer = Writer { log, state: state.tail, ledger: Arc::clone(&ledger), _lock: lock };
+        Ok(Self {
+            ledger,
+            appends,
+            writer: tokio::spawn(writer.run(receiver)),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The ledger as it is now, without the right to write; another process may be writing.
+    pub async fn open_reader(path: &Path) -> Result<Ledger, StoreError> {
+        let mut log = Log::open_existing(path).await?;
+        let loaded = log.load().await;
+        log.close().await;
+        Ok(loaded?.ledger)
+    }
+
+    /// Applies a command and returns once it is durable. Rejected commands are errors; whether an
+    /// accepted one changed anything is the answer.
+    pub async fn append(&self, command: Command) -> Result<bool, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || StoreError::Write {
+            path: self.path.display().to_string(),
+            message: "its writer has stopped".to_owned(),
+        };
+        self.appends.send(Append { command, reply }).await.map_err(|_| gone())?;
+        match answer.await.map_err(|_| gone())?? {
+            Response::Accepted { changed } => Ok(changed),
+            Response::Rejected(rejection) => Err(StoreError::Rejected(rejection)),
+        }
+    }
+
+    /// The durable facts. Hold the guard shortly: appends wait for it.
+    pub async fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.ledger.read().await
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits for everything appended, closes the file and gives the lock back.
+    pub async fn close(self) {
+        let Self { appends, writer, .. } = self;
+        drop(appends);
+        // A writer that has panicked holds nothing any more.
+        let _ = writer.await;
+    }
+}
+
+/// Owns the file.
+struct Writer {
+    log: Log,
+    state: LogState,
+    ledger: Arc<RwLock<Ledger>>,
+    _lock: PipelineLock,
+}
+
+impl Writer {
+    async fn run(mut self, mut appends: mpsc::Receiver<Append>) {
+        let mut group = Vec::new();
+        while appends.recv_many(&mut group, GROUP).await > 0 {
+            self.append(std::mem::take(&mut group)).await;
+        }
+        self.log.close().await;
+    }
+
+    /// Readers see the group only once it is durable: they wait for the lock.
+    async fn append(&mut self, group: Vec<Append>) {
+        let ledger = Arc::clone(&self.ledger);
+        let mut ledger = ledger.write().await;
+        let mut tail = self.state.clone();
+        let mut entries = Vec::new();
+        let mut replies = Vec::new();
+        for Append { command, reply } in group {
+            let response = apply(&mut ledger, tail.next_index(), &command);
+            if response == (Response::Accepted { changed: true }) {
+                entries.push(tail.entry(&command));
+            }
+            replies.push((reply, response));
+        }
+        let written = match entries.is_empty() {
+            true => Ok(()),
+            false => self.log.write(&entries, &mut tail, &ledger).await,
+        };
+        match written {
+            Ok(()) => {
+                self.state = tail;
+                for (reply, response) in replies {
+                    let _ = reply.send(Ok(response));
+                }
+            }
+            Err(error) => {
+                self.forget(&mut ledger).await;
+                for (reply, _) in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Back to what is on the disk. If even that cannot be read, the tail stays behind the ledger in
+    /// memory and the next write fails as well.
+    async fn forget(&mut self, ledger: &mut Ledger) {
+        if let Ok(loaded) = self.log.load().await {
+            *ledger = loaded.ledger;
+            self.state = loaded.tail;
+        }
+    }
+}
+
+/// A ledger with the end of its log.
+struct Loaded {
+    ledger: Ledger,
+    tail: LogState,
+}
+
+/// A connection with the name of its file, for messages.
+type Connection = SqliteConnection;
