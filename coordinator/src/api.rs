@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use weir_connectors::{ConnectorContext, PublishedBatch};
 use weir_executor::{ProgressEvent, RowAccount};
 use weir_plan::StageGraph;
-use weir_spec::NodeName;
+use weir_spec::{NodeName, PipelineSpec};
 
 /// Where and within which bounds the engine works.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct EngineOptions {
 }
 
 /// One execution that is asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunRequest {
     pub params: BTreeMap<String, serde_json::Value>,
     /// `[start, end)`.
@@ -183,6 +183,20 @@ pub struct DeadLetter {
     pub reasons: Vec<String>,
     pub row: serde_json::Value,
     pub offset: Option<u64>,
+}
+
+/// What a run was started with; kept with it, so that it can be finished as it was started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Frozen {
+    pub run: String,
+    pub pipeline: String,
+    /// `env` and `secret` templates unrendered.
+    pub spec: PipelineSpec,
+    pub spec_text: String,
+    /// Where relative paths of the pipeline start.
+    pub base_dir: PathBuf,
+    /// With all parameters, defaults included.
+    pub request: RunRequest,
 }
 
 /// Why the engine could not do what was asked.

@@ -9,8 +9,28 @@
 //! readers ([`history`]) need no lock.
 
 pub mod api;
-pub mod lock;
-pub mod state_dir;
-pub mod store;
+mod audit;
+mod choose;
+mod commit_log;
+mod dead_letters;
+mod decide;
+mod driver;
+mod engine;
+mod frozen;
+pub mod history;
+mod limits;
+mod lock;
+mod params;
+mod progress_files;
+mod render;
+mod retry;
+mod session;
+mod shape;
+mod since;
+mod sources;
+mod state_dir;
+mod store;
+mod summary;
 
 pub use api::*;
+pub use engine::Engine;

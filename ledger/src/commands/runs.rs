@@ -131,7 +131,10 @@ impl ResumeRun {
         let facts = known_run(ledger, &self.run)?;
         facts.state = RunState::Running;
         facts.sessions += 1;
-        facts.cleaned_up = false;
+        if std::mem::take(&mut facts.cleaned_up) {
+            // What the sinks had prepared is gone.
+            facts.prepared.clear();
+        }
         for slice in facts.stages.iter_mut().flat_map(|stage| &mut stage.slices) {
             slice.failures = 0;
             if let SliceState::Failed { .. } = slice.state {

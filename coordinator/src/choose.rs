@@ -1,0 +1,212 @@
+//! Which run a request means: a new one, or one that is not finished.
+
+use weir_ledger::{Ledger, RunFacts, RunId, RunState};
+use weir_spec::PipelineName;
+
+use crate::EngineError;
+
+/// What a request comes down to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Start a run; first give up the one named here.
+    Start {
+        abandon: Option<RunId>,
+    },
+    Resume(RunId),
+}
+
+/// What is asked for, as far as it decides about resuming.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted<'request> {
+    pub(crate) pipeline: &'request PipelineName,
+    pub(crate) spec_hash: &'request str,
+    pub(crate) params: &'request std::collections::BTreeMap<String, serde_json::Value>,
+    pub(crate) window: Option<(chrono::DateTime<chrono::Utc>, chrono::DateTime<chrono::Utc>)>,
+    pub(crate) fresh: bool,
+    pub(crate) resume: Option<&'request str>,
+}
+
+/// An unfinished run goes on if it is the same pipeline with the same values; otherwise the caller
+/// must say which of the two is meant.
+pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, EngineError> {
+    if let Some(id) = wanted.resume {
+        return resume_this(ledger, id);
+    }
+    let Some((id, run)) = unfinished_run(ledger, wanted.pipeline) else {
+        return Ok(Choice::Start { abandon: None });
+    };
+    if wanted.fresh {
+        return Ok(Choice::Start { abandon: Some(id.clone()) });
+    }
+    let changed = if run.spec_hash != wanted.spec_hash {
+        "the pipeline has changed"
+    } else if run.params != *wanted.params {
+        "its parameters were others"
+    } else if run.window != wanted.window {
+        "its window was another"
+    } else {
+        return Ok(Choice::Resume(id.clone()));
+    };
+    Err(EngineError::Invalid(format!(
+        "run {id} of pipeline `{}` is not finished, and {changed} since it started. Either finish it \
+         as it was started: `weir retry {id}`. Or give it up and start anew: `weir run --fresh` (rows \
+         that it has committed stay in their targets)",
+        wanted.pipeline
+    )))
+}
+
+/// The run that is going on or was interrupted; else the last one, if it has failed half-way.
+pub(crate) fn unfinished_run<'ledger>(
+    ledger: &'ledger Ledger,
+    pipeline: &PipelineName,
+) -> Option<(&'ledger RunId, &'ledger RunFacts)> {
+    let active = ledger.pipelines.get(pipeline)?.active_run.as_ref();
+    if let Some(active) = active {
+        return ledger.runs.get_key_value(active);
+    }
+    // A run that failed with everything committed (too many rejected rows) has nothing to go on with.
+    let (id, run) = (ledger.runs.iter())
+        .filter(|(_, run)| run.pipeline == *pipeline)
+        .max_by_key(|(_, run)| run.started_at)?;
+    let has_failed = matches!(run.state, RunState::Failed { .. });
+    (has_failed && run.has_committed() && !run.is_complete()).then_some((id, run))
+}
+
+fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {
+    let (id, run) = find_run(ledger, id)?;
+    match &run.state {
+        RunState::Running | RunState::Failed { .. } => Ok(Choice::Resume(id.clone())),
+        RunState::Succeeded { .. } => {
+            Err(EngineError::Invalid(format!("run {id} has succeeded: nothing is left to be done")))
+        }
+        RunState::Abandoned { .. } => Err(EngineError::Invalid(format!(
+            "run {id} was given up for a fresh one: start a new run with `weir run`"
+        ))),
+    }
+}
+
+/// A run by its id or a unique beginning of it.
+pub(crate) fn find_run<'ledger>(
+    ledger: &'ledger Ledger,
+    id: &str,
+) -> Result<(&'ledger RunId, &'ledger RunFacts), EngineError> {
+    let mut found = ledger.runs.iter().filter(|(known, _)| known.0.starts_with(id));
+    match (ledger.runs.get_key_value(&RunId(id.to_owned())), found.next(), found.next()) {
+        (Some(exact), _, _) => Ok(exact),
+        (None, Some(one), None) => Ok(one),
+        (None, Some((one, _)), Some((other, _))) => Err(EngineError::Invalid(format!(
+            "`{id}` is the beginning of several runs, {one} and {other} among them"
+        ))),
+        (None, None, _) => Err(EngineError::NotFound(format!("run {id}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use chrono::DateTime;
+    use weir_ledger::{PipelineFacts, SliceFacts, SliceState, StageFacts};
+
+    use super::*;
+
+    fn facts(state: RunState, committed: bool) -> RunFacts {
+        let slice = SliceFacts {
+            next_sequence: u64::from(committed),
+            state: SliceState::Pending,
+            ..SliceFacts::default()
+        };
+        RunFacts {
+            pipeline: PipelineName("orders".into()),
+            spec_hash: "spec".into(),
+            params: BTreeMap::new(),
+            window: None,
+            started_at: DateTime::UNIX_EPOCH,
+            state,
+            sessions: 1,
+            graph_hash: Some("graph".into()),
+            engine_version: None,
+            stages: vec![StageFacts {
+                shape: weir_ledger::StageShape {
+                    name: "kept".into(),
+                    slices: 1,
+                    streaming: true,
+                    inputs: vec![],
+                    nodes: vec![],
+                    output: weir_ledger::StageOutputShape::Exchange,
+                },
+                slices: vec![slice],
+                finished_slices: 0,
+                run_commit: weir_ledger::RunCommit::Open,
+            }],
+            prepared: BTreeMap::new(),
+            cleaned_up: false,
+        }
+    }
+
+    fn failed() -> RunState {
+        RunState::Failed { at: DateTime::UNIX_EPOCH, error: "no".into() }
+    }
+
+    fn ledger(state: RunState, committed: bool) -> Ledger {
+        let active = state == RunState::Running;
+        let mut ledger = Ledger::default();
+        ledger.runs.insert(RunId("20260101-a".into()), facts(state, committed));
+        ledger.pipelines.insert(
+            PipelineName("orders".into()),
+            PipelineFacts {
+                active_run: active.then(|| RunId("20260101-a".into())),
+                ..PipelineFacts::default()
+            },
+        );
+        ledger
+    }
+
+    fn choose_with(ledger: &Ledger, spec_hash: &str, fresh: bool) -> Result<Choice, String> {
+        let wanted = Wanted {
+            pipeline: &PipelineName("orders".into()),
+            spec_hash,
+            params: &BTreeMap::new(),
+            window: None,
+            fresh,
+            resume: None,
+        };
+        choose(ledger, &wanted).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_interrupted_run_goes_on_when_nothing_has_changed() {
+        let ledger = ledger(RunState::Running, false);
+        let resumed = Choice::Resume(RunId("20260101-a".into()));
+        assert_eq!(choose_with(&ledger, "spec", false), Ok(resumed));
+    }
+
+    #[test]
+    fn a_changed_pipeline_must_say_what_becomes_of_the_unfinished_run() {
+        let ledger = ledger(RunState::Running, false);
+        let error = choose_with(&ledger, "other", false).expect_err("it has changed");
+        assert!(error.contains("weir retry 20260101-a") && error.contains("--fresh"), "{error}");
+        let started = Choice::Start { abandon: Some(RunId("20260101-a".into())) };
+        assert_eq!(choose_with(&ledger, "other", true), Ok(started));
+    }
+
+    #[test]
+    fn a_failed_run_goes_on_only_when_it_had_committed_something() {
+        let resumed = Choice::Resume(RunId("20260101-a".into()));
+        assert_eq!(choose_with(&ledger(failed(), true), "spec", false), Ok(resumed));
+        let started = Choice::Start { abandon: None };
+        assert_eq!(choose_with(&ledger(failed(), false), "spec", false), Ok(started.clone()));
+        let succeeded = RunState::Succeeded { at: DateTime::UNIX_EPOCH };
+        assert_eq!(choose_with(&ledger(succeeded, true), "spec", false), Ok(started));
+    }
+
+    #[test]
+    fn a_run_is_found_by_a_unique_beginning_of_its_id() {
+        let mut ledger = ledger(failed(), true);
+        assert!(find_run(&ledger, "2026").is_ok());
+        ledger.runs.insert(RunId("20260102-b".into()), facts(failed(), true));
+        assert!(matches!(find_run(&ledger, "2026"), Err(EngineError::Invalid(_))));
+        assert!(find_run(&ledger, "20260102").is_ok());
+        assert!(matches!(find_run(&ledger, "x"), Err(EngineError::NotFound(_))));
+    }
+}

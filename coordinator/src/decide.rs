@@ -1,0 +1,280 @@
+//! What to do next: a pure function of the ledger, the time, and what is being done already.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use weir_ledger::{RunCommit, RunFacts, SliceFacts, SliceState, StageFacts};
+use weir_plan::StageId;
+use weir_spec::CommitMode;
+
+/// Something to be done for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Job {
+    /// Ask a target about the slice's open intent.
+    Recover { stage: StageId, slice: u32 },
+    /// The next attempt at a slice.
+    Attempt { stage: StageId, slice: u32 },
+    /// Show all rows of a `commit: run` sink.
+    CommitRun { stage: StageId },
+}
+
+/// What the ledger asks for now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decision {
+    /// To be begun at once; never more than there are free slots.
+    pub(crate) jobs: Vec<Job>,
+    /// When a slice that waits for its next attempt may begin.
+    pub(crate) wake_at: Option<DateTime<Utc>>,
+    /// Every slice is finished and every sink visible.
+    pub(crate) is_complete: bool,
+}
+
+/// Decides for a planned, running run in `epoch`.
+///
+/// Intents of dead attempts come first: until the target has been asked nobody knows where the slice
+/// goes on. A stage is ready once all exchanges that it reads are complete. `commit: run` sinks are
+/// shown last, when every slice of every stage is finished, so that a run that fails before shows
+/// nothing of them.
+pub(crate) fn decide(
+    run: &RunFacts,
+    epoch: u64,
+    slots: usize,
+    busy: &BTreeSet<Job>,
+    now: DateTime<Utc>,
+) -> Decision {
+    let mut decision = Decision { is_complete: run.is_complete(), ..Decision::default() };
+    let free_slots = slots.saturating_sub(busy.len());
+    for (stage, id) in run.stages.iter().zip(0..) {
+        if !is_ready(run, stage) {
+            continue;
+        }
+        let id = StageId(id);
+        for (slice, number) in stage.slices.iter().zip(0..) {
+            let Some((job, at)) = next_of(id, number, slice, epoch) else { continue };
+            match at {
+                _ if busy.contains(&job) => {}
+                Some(at) if at > now => {
+                    let wake_at = decision.wake_at.map_or(at, |known| known.min(at));
+                    decision.wake_at = Some(wake_at);
+                }
+                Some(_) | None => decision.jobs.push(job),
+            }
+        }
+    }
+    if run.stages.iter().all(StageFacts::are_slices_finished) {
+        decision.jobs.extend(
+            run_commits(run)
+                .map(|stage| Job::CommitRun { stage })
+                .filter(|job| !busy.contains(job)),
+        );
+    }
+    // Recoveries sort before attempts, and within each kind earlier stages come first.
+    decision.jobs.sort();
+    decision.jobs.truncate(free_slots);
+    decision
+}
+
+fn is_ready(run: &RunFacts, stage: &StageFacts) -> bool {
+    (stage.shape.inputs.iter()).all(|input| run.stage(*input).is_some_and(StageFacts::is_complete))
+}
+
+/// The job that brings a slice forward, and when it may begin.
+fn next_of(
+    stage: StageId,
+    slice: u32,
+    facts: &SliceFacts,
+    epoch: u64,
+) -> Option<(Job, Option<DateTime<Utc>>)> {
+    let at = match &facts.state {
+        SliceState::Finished => return None,
+        SliceState::Running { epoch: running } if *running == epoch => return None,
+        // Ends the session of the run: see the driver.
+        SliceState::Failed { retry_at: None, .. } => return None,
+        SliceState::Pending | SliceState::Running { .. } => None,
+        SliceState::Failed { retry_at: Some(at), .. } => Some(*at),
+    };
+    match &facts.intent {
+        Some(_) => Some((Job::Recover { stage, slice }, at)),
+        None => Some((Job::Attempt { stage, slice }, at)),
+    }
+}
+
+fn run_commits(run: &RunFacts) -> impl Iterator<Item = StageId> {
+    run.stages.iter().zip(0..).filter_map(|(stage, id)| {
+        let is_open = matches!(stage.sink(), Some((_, CommitMode::Run)))
+            && stage.run_commit != RunCommit::Done;
+        is_open.then_some(StageId(id))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use weir_connectors::Manifest;
+    use weir_ledger::{OpenIntent, RunState, StageOutputShape, StageShape};
+    use weir_plan::{Commit, RowAccount};
+    use weir_spec::{NodeName, PipelineName};
+
+    use super::*;
+
+    const EPOCH: u64 = 7;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000 + second, 0).expect("a time of this century")
+    }
+
+    fn stage(slices: u32, inputs: &[u32], output: StageOutputShape) -> StageFacts {
+        StageFacts {
+            shape: StageShape {
+                name: "stage".into(),
+                slices,
+                streaming: true,
+                inputs: inputs.iter().copied().map(StageId).collect(),
+                nodes: Vec::new(),
+                output,
+            },
+            slices: (0..slices).map(|_| SliceFacts::default()).collect(),
+            finished_slices: 0,
+            run_commit: RunCommit::Open,
+        }
+    }
+
+    fn sink(name: &str, commit: CommitMode) -> StageOutputShape {
+        StageOutputShape::Sink { node: NodeName::new(name), commit }
+    }
+
+    fn run(stages: Vec<StageFacts>) -> RunFacts {
+        RunFacts {
+            pipeline: PipelineName("orders".into()),
+            spec_hash: String::new(),
+            params: BTreeMap::new(),
+            window: None,
+            started_at: at(0),
+            state: RunState::Running,
+            sessions: 1,
+            graph_hash: Some("graph".into()),
+            engine_version: None,
+            stages,
+            prepared: BTreeMap::new(),
+            cleaned_up: false,
+        }
+    }
+
+    fn finish(stage: &mut StageFacts) {
+        for slice in &mut stage.slices {
+            slice.state = SliceState::Finished;
+        }
+        stage.finished_slices = stage.shape.slices;
+    }
+
+    fn attempt(stage: u32, slice: u32) -> Job {
+        Job::Attempt { stage: StageId(stage), slice }
+    }
+
+    fn decide_now(run: &RunFacts, slots: usize, busy: &[Job]) -> Decision {
+        decide(run, EPOCH, slots, &busy.iter().copied().collect(), at(0))
+    }
+
+    #[test]
+    fn stages_wait_for_the_exchanges_that_they_read() {
+        let mut run = run(vec![
+            stage(1, &[], StageOutputShape::Exchange),
+            stage(2, &[0], sink("kept", CommitMode::Batch)),
+        ]);
+        assert_eq!(decide_now(&run, 4, &[]).jobs, [attempt(0, 0)]);
+        finish(&mut run.stages[0]);
+        assert_eq!(decide_now(&run, 4, &[]).jobs, [attempt(1, 0), attempt(1, 1)]);
+    }
+
+    #[test]
+    fn slots_bound_what_runs_at_once() {
+        let mut run = run(vec![stage(5, &[], sink("kept", CommitMode::Batch))]);
+        assert_eq!(decide_now(&run, 2, &[]).jobs, [attempt(0, 0), attempt(0, 1)]);
+        run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH };
+        assert_eq!(decide_now(&run, 2, &[attempt(0, 0)]).jobs, [attempt(0, 1)]);
+        run.stages[0].slices[1].state = SliceState::Running { epoch: EPOCH };
+        assert_eq!(decide_now(&run, 2, &[attempt(0, 0), attempt(0, 1)]).jobs, []);
+    }
+
+    #[test]
+    fn attempts_of_an_earlier_epoch_are_dead() {
+        let mut run = run(vec![stage(1, &[], sink("kept", CommitMode::Batch))]);
+        run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH - 1 };
+        assert_eq!(decide_now(&run, 1, &[]).jobs, [attempt(0, 0)]);
+        run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH };
+        assert_eq!(decide_now(&run, 1, &[]).jobs, []);
+    }
+
+    #[test]
+    fn an_open_intent_is_resolved_before_the_next_attempt() {
+        let mut run = run(vec![stage(2, &[], sink("kept", CommitMode::Batch))]);
+        let slice = &mut run.stages[0].slices[1];
+        slice.state = SliceState::Running { epoch: EPOCH - 1 };
+        slice.intent = Some(OpenIntent {
+            attempt: 1,
+            epoch: EPOCH - 1,
+            commit: Commit {
+                manifest: Manifest {
+                    slice: 1,
+                    sequence: 0,
+                    rows: 0,
+                    checksum: 0,
+                    epoch: EPOCH - 1,
+                    payload: serde_json::Value::Null,
+                },
+                account: RowAccount::default(),
+                resume_at: None,
+            },
+        });
+        let recover = Job::Recover { stage: StageId(0), slice: 1 };
+        assert_eq!(decide_now(&run, 1, &[]).jobs, [recover], "recovery comes first");
+        assert_eq!(decide_now(&run, 4, &[recover]).jobs, [attempt(0, 0)], "and only once");
+    }
+
+    #[test]
+    fn a_failed_slice_waits_for_its_time_and_wakes_the_driver() {
+        let mut run = run(vec![stage(2, &[], sink("kept", CommitMode::Batch))]);
+        let failed = |second| SliceState::Failed {
+            error: "connection refused".into(),
+            retry_at: Some(at(second)),
+        };
+        run.stages[0].slices[0].state = failed(9);
+        run.stages[0].slices[1].state = failed(5);
+        let decision = decide_now(&run, 4, &[]);
+        assert_eq!((decision.jobs, decision.wake_at), (vec![], Some(at(5))));
+        let later = decide(&run, EPOCH, 4, &BTreeSet::new(), at(5));
+        assert_eq!((later.jobs, later.wake_at), (vec![attempt(0, 1)], Some(at(9))));
+    }
+
+    #[test]
+    fn a_slice_that_failed_for_good_is_left_alone() {
+        let mut run = run(vec![stage(1, &[], sink("kept", CommitMode::Batch))]);
+        run.stages[0].slices[0].state =
+            SliceState::Failed { error: "division by zero".into(), retry_at: None };
+        assert_eq!(decide_now(&run, 4, &[]), Decision::default());
+    }
+
+    #[test]
+    fn run_sinks_are_shown_when_every_slice_of_every_stage_is_finished() {
+        let mut run = run(vec![
+            stage(1, &[], sink("shown", CommitMode::Run)),
+            stage(1, &[], sink("kept", CommitMode::Batch)),
+        ]);
+        finish(&mut run.stages[0]);
+        assert_eq!(decide_now(&run, 4, &[]).jobs, [attempt(1, 0)]);
+        finish(&mut run.stages[1]);
+        let show = Job::CommitRun { stage: StageId(0) };
+        assert_eq!(decide_now(&run, 4, &[]).jobs, [show]);
+        run.stages[0].run_commit = RunCommit::Intended;
+        assert_eq!(decide_now(&run, 4, &[]).jobs, [show], "an intent without a completion");
+        run.stages[0].run_commit = RunCommit::Done;
+        assert_eq!(decide_now(&run, 4, &[]), Decision { is_complete: true, ..Decision::default() });
+    }
+
+    #[test]
+    fn a_stage_without_slices_is_complete_from_the_start() {
+        let run = run(vec![stage(0, &[], sink("kept", CommitMode::Batch))]);
+        assert!(decide_now(&run, 1, &[]).is_complete);
+    }
+}

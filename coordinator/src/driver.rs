@@ -1,0 +1,436 @@
+//! Carries out what [`decide`] decides, until the run is complete, fails or is stopped.
+//!
+//! ```text
+//!      ┌──────────── ledger ◀─────────────┐
+//!      ▼                                  │ facts
+//!   decide ─▶ jobs ─▶ run_task, recover, commit_run
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use indexmap::IndexMap;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use weir_connectors::{ConnectorError, Manifest, Recovery};
+use weir_executor::{CommitLog, ExecutorEnv, Task, TaskError, TaskOutcome, run_task};
+use weir_ledger::{
+    Command, CommitDone, CommitLost, FailAttempt, FinishExchange, OpenIntent, RunCommitDone,
+    RunCommitIntent, SliceAttempt, StartAttempt,
+};
+use weir_plan::{Stage, StageGraph, StageId};
+
+use crate::RunEvent;
+use crate::commit_log::LedgerCommitLog;
+use crate::decide::{Job, decide};
+use crate::limits::exceeded_limit;
+use crate::progress_files::read_manifests;
+use crate::retry::{retrying, task_delay_after};
+use crate::session::{Failure, OpenSink, Session};
+
+/// Tasks that were asked to stop commit what they have read; after this time they are dropped, which
+/// costs them their open batch.
+const LONGEST_STOP: Duration = Duration::from_secs(15);
+
+/// The work on one run's jobs.
+pub(crate) struct Driver<'session> {
+    session: &'session Session,
+    stages: Vec<Arc<Stage>>,
+    sinks: &'session IndexMap<StageId, OpenSink>,
+    env: Arc<ExecutorEnv>,
+    log: Arc<dyn CommitLog>,
+    progress: mpsc::UnboundedSender<weir_executor::ProgressEvent>,
+    /// Stops the tasks, when the session is stopped or the run has failed.
+    stop_tasks: CancellationToken,
+    running: JoinSet<JobEnd>,
+    ids: HashMap<tokio::task::Id, Job>,
+    busy: BTreeSet<Job>,
+    announced: BTreeSet<StageId>,
+    /// Set once; nothing is begun afterwards.
+    ending: Option<Ending>,
+}
+
+struct Ending {
+    failure: Failure,
+    drop_at: Instant,
+}
+
+/// What a job has come to. Facts that only the driver may put down are still open.
+enum JobEnd {
+    Attempt { task: SliceAttempt, result: Result<TaskOutcome, TaskError> },
+    Recover { command: Result<Command, ConnectorError>, stage: StageId },
+    CommitRun { stage: StageId, result: Result<(), ConnectorError> },
+}
+
+impl<'session> Driver<'session> {
+    pub(crate) fn new(
+        session: &'session Session,
+        graph: &StageGraph,
+        sinks: &'session IndexMap<StageId, OpenSink>,
+        env: Arc<ExecutorEnv>,
+    ) -> Self {
+        let (progress, mut received) = mpsc::unbounded_channel();
+        let events = session.events.clone();
+        tokio::spawn(async move {
+            while let Some(event) = received.recv().await {
+                // Nobody may be watching.
+                let _ = events.send(RunEvent::Progress(event));
+            }
+        });
+        Self {
+            session,
+            stages: graph.stages.iter().cloned().map(Arc::new).collect(),
+            sinks,
+            env,
+            log: Arc::new(LedgerCommitLog { store: Arc::clone(&session.store) }),
+            progress,
+            stop_tasks: session.stop.child_token(),
+            running: JoinSet::new(),
+            ids: HashMap::new(),
+            busy: BTreeSet::new(),
+            announced: BTreeSet::new(),
+            ending: None,
+        }
+    }
+
+    /// Returns once every sink shows all rows; or with the first failure, after all tasks have
+    /// stopped.
+    pub(crate) async fn drive(mut self) -> Result<(), Failure> {
+        loop {
+            let mut wake_at = None;
+            if self.ending.is_none() {
+                let decision = {
+                    let ledger = self.session.store.ledger().await;
+                    let run = ledger.run(&self.session.run).expect("the run is in the ledger");
+                    let slots = self.session.options.slots.get();
+                    decide(run, self.session.epoch, slots, &self.busy, Utc::now())
+                };
+                if decision.is_complete && self.busy.is_empty() {
+                    return Ok(());
+                }
+                for job in decision.jobs {
+                    if self.ending.is_none()
+                        && let Err(failure) = self.begin(job).await
+                    {
+                        self.end(failure);
+                    }
+                }
+                wake_at = decision.wake_at;
+            }
+            if self.busy.is_empty() {
+                if let Some(ending) = self.ending {
+                    return Err(ending.failure);
+                }
+                if wake_at.is_none() {
+                    return Err(Failure::Run(
+                        "nothing is left to be done, and yet the run is not complete; this is a \
+                         defect of Weir, please report it"
+                            .to_owned(),
+                    ));
+                }
+            }
+            self.wait(wake_at).await;
+        }
+    }
+
+    /// Waits for the next thing to happen, and deals with it.
+    async fn wait(&mut self, wake_at: Option<chrono::DateTime<Utc>>) {
+        let until_wake = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
+        let drop_at = self.ending.as_ref().map(|ending| ending.drop_at);
+        tokio::select! {
+            Some(ended) = self.running.join_next_with_id() => self.ended(ended).await,
+            () = tokio::time::sleep(until_wake.unwrap_or_default()), if until_wake.is_some() => {}
+            () = self.session.stop.cancelled(), if drop_at.is_none() => self.end(Failure::Stopped),
+            () = tokio::time::sleep_until(drop_at.unwrap_or_else(Instant::now)),
+                if drop_at.is_some() =>
+            {
+                tracing::warn!(tasks = self.busy.len(), "tasks that did not stop are dropped");
+                self.running.shutdown().await;
+                self.busy.clear();
+            }
+        }
+    }
+
+    /// The first reason counts; tasks stop at their next commit.
+    fn end(&mut self, failure: Failure) {
+        self.stop_tasks.cancel();
+        if self.ending.is_none() {
+            self.ending = Some(Ending { failure, drop_at: Instant::now() + LONGEST_STOP });
+        }
+    }
+
+    async fn begin(&mut self, job: Job) -> Result<(), Failure> {
+        let handle = match job {
+            Job::Attempt { stage, slice } => self.begin_attempt(stage, slice).await?,
+            Job::Recover { stage, slice } => self.begin_recovery(stage, slice).await?,
+            Job::CommitRun { stage } => self.begin_run_commit(stage).await?,
+        };
+        self.ids.insert(handle.id(), job);
+        self.busy.insert(job);
+        Ok(())
+    }
+
+    async fn begin_attempt(
+        &mut self,
+        stage_id: StageId,
+        slice: u32,
+    ) -> Result<tokio::task::AbortHandle, Failure> {
+        let session = self.session;
+        let facts = session.facts().await;
+        let slice_facts = facts.slice(stage_id, slice).expect("decided from these facts");
+        let stage = Arc::clone(self.stage(stage_id));
+        let attempt = SliceAttempt {
+            epoch: session.epoch,
+            run: session.run.clone(),
+            stage: stage_id,
+            slice,
+            attempt: slice_facts.attempts + 1,
+        };
+        session.append(Command::StartAttempt(StartAttempt { task: attempt.clone() })).await?;
+        self.announce(&stage);
+
+        let inputs = (stage.inputs.iter())
+            .filter_map(|input| {
+                // Only whole stages write exchanges, and those have one slice.
+                let exchange = facts.slice(*input, 0)?.exchange.as_ref()?;
+                Some((*input, exchange.file_id.clone()))
+            })
+            .collect();
+        let mut start = slice_facts.start();
+        if forgets_positions() && facts.sessions > 1 {
+            start.position = None;
+        }
+        let task = Task {
+            run: session.run.0.clone(),
+            pipeline: session.frozen.pipeline.clone(),
+            stage: Arc::clone(&stage),
+            slice,
+            attempt: attempt.attempt,
+            epoch: session.epoch,
+            start,
+            inputs,
+            prepared: self.sinks.get(&stage_id).map(|sink| sink.prepared.clone()),
+        };
+        let span =
+            tracing::info_span!("task", stage = stage.name, slice, attempt = attempt.attempt);
+        let running = run_task(
+            task,
+            Arc::clone(&self.env),
+            Arc::clone(&self.log),
+            self.progress.clone(),
+            self.stop_tasks.clone(),
+        );
+        let work = async move {
+            let result = running.await;
+            JobEnd::Attempt { task: attempt, result }
+        };
+        Ok(self.running.spawn(work.instrument(span)))
+    }
+
+    async fn begin_recovery(
+        &mut self,
+        stage: StageId,
+        slice: u32,
+    ) -> Result<tokio::task::AbortHandle, Failure> {
+        let session = self.session;
+        let facts = session.facts().await;
+        let intent = facts.slice(stage, slice).and_then(|slice| slice.intent.clone());
+        let OpenIntent { attempt, commit, .. } = intent.expect("decided from these facts");
+        let OpenSink { sink, prepared, .. } = self.sink(stage).clone();
+        let (epoch, policy) = (session.epoch, session.frozen.spec.retry.clone());
+        let task = SliceAttempt { epoch, run: session.run.clone(), stage, slice, attempt };
+        let stop = self.stop_tasks.clone();
+        Ok(self.running.spawn(async move {
+            let manifest = &commit.manifest;
+            let sequence = manifest.sequence;
+            let answer =
+                retrying(&policy, &stop, || sink.recover(&prepared, manifest, epoch)).await;
+            let command = answer.map(|answer| match answer {
+                Recovery::Published => Command::CommitDone(CommitDone { task, sequence }),
+                Recovery::Lost => Command::CommitLost(CommitLost { task, sequence }),
+            });
+            JobEnd::Recover { command, stage }
+        }))
+    }
+
+    async fn begin_run_commit(
+        &mut self,
+        stage: StageId,
+    ) -> Result<tokio::task::AbortHandle, Failure> {
+        let session = self.session;
+        let facts = session.facts().await;
+        if let Some(message) = exceeded_limit(&session.frozen.spec, &facts, true) {
+            return Err(Failure::Run(message));
+        }
+        let stage_facts = facts.stage(stage).expect("decided from these facts");
+        let manifests: Vec<Manifest> =
+            read_manifests(self.env.folder(), stage, stage_facts).map_err(Failure::Engine)?;
+        let run = session.run.clone();
+        let intent = RunCommitIntent { epoch: session.epoch, run, stage };
+        session.append(Command::RunCommitIntent(intent)).await?;
+        let OpenSink { node, sink, prepared } = self.sink(stage).clone();
+        tracing::info!(sink = %node, batches = manifests.len(), "showing all rows");
+        let (epoch, policy) = (session.epoch, session.frozen.spec.retry.clone());
+        let stop = self.stop_tasks.clone();
+        Ok(self.running.spawn(async move {
+            let committing =
+                retrying(&policy, &stop, || sink.commit_run(&prepared, &manifests, epoch));
+            JobEnd::CommitRun { stage, result: committing.await }
+        }))
+    }
+
+    async fn ended(&mut self, ended: Result<(tokio::task::Id, JobEnd), JoinError>) {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        if let Some(job) = self.ids.remove(&id) {
+            self.busy.remove(&job);
+        }
+        let settled = match ended {
+            Ok((_, end)) => self.settle(end).await,
+            Err(error) => Err(Failure::Run(format!(
+                "a job ended without a result ({error}); this is a defect of Weir, please report it"
+            ))),
+        };
+        if let Err(failure) = settled {
+            self.end(failure);
+        }
+    }
+
+    /// Puts the result of a job into the ledger.
+    async fn settle(&mut self, end: JobEnd) -> Result<(), Failure> {
+        let session = self.session;
+        let stage = match end {
+            JobEnd::Attempt { task, result } => {
+                let stage = task.stage;
+                self.settle_attempt(task, result).await?;
+                stage
+            }
+            JobEnd::Recover { command, stage } => {
+                let command = command.map_err(|error| {
+                    let node = &self.sink(stage).node;
+                    Failure::Run(format!("failed to ask sink `{node}` about a batch: {error}"))
+                })?;
+                tracing::info!(sink = %self.sink(stage).node, ?command, "recovered");
+                session.append(command).await?;
+                stage
+            }
+            JobEnd::CommitRun { stage, result } => {
+                result.map_err(|error| {
+                    let node = &self.sink(stage).node;
+                    Failure::Run(format!("failed to show the rows of sink `{node}`: {error}"))
+                })?;
+                let done = RunCommitDone { epoch: session.epoch, run: session.run.clone(), stage };
+                session.append(Command::RunCommitDone(done)).await?;
+                return Ok(());
+            }
+        };
+        let facts = session.facts().await;
+        if let Some(message) = exceeded_limit(&session.frozen.spec, &facts, false) {
+            return Err(Failure::Run(message));
+        }
+        if let Some(stage_facts) = facts.stage(stage).filter(|stage| stage.are_slices_finished()) {
+            tracing::info!(stage = stage_facts.shape.name, "stage finished");
+            session.send(RunEvent::StageFinished {
+                run: session.run.0.clone(),
+                stage: stage.0,
+                name: stage_facts.shape.name.clone(),
+                account: stage_facts.account(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn settle_attempt(
+        &mut self,
+        task: SliceAttempt,
+        result: Result<TaskOutcome, TaskError>,
+    ) -> Result<(), Failure> {
+        let session = self.session;
+        let error = match result {
+            Ok(TaskOutcome::Exchanged { file_id, partitions, account }) => {
+                let finished = FinishExchange { task, file_id, partitions, account };
+                session.append(Command::FinishExchange(finished)).await?;
+                return Ok(());
+            }
+            Ok(TaskOutcome::Committed(_)) => {
+                let facts = session.facts().await;
+                let is_finished = facts
+                    .slice(task.stage, task.slice)
+                    .is_some_and(weir_ledger::SliceFacts::is_finished);
+                if is_finished {
+                    return Ok(());
+                }
+                return Err(Failure::Run(format!(
+                    "slice {} of stage `{}` ended before its last batch was committed; this is a \
+                     defect of Weir, please report it",
+                    task.slice,
+                    self.stage(task.stage).name
+                )));
+            }
+            // The attempt stays the current one until the next session begins another.
+            Ok(TaskOutcome::Stopped) => return Ok(()),
+            Err(TaskError::CommitLog(error)) => {
+                let message = error.to_string();
+                let path = session.store.path().display().to_string();
+                return Err(Failure::Engine(crate::EngineError::Ledger { path, message }));
+            }
+            Err(error) => error,
+        };
+        let facts = session.facts().await;
+        let failures = facts.slice(task.stage, task.slice).map_or(0, |slice| slice.failures);
+        let delay = task_delay_after(&session.frozen.spec.retry, failures + 1, &error);
+        let message = session.redact(&error.to_string());
+        let retry_at = delay.and_then(|delay| {
+            Utc::now().checked_add_signed(chrono::TimeDelta::from_std(delay).ok()?)
+        });
+        let (slice, attempt) = (task.slice, task.attempt);
+        let stage = self.stage(task.stage).name.clone();
+        let failed = FailAttempt { task, error: message.clone(), retry_at };
+        session.append(Command::FailAttempt(failed)).await?;
+        let Some(delay) = delay else { return Err(Failure::Run(message)) };
+        tracing::warn!(stage, slice, attempt, ?delay, error = message, "retrying");
+        session.send(RunEvent::Retrying {
+            run: session.run.0.clone(),
+            stage,
+            slice,
+            attempt,
+            delay,
+            error: message,
+        });
+        Ok(())
+    }
+
+    fn announce(&mut self, stage: &Stage) {
+        if self.announced.insert(stage.id) {
+            tracing::info!(stage = stage.name, slices = stage.slice_count(), "stage started");
+            self.session.send(RunEvent::StageStarted {
+                run: self.session.run.0.clone(),
+                stage: stage.id.0,
+                name: stage.name.clone(),
+                slices: stage.slice_count(),
+            });
+        }
+    }
+
+    fn stage(&self, stage: StageId) -> &Arc<Stage> {
+        (usize::try_from(stage.0).ok().and_then(|index| self.stages.get(index)))
+            .expect("the ledger's stages are the plan's")
+    }
+
+    fn sink(&self, stage: StageId) -> &OpenSink {
+        self.sinks.get(&stage).expect("every stage with batches ends in a sink")
+    }
+}
+
+/// The negative control of the kill test: with the ledger's positions ignored, rows must appear
+/// twice, or the test would prove nothing.
+fn forgets_positions() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("WEIR_TEST_IGNORE_LEDGER").is_some()
+}

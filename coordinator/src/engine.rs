@@ -1,0 +1,349 @@
+//! The embedded engine: takes the pipeline's lock, finds out which run is meant, and works on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use indexmap::IndexMap;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use uuid::Uuid;
+use weir_executor::{Registry, Systems};
+use weir_ledger::{
+    CleanUpDone, Command, FinishRun, NewEpoch, ResumeRun, RunFacts, RunId, RunOutcome, RunState,
+    StartRun,
+};
+use weir_plan::StageGraph;
+use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
+
+use crate::choose::{Choice, Wanted, choose};
+use crate::frozen::{read_frozen, spec_hash, write_frozen};
+use crate::lock::{Holder, PipelineLock, interrupt};
+use crate::params::complete_params;
+use crate::session::{Failure, Session, ledger_error, plan_run, remove_staging};
+use crate::sources::open_given;
+use crate::state_dir::{PipelineDir, StateDir};
+use crate::store::{LedgerStore, StoreError};
+use crate::summary::summarize;
+use crate::{EngineError, EngineOptions, Frozen, RunEvent, RunRequest, RunStatus, RunSummary};
+
+/// How often a waiting run asks whether it is its turn.
+const BETWEEN_ASKING: Duration = Duration::from_millis(200);
+
+/// Runs pipelines in this process.
+#[derive(Debug)]
+pub struct Engine {
+    options: EngineOptions,
+    systems: Arc<dyn Systems>,
+    state: StateDir,
+}
+
+impl Engine {
+    /// With the connectors of this build.
+    pub async fn open(options: EngineOptions) -> Result<Self, EngineError> {
+        let systems = Arc::new(Registry { context: options.context.clone() });
+        Ok(Self::with_systems(options, systems))
+    }
+
+    /// With other systems than the connectors': for tests.
+    pub fn with_systems(options: EngineOptions, systems: Arc<dyn Systems>) -> Self {
+        let state = StateDir::new(&options.state_dir);
+        Self { options, systems, state }
+    }
+
+    /// What a run would do. Asks the sources, and writes nothing.
+    pub async fn plan(
+        &self,
+        spec: &PipelineSpec,
+        request: RunRequest,
+    ) -> Result<StageGraph, EngineError> {
+        let params = complete_params(&spec.params, &request.params)?;
+        let request = RunRequest { params, ..request };
+        let ledger = self.state.pipeline(&spec.pipeline).ledger();
+        let watermarks = match ledger.is_file() {
+            true => LedgerStore::open_reader(&ledger)
+                .await
+                .map_err(|error| ledger_error(&ledger, &error))?
+                .pipelines
+                .remove(&spec.pipeline)
+                .map(|pipeline| pipeline.watermarks)
+                .unwrap_or_default(),
+            false => std::collections::BTreeMap::new(),
+        };
+        let systems = self.systems.as_ref();
+        let given = open_given(spec, &request, systems).await.map_err(|failure| {
+            EngineError::Invalid(format!("source `{}`: {}", failure.node, failure.error))
+        })?;
+        let stop = CancellationToken::new();
+        let slots = self.options.slots.get();
+        plan_run(spec, &request, None, &watermarks, &given, systems, slots, &stop).await.map_err(
+            |failure| match failure {
+                Failure::Invalid(message) | Failure::Run(message) => {
+                    EngineError::Invalid(self.options.context.redactor.redact(&message))
+                }
+                Failure::Engine(error) => error,
+                Failure::Stopped => EngineError::Busy("planning was stopped".to_owned()),
+            },
+        )
+    }
+
+    /// Runs a pipeline to its end, or goes on with a run of it that is not finished.
+    ///
+    /// `stop` ends the work at the next committed batch of every task ([`EngineError::Stopped`]).
+    /// Dropping the future is like a crash: the next call goes on behind what is committed.
+    pub async fn run(
+        &self,
+        spec: &PipelineSpec,
+        spec_text: &str,
+        request: RunRequest,
+        events: UnboundedSender<RunEvent>,
+        stop: CancellationToken,
+    ) -> Result<RunSummary, EngineError> {
+        let request = match request.resume {
+            // Its values are frozen.
+            Some(_) => request,
+            None => {
+                let params = complete_params(&spec.params, &request.params)?;
+                RunRequest { params, ..request }
+            }
+        };
+        let dir = self.state.pipeline(&spec.pipeline);
+        let lock = match self.take_turn(spec, &dir, &events, &stop).await? {
+            Turn::Ours(lock) => lock,
+            Turn::Skipped => return Ok(skipped(spec, &request)),
+        };
+        let path = dir.ledger();
+        let store = LedgerStore::open_writer(&path, lock)
+            .await
+            .map_err(|error| ledger_error(&path, &error))?;
+        let store = Arc::new(store);
+        let result = self.run_locked(spec, spec_text, request, events, stop, &dir, &store).await;
+        match Arc::try_unwrap(store) {
+            Ok(store) => store.close().await,
+            // A task that was dropped still has it for a moment; the file closes with the process.
+            Err(_) => tracing::debug!("the ledger is still in use"),
+        }
+        result
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the second half of `run`")]
+    async fn run_locked(
+        &self,
+        spec: &PipelineSpec,
+        spec_text: &str,
+        request: RunRequest,
+        events: UnboundedSender<RunEvent>,
+        stop: CancellationToken,
+        dir: &PipelineDir,
+        store: &Arc<LedgerStore>,
+    ) -> Result<RunSummary, EngineError> {
+        let spec_hash = spec_hash(spec, &request)?;
+        let wanted = Wanted {
+            pipeline: &spec.pipeline,
+            spec_hash: &spec_hash,
+            params: &request.params,
+            window: request.window,
+            fresh: request.fresh,
+            resume: request.resume.as_deref(),
+        };
+        let choice = choose(&*store.ledger().await, &wanted)?;
+        let epoch = self.begin_epoch(store).await?;
+        let (run, frozen) = match choice {
+            Choice::Resume(run) => {
+                let frozen = read_frozen(dir, &run)?;
+                let resume = ResumeRun { epoch, run: run.clone(), at: Utc::now() };
+                self.append(store, Command::ResumeRun(resume)).await?;
+                (run, frozen)
+            }
+            Choice::Start { abandon } => {
+                if let Some(abandoned) = abandon {
+                    self.abandon(store, dir, epoch, &abandoned).await?;
+                }
+                self.clean_up_failed(store, dir, epoch, &spec.pipeline).await?;
+                let run = new_run_id();
+                let frozen = Frozen {
+                    run: run.0.clone(),
+                    pipeline: spec.pipeline.to_string(),
+                    spec: spec.clone(),
+                    spec_text: spec_text.to_owned(),
+                    base_dir: self.options.context.base_dir.clone(),
+                    request: RunRequest { fresh: false, ..request.clone() },
+                };
+                write_frozen(dir, &frozen)?;
+                let start = StartRun {
+                    epoch,
+                    run: run.clone(),
+                    pipeline: spec.pipeline.clone(),
+                    spec_hash: spec_hash.clone(),
+                    params: request.params.clone(),
+                    window: request.window,
+                    at: Utc::now(),
+                };
+                self.append(store, Command::StartRun(start)).await?;
+                (run, frozen)
+            }
+        };
+        let session = Session {
+            dir: dir.clone(),
+            store: Arc::clone(store),
+            epoch,
+            run: run.clone(),
+            frozen,
+            options: self.options.clone(),
+            systems: Arc::clone(&self.systems),
+            events,
+            stop,
+        };
+        let span = tracing::info_span!("run", run = %run, pipeline = %spec.pipeline);
+        session.work().instrument(span).await?;
+        let ledger = store.ledger().await;
+        let facts = ledger.run(&run).expect("the run has just ended");
+        Ok(summarize(&run, facts, true))
+    }
+
+    /// Waits for the pipeline's lock, or does what `concurrency.on_overlap` says instead.
+    async fn take_turn(
+        &self,
+        spec: &PipelineSpec,
+        dir: &PipelineDir,
+        events: &UnboundedSender<RunEvent>,
+        stop: &CancellationToken,
+    ) -> Result<Turn, EngineError> {
+        let mut told: Option<Holder> = None;
+        loop {
+            let holder = match PipelineLock::try_acquire(dir)? {
+                Ok(lock) => return Ok(Turn::Ours(lock)),
+                Err(holder) => holder,
+            };
+            if spec.concurrency.on_overlap == OnOverlap::Skip {
+                tracing::info!(%holder, "skipped");
+                return Ok(Turn::Skipped);
+            }
+            if told.as_ref() != Some(&holder) {
+                if spec.concurrency.on_overlap == OnOverlap::CancelRunning {
+                    tracing::info!(%holder, "stopping the run that is going on");
+                    interrupt(&holder);
+                }
+                let _ = events.send(RunEvent::Waiting { holder: holder.to_string() });
+                told = Some(holder.clone());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BETWEEN_ASKING) => {}
+                () = stop.cancelled() => {
+                    return Err(EngineError::Busy(format!(
+                        "stopped while waiting for {holder}, which runs pipeline `{}`",
+                        spec.pipeline
+                    )));
+                }
+            }
+        }
+    }
+
+    async fn begin_epoch(&self, store: &LedgerStore) -> Result<u64, EngineError> {
+        let known = store.ledger().await.ledger_id.clone();
+        let command = Command::NewEpoch(NewEpoch {
+            ledger_id: known.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            boot_id: Uuid::new_v4().to_string(),
+            pid: std::process::id(),
+            host: host_name(),
+            at: Utc::now(),
+        });
+        self.append(store, command).await?;
+        Ok(store.ledger().await.current_epoch())
+    }
+
+    async fn append(&self, store: &LedgerStore, command: Command) -> Result<(), EngineError> {
+        let appended: Result<bool, StoreError> = store.append(command).await;
+        appended.map(|_| ()).map_err(|error| ledger_error(store.path(), &error))
+    }
+
+    /// Gives an unfinished run up. Its committed rows stay, its staging goes.
+    async fn abandon(
+        &self,
+        store: &LedgerStore,
+        dir: &PipelineDir,
+        epoch: u64,
+        run: &RunId,
+    ) -> Result<(), EngineError> {
+        let facts = store.ledger().await.run(run).cloned();
+        self.remove_staging(store, dir, epoch, run, facts.as_ref()).await?;
+        let outcome = RunOutcome::Abandoned;
+        let finish = FinishRun { epoch, run: run.clone(), outcome, at: Utc::now() };
+        self.append(store, Command::FinishRun(finish)).await
+    }
+
+    /// Removes the staging of failed runs that nobody will take up, where that failed before.
+    async fn clean_up_failed(
+        &self,
+        store: &LedgerStore,
+        dir: &PipelineDir,
+        epoch: u64,
+        pipeline: &PipelineName,
+    ) -> Result<(), EngineError> {
+        let left: Vec<(RunId, RunFacts)> = (store.ledger().await.runs.iter())
+            .filter(|(_, run)| run.pipeline == *pipeline && !run.cleaned_up)
+            .filter(|(_, run)| matches!(run.state, RunState::Failed { .. }))
+            .filter(|(_, run)| !run.has_committed() || run.is_complete())
+            .map(|(id, run)| (id.clone(), run.clone()))
+            .collect();
+        for (run, facts) in left {
+            self.remove_staging(store, dir, epoch, &run, Some(&facts)).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_staging(
+        &self,
+        store: &LedgerStore,
+        dir: &PipelineDir,
+        epoch: u64,
+        run: &RunId,
+        facts: Option<&RunFacts>,
+    ) -> Result<(), EngineError> {
+        let Some(facts) = facts.filter(|facts| !facts.cleaned_up) else { return Ok(()) };
+        let frozen = read_frozen(dir, run)?;
+        let removed = remove_staging(facts, &frozen.spec, run, self.systems.as_ref(), dir).await;
+        if let Err(error) = removed {
+            // The target may be gone for good: that must not keep the pipeline from running.
+            let error = self.options.context.redactor.redact(&error);
+            tracing::warn!(%run, error, "staging of an earlier run is left");
+            return Ok(());
+        }
+        self.append(store, Command::CleanUpDone(CleanUpDone { epoch, run: run.clone() })).await
+    }
+}
+
+enum Turn {
+    Ours(PipelineLock),
+    Skipped,
+}
+
+fn skipped(spec: &PipelineSpec, request: &RunRequest) -> RunSummary {
+    let now = Utc::now();
+    RunSummary {
+        run: String::new(),
+        pipeline: spec.pipeline.to_string(),
+        status: RunStatus::Skipped,
+        started_at: now,
+        ended_at: Some(now),
+        params: request.params.clone(),
+        window: request.window,
+        rows_read: 0,
+        rows_written: IndexMap::new(),
+        dead_letters: 0,
+        sessions: 0,
+        error: None,
+    }
+}
+
+/// Sorts by time; random enough for several in one second.
+fn new_run_id() -> RunId {
+    let random = Uuid::new_v4().simple().to_string();
+    RunId(format!("{}-{}", Utc::now().format("%Y%m%d-%H%M%S"), &random[..6]))
+}
+
+pub(crate) fn host_name() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    read.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}

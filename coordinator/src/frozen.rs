@@ -1,0 +1,87 @@
+//! What a run keeps of its start: the pipeline as it was written, and the plan.
+
+use std::path::Path;
+
+use weir_ledger::{RunFacts, RunId};
+use weir_plan::StageGraph;
+use weir_spec::PipelineSpec;
+
+use crate::state_dir::{PipelineDir, state_error, write_durably};
+use crate::{EngineError, Frozen, RunRequest};
+
+/// Identifies what a run does. Parts of a file that change nothing about the rows (descriptions,
+/// triggers, alerts, tests, comments) do not count; rows that are given in place of a source do.
+pub(crate) fn spec_hash(spec: &PipelineSpec, request: &RunRequest) -> Result<String, EngineError> {
+    let mut spec = spec.clone();
+    spec.description = None;
+    spec.owner = None;
+    spec.docs = None;
+    spec.triggers.clear();
+    spec.alerts.clear();
+    spec.tests.clear();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&to_json(&spec));
+    for (node, path) in &request.given {
+        let rows = std::fs::File::open(path).map_err(|cause| state_error("open", path, cause))?;
+        hasher.update(node.as_str().as_bytes());
+        hasher.update_reader(rows).map_err(|cause| state_error("read", path, cause))?;
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_owned())
+}
+
+pub(crate) fn write_frozen(dir: &PipelineDir, frozen: &Frozen) -> Result<(), EngineError> {
+    write_durably(&frozen_path(dir, &RunId(frozen.run.clone())), &to_json(frozen))
+}
+
+pub(crate) fn read_frozen(dir: &PipelineDir, run: &RunId) -> Result<Frozen, EngineError> {
+    let path = frozen_path(dir, run);
+    let bytes = std::fs::read(&path).map_err(|cause| state_error("read", &path, cause))?;
+    serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))
+}
+
+fn frozen_path(dir: &PipelineDir, run: &RunId) -> std::path::PathBuf {
+    dir.run(run).join("spec.json")
+}
+
+/// Writes the graph under its hash, durably, and returns the hash.
+pub(crate) fn write_graph(
+    dir: &PipelineDir,
+    run: &RunId,
+    graph: &StageGraph,
+) -> Result<String, EngineError> {
+    let bytes = to_json(graph);
+    let hash = blake3::hash(&bytes).to_hex().to_string();
+    write_durably(&graph_path(dir, run, &hash), &bytes)?;
+    Ok(hash)
+}
+
+/// Reads the graph that the ledger names; `None` for a run without a plan.
+pub(crate) fn read_graph(
+    dir: &PipelineDir,
+    run: &RunId,
+    facts: &RunFacts,
+) -> Result<Option<StageGraph>, EngineError> {
+    let Some(hash) = &facts.graph_hash else { return Ok(None) };
+    let path = graph_path(dir, run, hash);
+    let bytes = std::fs::read(&path).map_err(|cause| state_error("read", &path, cause))?;
+    if blake3::hash(&bytes).to_hex().as_str() != hash {
+        return Err(damaged(&path, "its content does not fit its name"));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(&path, error))
+}
+
+fn graph_path(dir: &PipelineDir, run: &RunId, hash: &str) -> std::path::PathBuf {
+    dir.run(run).join("plan").join(format!("{hash}.json"))
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("specs and plans can be written as JSON")
+}
+
+fn damaged(path: &Path, error: impl std::fmt::Display) -> EngineError {
+    state_error(
+        "read",
+        path,
+        std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string()),
+    )
+}

@@ -1,0 +1,464 @@
+//! One process's work on one run: plan it or take up its plan, prepare its sinks, drive its tasks,
+//! end it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use chrono::Utc;
+use indexmap::IndexMap;
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+use weir_connectors::{ConnectorError, PrepareSink, PreparedSink, Sink, Source};
+use weir_executor::{ExecutorEnv, ExecutorOptions, Systems};
+use weir_ledger::{CleanUpDone, Command, FinishRun, PlanRun, RunFacts, RunId, RunOutcome};
+use weir_plan::{PlanError, PlanScope, StageGraph, StageId, StageOutput};
+use weir_spec::{NodeName, PipelineSpec};
+
+use crate::driver::Driver;
+use crate::frozen::{read_graph, write_graph};
+use crate::limits::exceeded_limit;
+use crate::render::render_nodes;
+use crate::retry::retrying;
+use crate::shape::stage_shapes;
+use crate::sources::{SourceFailure, describe_sources, open_given};
+use crate::state_dir::PipelineDir;
+use crate::store::{LedgerStore, StoreError};
+use crate::{EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
+
+/// Everything that the work on one run needs.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) dir: PipelineDir,
+    pub(crate) store: Arc<LedgerStore>,
+    pub(crate) epoch: u64,
+    pub(crate) run: RunId,
+    pub(crate) frozen: Frozen,
+    pub(crate) options: EngineOptions,
+    pub(crate) systems: Arc<dyn Systems>,
+    pub(crate) events: UnboundedSender<RunEvent>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How the work ends early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Asked to stop; the run can go on.
+    Stopped,
+    /// The run has failed.
+    Run(String),
+    /// The run has failed because of how its pipeline is written.
+    Invalid(String),
+    /// The engine cannot go on; the run stays as it is in the ledger.
+    Engine(EngineError),
+}
+
+/// A sink that the plan feeds.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenSink {
+    pub(crate) node: NodeName,
+    pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) prepared: PreparedSink,
+}
+
+impl Session {
+    /// Works until the run has ended or is stopped, and puts down how it ended.
+    pub(crate) async fn work(&self) -> Result<(), EngineError> {
+        let run = self.run.0.clone();
+        let redact = |message: &str| self.options.context.redactor.redact(message);
+        match self.execute().await {
+            Ok(()) => {
+                self.finish(RunOutcome::Succeeded).await?;
+                tracing::info!("run succeeded");
+                Ok(())
+            }
+            Err(Failure::Stopped) => {
+                tracing::info!("run stopped");
+                Err(EngineError::Stopped { run })
+            }
+            Err(Failure::Run(message)) => {
+                let message = redact(&message);
+                self.fail(&message).await?;
+                Err(EngineError::RunFailed { run, message })
+            }
+            Err(Failure::Invalid(message)) => {
+                let message = redact(&message);
+                self.fail(&message).await?;
+                Err(EngineError::Invalid(message))
+            }
+            Err(Failure::Engine(error)) => {
+                tracing::error!(error = redact(&error.to_string()), "run interrupted");
+                Err(error)
+            }
+        }
+    }
+
+    async fn execute(&self) -> Result<(), Failure> {
+        let folder = self.dir.run(&self.run);
+        let given = open_given(&self.frozen.spec, &self.frozen.request, self.systems.as_ref())
+            .await
+            .map_err(source_failure)?;
+        let graph = match self.planned_graph().await? {
+            Some(graph) => graph,
+            None => self.plan(&given).await?,
+        };
+        let graph = Arc::new(graph);
+        self.send(RunEvent::Planned { run: self.run.0.clone(), graph: Arc::clone(&graph) });
+        self.report_resumption().await;
+        let sinks = self.prepare_sinks(&graph).await?;
+
+        let memory_bytes = NonZeroU64::new(self.options.memory_bytes).unwrap_or(NonZeroU64::MIN);
+        let env = ExecutorEnv::new(ExecutorOptions {
+            run_dir: folder,
+            systems: Arc::clone(&self.systems),
+            memory_bytes,
+            slots: self.options.slots,
+            checkpoint_every: self.frozen.spec.checkpoint.every,
+            given,
+        })
+        .map_err(|error| Failure::Run(error.to_string()))?;
+        Driver::new(self, &graph, &sinks, Arc::new(env)).drive().await?;
+
+        self.clean_up(sinks.values()).await?;
+        match exceeded_limit(&self.frozen.spec, &self.facts().await, true) {
+            Some(message) => Err(Failure::Run(message)),
+            None => Ok(()),
+        }
+    }
+
+    /// The run's facts as they are now.
+    pub(crate) async fn facts(&self) -> RunFacts {
+        let ledger = self.store.ledger().await;
+        ledger.run(&self.run).cloned().expect("the session's run is in the ledger")
+    }
+
+    pub(crate) async fn append(&self, command: Command) -> Result<bool, Failure> {
+        self.store.append(command).await.map_err(|error| self.store_failure(&error))
+    }
+
+    fn store_failure(&self, error: &StoreError) -> Failure {
+        Failure::Engine(ledger_error(self.store.path(), error))
+    }
+
+    pub(crate) fn send(&self, event: RunEvent) {
+        // Nobody may be watching.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn redact(&self, text: &str) -> String {
+        self.options.context.redactor.redact(text)
+    }
+
+    async fn planned_graph(&self) -> Result<Option<StageGraph>, Failure> {
+        let facts = self.facts().await;
+        if let Some(version) = &facts.engine_version
+            && version != StageGraph::ENGINE_VERSION
+        {
+            return Err(Failure::Engine(EngineError::Invalid(format!(
+                "run {} was planned by {version}, and this is {}: finish it with that version, or \
+                 give it up and start anew with `weir run --fresh`",
+                self.run,
+                StageGraph::ENGINE_VERSION
+            ))));
+        }
+        read_graph(&self.dir, &self.run, &facts).map_err(Failure::Engine)
+    }
+
+    /// Plans the run and freezes the plan.
+    async fn plan(
+        &self,
+        given: &IndexMap<NodeName, Arc<dyn Source>>,
+    ) -> Result<StageGraph, Failure> {
+        let (facts, watermarks) = {
+            let ledger = self.store.ledger().await;
+            let facts = ledger.run(&self.run).cloned();
+            let pipeline = ledger.pipelines.get(&self.frozen.spec.pipeline);
+            (
+                facts.expect("the session's run is in the ledger"),
+                pipeline.map(|pipeline| pipeline.watermarks.clone()).unwrap_or_default(),
+            )
+        };
+        let run = RunIdentity { id: &self.run.0, started_at: facts.started_at };
+        let planning = plan_run(
+            &self.frozen.spec,
+            &self.frozen.request,
+            Some(run),
+            &watermarks,
+            given,
+            self.systems.as_ref(),
+            self.options.slots.get(),
+            &self.stop,
+        );
+        let graph = self.unless_stopped(planning).await??;
+        let graph_hash = write_graph(&self.dir, &self.run, &graph).map_err(Failure::Engine)?;
+        self.append(Command::PlanRun(PlanRun {
+            epoch: self.epoch,
+            run: self.run.clone(),
+            graph_hash,
+            engine_version: graph.engine_version.clone(),
+            stages: stage_shapes(&graph, &self.frozen.spec, &self.frozen.request),
+        }))
+        .await?;
+        tracing::info!(stages = graph.stages.len(), "planned");
+        Ok(graph)
+    }
+
+    async fn report_resumption(&self) {
+        let facts = self.facts().await;
+        if facts.sessions < 2 {
+            return;
+        }
+        let slices_done = facts.stages.iter().map(|stage| stage.finished_slices).sum();
+        let slices = facts.stages.iter().map(|stage| stage.shape.slices).sum();
+        let rows_committed = facts.committed_rows();
+        tracing::info!(slices_done, slices, rows_committed, "resumed");
+        self.send(RunEvent::Resumed {
+            run: self.run.0.clone(),
+            slices_done,
+            slices,
+            rows_committed,
+        });
+    }
+
+    /// Opens every sink of the plan, and prepares those that are not prepared yet.
+    async fn prepare_sinks(
+        &self,
+        graph: &StageGraph,
+    ) -> Result<IndexMap<StageId, OpenSink>, Failure> {
+        let mut known = self.facts().await.prepared;
+        let mut sinks = IndexMap::new();
+        for stage in &graph.stages {
+            let StageOutput::Sink { node, sink: spec, schema } = &stage.output else { continue };
+            let at_sink = |error: ConnectorError| {
+                Failure::Run(format!("failed to prepare sink `{node}`: {error}"))
+            };
+            let sink = self.systems.open_sink(node, spec).map_err(at_sink)?;
+            let prepared = match known.remove(node) {
+                Some(prepared) => prepared,
+                None => {
+                    let schema = schema.decode().map_err(|error| plan_failure(&error))?;
+                    let identity = PrepareSink {
+                        ledger_id: self.ledger_id().await,
+                        pipeline: self.frozen.pipeline.clone(),
+                        run: self.run.0.clone(),
+                        sink: node.to_string(),
+                        epoch: self.epoch,
+                    };
+                    let preparing = retrying(&self.frozen.spec.retry, &self.stop, || {
+                        sink.prepare(&identity, &schema)
+                    });
+                    let prepared = self.unless_stopped(preparing).await?.map_err(at_sink)?;
+                    self.keep_prepared(node, &prepared).await?;
+                    prepared
+                }
+            };
+            sinks.insert(stage.id, OpenSink { node: node.clone(), sink, prepared });
+        }
+        Ok(sinks)
+    }
+
+    async fn keep_prepared(&self, node: &NodeName, prepared: &PreparedSink) -> Result<(), Failure> {
+        for note in &prepared.notes {
+            let text = self.redact(note);
+            tracing::info!(node = %node, note = text, "prepared sink");
+            self.send(RunEvent::Note { run: self.run.0.clone(), node: node.clone(), text });
+        }
+        self.append(Command::PrepareSink(weir_ledger::PrepareSink {
+            epoch: self.epoch,
+            run: self.run.clone(),
+            sink: node.clone(),
+            prepared: prepared.clone(),
+        }))
+        .await?;
+        Ok(())
+    }
+
+    async fn ledger_id(&self) -> String {
+        let ledger = self.store.ledger().await;
+        ledger.ledger_id.clone().expect("an epoch has begun")
+    }
+
+    /// Ends early when asked to stop. What is dropped then has no effect that the ledger counts on.
+    pub(crate) async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.stop.cancelled() => Err(Failure::Stopped),
+        }
+    }
+
+    /// Removes the staging of sinks, and what only a running run needs of its folder.
+    async fn clean_up(&self, sinks: impl Iterator<Item = &OpenSink>) -> Result<(), Failure> {
+        for OpenSink { node, sink, prepared } in sinks {
+            retrying(&self.frozen.spec.retry, &self.stop, || sink.clean_up(prepared))
+                .await
+                .map_err(|error| {
+                    Failure::Run(format!("failed to clean up after sink `{node}`: {error}"))
+                })?;
+        }
+        let done = CleanUpDone { epoch: self.epoch, run: self.run.clone() };
+        self.append(Command::CleanUpDone(done)).await?;
+        remove_working_files(&self.dir, &self.run);
+        Ok(())
+    }
+
+    async fn finish(&self, outcome: RunOutcome) -> Result<(), EngineError> {
+        let command = Command::FinishRun(FinishRun {
+            epoch: self.epoch,
+            run: self.run.clone(),
+            outcome,
+            at: Utc::now(),
+        });
+        let appended = self.store.append(command).await;
+        appended.map(|_| ()).map_err(|error| ledger_error(self.store.path(), &error))
+    }
+
+    /// Puts the failure down. Staging of a run that has committed nothing, and will therefore not be
+    /// taken up again, is removed; what cannot be removed now is removed when the next run starts.
+    async fn fail(&self, message: &str) -> Result<(), EngineError> {
+        tracing::error!(error = message, "run failed");
+        self.finish(RunOutcome::Failed { error: message.to_owned() }).await?;
+        let facts = self.facts().await;
+        if !facts.has_committed() {
+            let removed = remove_staging(
+                &facts,
+                &self.frozen.spec,
+                &self.run,
+                self.systems.as_ref(),
+                &self.dir,
+            )
+            .await;
+            match removed {
+                Ok(()) => {
+                    let done = CleanUpDone { epoch: self.epoch, run: self.run.clone() };
+                    let appended = self.store.append(Command::CleanUpDone(done)).await;
+                    appended.map_err(|error| ledger_error(self.store.path(), &error))?;
+                }
+                Err(error) => {
+                    let error = self.redact(&error);
+                    tracing::warn!(error, "staging of the failed run is left");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes the staging of a run that nobody will finish.
+pub(crate) async fn remove_staging(
+    facts: &RunFacts,
+    spec: &PipelineSpec,
+    run: &RunId,
+    systems: &dyn Systems,
+    dir: &PipelineDir,
+) -> Result<(), String> {
+    // The plan has the sinks as they were rendered; without one nothing was prepared.
+    let graph = read_graph(dir, run, facts).map_err(|error| error.to_string())?;
+    for stage in graph.iter().flat_map(|graph| &graph.stages) {
+        let StageOutput::Sink { node, sink, .. } = &stage.output else { continue };
+        let Some(prepared) = facts.prepared.get(node) else { continue };
+        let failed =
+            |error: ConnectorError| format!("failed to clean up after sink `{node}`: {error}");
+        let sink = systems.open_sink(node, sink).map_err(failed)?;
+        let never = CancellationToken::new();
+        retrying(&spec.retry, &never, || sink.clean_up(prepared)).await.map_err(failed)?;
+    }
+    remove_working_files(dir, run);
+    Ok(())
+}
+
+/// Exchanges and spilled rows: large, and of no use once the run is over.
+fn remove_working_files(dir: &PipelineDir, run: &RunId) {
+    for name in ["exchange", "spill"] {
+        let path = dir.run(run).join(name);
+        if let Err(error) = std::fs::remove_dir_all(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "working files are left");
+        }
+    }
+}
+
+/// The run for which templates are rendered.
+pub(crate) struct RunIdentity<'run> {
+    pub(crate) id: &'run str,
+    pub(crate) started_at: chrono::DateTime<Utc>,
+}
+
+/// Asks the sources, and plans. Writes nothing.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "called from two places, each with all of them at hand"
+)]
+pub(crate) async fn plan_run(
+    spec: &PipelineSpec,
+    request: &RunRequest,
+    run: Option<RunIdentity<'_>>,
+    watermarks: &BTreeMap<NodeName, String>,
+    given: &IndexMap<NodeName, Arc<dyn Source>>,
+    systems: &dyn Systems,
+    parallelism: usize,
+    stop: &CancellationToken,
+) -> Result<StageGraph, Failure> {
+    let scope = plan_scope(spec, request, run, watermarks, parallelism);
+    let rendered = render_nodes(spec, &scope).map_err(Failure::Invalid)?;
+    let catalog = describe_sources(&rendered, watermarks, given, systems, parallelism, stop)
+        .await
+        .map_err(source_failure)?;
+    // Planning is work for the processor: other runs of this process shall not wait for it.
+    let planning =
+        tokio::task::spawn_blocking(move || weir_plan::plan(&rendered, &catalog, &scope));
+    match planning.await {
+        Ok(planned) => planned.map_err(|error| plan_failure(&error)),
+        Err(panicked) => Err(Failure::Run(format!(
+            "planning ended without a plan ({panicked}); this is a defect of Weir, please report it"
+        ))),
+    }
+}
+
+fn plan_scope(
+    spec: &PipelineSpec,
+    request: &RunRequest,
+    run: Option<RunIdentity<'_>>,
+    watermarks: &BTreeMap<NodeName, String>,
+    parallelism: usize,
+) -> PlanScope {
+    let text = |name: &str, value: String| (name.to_owned(), Value::String(value));
+    let mut run_values = BTreeMap::from([text("pipeline", spec.pipeline.to_string())]);
+    let identity = run.unwrap_or(RunIdentity { id: "preview", started_at: Utc::now() });
+    run_values.extend([
+        text("id", identity.id.to_owned()),
+        text("started_at", identity.started_at.to_rfc3339()),
+    ]);
+    PlanScope {
+        params: request.params.clone(),
+        run: run_values,
+        window: (request.window.iter())
+            .flat_map(|(start, end)| {
+                [text("start", start.to_rfc3339()), text("end", end.to_rfc3339())]
+            })
+            .collect(),
+        state: (watermarks.iter())
+            .map(|(node, value)| (node.to_string(), Value::String(value.clone())))
+            .collect(),
+        parallelism,
+    }
+}
+
+fn plan_failure(error: &PlanError) -> Failure {
+    match error {
+        PlanError::Node { .. } => Failure::Invalid(error.to_string()),
+        PlanError::Engine { .. } => Failure::Run(error.to_string()),
+    }
+}
+
+fn source_failure(SourceFailure { node, error }: SourceFailure) -> Failure {
+    Failure::Run(format!("failed to read source `{node}`: {error}"))
+}
+
+pub(crate) fn ledger_error(path: &std::path::Path, error: &StoreError) -> EngineError {
+    EngineError::Ledger { path: path.display().to_string(), message: error.to_string() }
+}
