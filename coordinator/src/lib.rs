@@ -21,6 +21,7 @@ pub mod history;
 mod limits;
 mod lock;
 mod params;
+mod planning;
 mod progress_files;
 mod render;
 mod retry;

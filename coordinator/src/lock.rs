@@ -14,7 +14,7 @@ use crate::state_dir::{PipelineDir, state_error};
 /// The right to write, until dropped. The kernel takes it back when the process dies, however it
 /// dies.
 #[derive(Debug)]
-pub struct PipelineLock {
+pub(crate) struct PipelineLock {
     _file: File,
 }
 

@@ -410,7 +410,7 @@ pub(crate) async fn plan_run(
         .map_err(source_failure)?;
     // Planning is work for the processor: other runs of this process shall not wait for it.
     let planning =
-        tokio::task::spawn_blocking(move || weir_plan::plan(&rendered, &catalog, &scope));
+        tokio::task::spawn_blocking(move || crate::planning::plan(&rendered, &catalog, &scope));
     match planning.await {
         Ok(planned) => planned.map_err(|error| plan_failure(&error)),
         Err(panicked) => Err(Failure::Run(format!(

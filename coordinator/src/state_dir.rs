@@ -52,10 +52,6 @@ impl StateDir {
 }
 
 impl PipelineDir {
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
     pub(crate) fn lock(&self) -> PathBuf {
         self.0.join("lock")
     }

@@ -23,7 +23,7 @@ const GROUP: usize = 512;
 
 /// Why the ledger could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     #[error("failed to open {path}: {message}")]
     Open { path: String, message: String },
     /// Nothing of what was to be appended is in the ledger.
@@ -45,7 +45,7 @@ pub enum StoreError {
 
 /// The ledger of one pipeline with the right to append to it.
 #[derive(Debug)]
-pub struct LedgerStore {
+pub(crate) struct LedgerStore {
     ledger: Arc<RwLock<Ledger>>,
     appends: mpsc::Sender<Append>,
     writer: tokio::task::JoinHandle<()>,
@@ -60,7 +60,7 @@ struct Append {
 
 impl LedgerStore {
     /// Opens or creates the ledger at `path` and replays it. Must be called inside a Tokio runtime.
-    pub async fn open_writer(path: &Path, lock: PipelineLock) -> Result<Self, StoreError> {
+    pub(crate) async fn open_writer(path: &Path, lock: PipelineLock) -> Result<Self, StoreError> {
         let mut log = Log::open_or_create(path).await?;
         let state = log.load().await?;
         let ledger = Arc::new(RwLock::new(state.ledger.clone()));
@@ -75,7 +75,7 @@ impl LedgerStore {
     }
 
     /// The ledger as it is now, without the right to write; another process may be writing.
-    pub async fn open_reader(path: &Path) -> Result<Ledger, StoreError> {
+    pub(crate) async fn open_reader(path: &Path) -> Result<Ledger, StoreError> {
         let mut log = Log::open_existing(path).await?;
         let loaded = log.load().await;
         log.close().await;
@@ -84,7 +84,7 @@ impl LedgerStore {
 
     /// Applies a command and returns once it is durable. Rejected commands are errors; whether an
     /// accepted one changed anything is the answer.
-    pub async fn append(&self, command: Command) -> Result<bool, StoreError> {
+    pub(crate) async fn append(&self, command: Command) -> Result<bool, StoreError> {
         let (reply, answer) = oneshot::channel();
         let gone = || StoreError::Write {
             path: self.path.display().to_string(),
@@ -98,16 +98,16 @@ impl LedgerStore {
     }
 
     /// The durable facts. Hold the guard shortly: appends wait for it.
-    pub async fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+    pub(crate) async fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
         self.ledger.read().await
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Waits for everything appended, closes the file and gives the lock back.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         let Self { appends, writer, .. } = self;
         drop(appends);
         // A writer that has panicked holds nothing any more.
@@ -182,5 +182,4 @@ struct Loaded {
     tail: LogState,
 }
 
-/// A connection with the name of its file, for messages.
 type Connection = SqliteConnection;
