@@ -22,6 +22,8 @@ mod insert;
 mod read;
 mod sink;
 mod source;
+#[cfg(test)]
+mod source_tests;
 mod spill;
 mod table;
 #[cfg(test)]
