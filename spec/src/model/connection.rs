@@ -26,6 +26,18 @@ pub enum Connection {
     Unsupported(UnsupportedNode),
 }
 
+impl Connection {
+    /// The word after `type:`.
+    pub fn type_name(&self) -> &str {
+        match self {
+            Connection::Postgres(_) => "postgres",
+            Connection::Sqlite(_) => "sqlite",
+            Connection::Http(_) => "http",
+            Connection::Unsupported(unsupported) => &unsupported.type_name,
+        }
+    }
+}
+
 /// A node or connection of a type that the language has and this version cannot run yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UnsupportedNode {

@@ -6,8 +6,8 @@ use super::{InputRef, MaxErrors, OnError, TemplateText, UnsupportedNode};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transform {
-    /// Written inputs, unioned by column name. Empty for SQL, which finds its inputs by name;
-    /// `sql_inputs` then lists what `spec` found in the text.
+    /// Written inputs, unioned by column name. For SQL: the nodes that `spec` found in the text,
+    /// each once, in order of appearance; where a name was unclear, DataFusion has the last word.
     pub inputs: Vec<InputRef>,
     pub operator: Operator,
 }
