@@ -243,7 +243,7 @@ impl Lexer {
     /// `$tag$ … $tag$`, as PostgreSQL has it; else the symbol `$`.
     fn dollar_quoted(&mut self, expression: char) -> Option<Token> {
         let mut tag = vec!['$'];
-        while let Some(character) = self.peek(tag.len()).filter(|c| is_word(*c)) {
+        while let Some(character) = self.peek(tag.len()).filter(|c| is_word(*c) && *c != '$') {
             tag.push(character);
         }
         let starts_with_digit = tag.get(1).is_some_and(char::is_ascii_digit);
@@ -348,9 +348,30 @@ const FROM_FUNCTIONS: [&str; 6] =
 
 /// Words that end a table item, and so are no alias.
 const AFTER_TABLE: [&str; 24] = [
-    "where", "join", "left", "right", "full", "inner", "cross", "natural", "on", "using", "group",
-    "order", "having", "limit", "offset", "union", "intersect", "except", "window", "qualify",
-    "tablesample", "fetch", "for", "lateral",
+    "where",
+    "join",
+    "left",
+    "right",
+    "full",
+    "inner",
+    "cross",
+    "natural",
+    "on",
+    "using",
+    "group",
+    "order",
+    "having",
+    "limit",
+    "offset",
+    "union",
+    "intersect",
+    "except",
+    "window",
+    "qualify",
+    "tablesample",
+    "fetch",
+    "for",
+    "lateral",
 ];
 
 impl References<'_> {
@@ -405,7 +426,9 @@ impl References<'_> {
                 index += 1;
             }
             let is_alias = match self.tokens.get(index).map(|placed| &placed.token) {
-                Some(Token::Word { text, quoted }) => *quoted || !AFTER_TABLE.contains(&text.as_str()),
+                Some(Token::Word { text, quoted }) => {
+                    *quoted || !AFTER_TABLE.contains(&text.as_str())
+                }
                 _ => false,
             };
             if is_alias {
@@ -467,9 +490,18 @@ mod tests {
 
     #[test]
     fn finds_tables_after_from_and_join() {
-        assert_eq!(tables("SELECT * FROM a JOIN b ON a.x = b.x LEFT JOIN C USING (y)"), ["a", "b", "c"]);
-        assert_eq!(tables("select 1 from a x, b as y, (select * from c) z, d"), ["a", "b", "d", "c"]);
-        assert_eq!(tables("SELECT * FROM (a JOIN b ON true) WHERE EXISTS (SELECT 1 FROM c)"), ["a", "b", "c"]);
+        assert_eq!(
+            tables("SELECT * FROM a JOIN b ON a.x = b.x LEFT JOIN C USING (y)"),
+            ["a", "b", "c"]
+        );
+        assert_eq!(
+            tables("select 1 from a x, b as y, (select * from c) z, d"),
+            ["a", "b", "d", "c"]
+        );
+        assert_eq!(
+            tables("SELECT * FROM (a JOIN b ON true) WHERE EXISTS (SELECT 1 FROM c)"),
+            ["a", "b", "c"]
+        );
         assert_eq!(tables("SELECT * FROM valid.errors e"), ["valid.errors"]);
         assert_eq!(tables(r#"SELECT * FROM "a" UNION ALL SELECT * FROM b"#), ["a", "b"]);
     }
@@ -489,7 +521,9 @@ mod tests {
     fn a_common_table_hides_a_node_only_after_its_definition() {
         assert_eq!(tables("WITH a AS (SELECT * FROM a) SELECT * FROM a"), ["a"]);
         assert_eq!(
-            tables("WITH x AS (SELECT * FROM a), y (c) AS NOT MATERIALIZED (SELECT * FROM x) SELECT * FROM y, b"),
+            tables(
+                "WITH x AS (SELECT * FROM a), y (c) AS NOT MATERIALIZED (SELECT * FROM x) SELECT * FROM y, b"
+            ),
             ["a", "b"]
         );
         assert_eq!(

@@ -70,7 +70,10 @@ pub(crate) fn pieces(text: &str) -> Result<Vec<Piece<'_>>, TemplateError> {
         if !opened.starts_with("{{") {
             return Err(TemplateError::Syntax {
                 offset,
-                reason: format!("`{}` is not part of the language; only `{{{{ … }}}}` is", &opened[..2]),
+                reason: format!(
+                    "`{}` is not part of the language; only `{{{{ … }}}}` is",
+                    &opened[..2]
+                ),
             });
         }
         let Some(length) = expression_length(opened) else {
@@ -239,13 +242,15 @@ fn evaluate(
         render_error(
             inner,
             match kind {
-                minijinja::ErrorKind::SyntaxError => error.detail().unwrap_or("bad syntax").to_owned(),
+                minijinja::ErrorKind::SyntaxError => {
+                    error.detail().unwrap_or("bad syntax").to_owned()
+                }
                 _ => kind.to_string(),
             },
         )
     };
     let expression = environment.compile_expression(inner).map_err(failed)?;
-    let value = expression.eval(Value::from_serialize(scope)).map_err(failed)?;
+    let value = expression.eval(Value::from(minijinja::value::Serde(scope))).map_err(failed)?;
     if value.is_undefined() {
         return Err(render_error(inner, "it is not defined"));
     }
@@ -303,7 +308,10 @@ fn sql_literal(
             format!("({})", items.join(", "))
         }
         serde_json::Value::Object(_) => {
-            return Err(render_error(inner, "a mapping has no SQL literal; name one of its values"));
+            return Err(render_error(
+                inner,
+                "a mapping has no SQL literal; name one of its values",
+            ));
         }
     })
 }

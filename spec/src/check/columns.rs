@@ -93,12 +93,7 @@ fn unknown(
     let shown = columns.iter().map(String::as_str).take(20);
     let help = did_you_mean(name, columns.iter().map(String::as_str))
         .unwrap_or_else(|| format!("its columns are {}", listed(shown)));
-    report.error_help(
-        "unknown-column",
-        span,
-        format!("`{from}` has no column `{name}`"),
-        help,
-    );
+    report.error_help("unknown-column", span, format!("`{from}` has no column `{name}`"), help);
 }
 
 /// Columns of nodes, each found once; `None` where they are not known before planning.
@@ -151,7 +146,11 @@ impl Known<'_> {
     fn direct(&mut self, name: &NodeName) -> Option<Columns> {
         if let Some(transform) = self.spec.transforms.get(name) {
             let inputs = transform.inputs.clone();
-            return if passes_columns(&transform.operator) { self.of_inputs(&inputs) } else { None };
+            return if passes_columns(&transform.operator) {
+                self.of_inputs(&inputs)
+            } else {
+                None
+            };
         }
         let (columns, hive, path) = match self.spec.sources.get(name)? {
             Source::Csv(csv) => (&csv.columns, csv.hive_partitions, Some(&csv.path)),
@@ -162,7 +161,8 @@ impl Known<'_> {
         // Folders add columns that only a listing knows; a path names one file or many folders.
         let names_one_file = path.is_none_or(|path| {
             let path = path.as_str();
-            !path.contains(['*', '?', '[', '=', '{']) && path.rsplit('/').next().is_some_and(|n| n.contains('.'))
+            !path.contains(['*', '?', '[', '=', '{'])
+                && path.rsplit('/').next().is_some_and(|n| n.contains('.'))
         });
         if hive == Some(true) || (hive.is_none() && !names_one_file) {
             return None;

@@ -48,8 +48,11 @@ pub(crate) fn check(root: &Node, report: &mut Report<'_>) -> bool {
 }
 
 fn declared<'n>(root: &'n Map, report: &mut Report<'_>) -> BTreeMap<&'n str, Declared<'n>> {
-    let sections =
-        [("sources", Section::Source), ("transforms", Section::Transform), ("sinks", Section::Sink)];
+    let sections = [
+        ("sources", Section::Source),
+        ("transforms", Section::Transform),
+        ("sinks", Section::Sink),
+    ];
     let mut nodes: BTreeMap<&str, Declared<'_>> = BTreeMap::new();
     for (key, section) in sections {
         let Some(map) = root.get(key).and_then(Node::as_map) else { continue };
@@ -142,10 +145,7 @@ impl Graph<'_> {
     fn check_cycles(&self, report: &mut Report<'_>) -> bool {
         let mut edges: BTreeMap<&str, Vec<(&str, Span)>> = BTreeMap::new();
         for used in &self.uses {
-            edges
-                .entry(used.reader)
-                .or_default()
-                .push((used.input.node.as_str(), used.span));
+            edges.entry(used.reader).or_default().push((used.input.node.as_str(), used.span));
         }
         let mut finished: BTreeSet<&str> = BTreeSet::new();
         let mut acyclic = true;

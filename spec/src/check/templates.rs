@@ -13,13 +13,7 @@ use crate::template::{
 };
 
 /// Reports every mistake in the templates of `text`, the value of `node`.
-pub(crate) fn check(
-    node: &Node,
-    text: &str,
-    place: Place,
-    names: &Names,
-    report: &mut Report<'_>,
-) {
+pub(crate) fn check(node: &Node, text: &str, place: Place, names: &Names, report: &mut Report<'_>) {
     let found = match pieces(text) {
         Ok(found) => found,
         Err(TemplateError::Syntax { offset, reason }) => {
@@ -102,7 +96,9 @@ impl Expression<'_> {
             _ if is_param => format!("write `params.{root}`"),
             _ if root == "secrets" => String::from("write `secret.NAME`"),
             Some(name) => format!("did you mean `{name}`?"),
-            None => format!("templates know {}", listed(PLAN_ROOTS.into_iter().chain(CONNECT_ROOTS))),
+            None => {
+                format!("templates know {}", listed(PLAN_ROOTS.into_iter().chain(CONNECT_ROOTS)))
+            }
         };
         report.error_help(
             "unknown-template-root",

@@ -20,7 +20,8 @@ impl Decoder<'_, '_> {
         let fields = &Fields::of(Some(root), &PIPELINE);
         for key in ["sources", "sinks"] {
             if let Some(entry) = fields.entry(key)
-                && (entry.value.is_null() || entry.value.as_map().is_some_and(|m| m.entries.is_empty()))
+                && (entry.value.is_null()
+                    || entry.value.as_map().is_some_and(|m| m.entries.is_empty()))
             {
                 self.report.error_help(
                     "empty-value",
@@ -95,7 +96,9 @@ impl Decoder<'_, '_> {
                 self.report.warn(
                     "only-in-a-cluster",
                     entry.key_span,
-                    format!("`{key}` takes effect in a cluster; `weir run` starts the pipeline now"),
+                    format!(
+                        "`{key}` takes effect in a cluster; `weir run` starts the pipeline now"
+                    ),
                     "nothing to do: the key is kept",
                 );
             }

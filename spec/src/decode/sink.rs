@@ -8,7 +8,7 @@ use crate::shape::{SCHEMA_POLICY, SINK, format};
 use crate::syntax::{Entry, Node};
 use crate::{
     CommitMode, Connection, FileFormat, FileTarget, NodeName, SchemaPolicy, Sink, SinkTarget,
-    TableTarget, UnsupportedNode, WriteMode,
+    TableTarget, WriteMode,
 };
 
 impl Decoder<'_, '_> {

@@ -22,9 +22,7 @@ impl Decoder<'_, '_> {
         let entries = map.map_or(&[][..], |map| map.entries.as_slice());
         entries
             .iter()
-            .filter_map(|entry| {
-                Some((NodeName::new(&entry.key), self.source(entry, connections)?))
-            })
+            .filter_map(|entry| Some((NodeName::new(&entry.key), self.source(entry, connections)?)))
             .collect()
     }
 

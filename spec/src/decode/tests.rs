@@ -15,7 +15,8 @@ impl Decoder<'_, '_> {
         for item in items {
             let Some(test) = self.test(item) else { continue };
             if let Some(first) = tests.iter().find(|known| known.name == test.name) {
-                let span = item.as_map().and_then(|map| map.get("name")).map_or(item.span, |n| n.span);
+                let span =
+                    item.as_map().and_then(|map| map.get("name")).map_or(item.span, |n| n.span);
                 self.report.error_help(
                     "duplicate-name",
                     span,

@@ -58,7 +58,10 @@ impl Walk<'_, '_> {
                 Some(key) if key.unsupported => self.report.error_help(
                     "not-supported-yet",
                     entry.key_span,
-                    format!("`{}` in {} is not supported yet by this version", key.name, shape.name),
+                    format!(
+                        "`{}` in {} is not supported yet by this version",
+                        key.name, shape.name
+                    ),
                     format!("remove `{}` to run the rest of the file", key.name),
                 ),
                 Some(key) => self.value(&entry.value, key.kind, key.name, Some(key)),
@@ -367,11 +370,7 @@ impl Walk<'_, '_> {
         self.report.error_help(
             "unknown-value",
             node.span,
-            format!(
-                "`{name}` is {}, not `{}`",
-                listed(names.iter().copied()),
-                shortened(text)
-            ),
+            format!("`{name}` is {}, not `{}`", listed(names.iter().copied()), shortened(text)),
             near,
         );
     }
@@ -486,7 +485,10 @@ pub(crate) fn shape_of(map: &Map, span: Span, tagged: &Tagged, names: &Names) ->
                 return TagResult::Mistake {
                     code: "unknown-connection",
                     span: entry.value.span,
-                    message: format!("the type of this {} is unknown without its connection", tagged.name),
+                    message: format!(
+                        "the type of this {} is unknown without its connection",
+                        tagged.name
+                    ),
                     help: Some(String::from("name a connection of `connections`")),
                 };
             }

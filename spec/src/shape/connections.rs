@@ -12,9 +12,28 @@ pub(crate) static CONNECTION: Tagged = Tagged {
         ("http", &HTTP_CONNECTION),
     ],
     unsupported: &[
-        "mysql", "clickhouse", "duckdb", "sqlserver", "oracle", "odbc", "flight_sql", "adbc",
-        "delta", "iceberg", "redis", "elasticsearch", "opensearch", "databricks", "s3", "azure",
-        "gcs", "sftp", "sharepoint", "slack", "email", "llm",
+        "mysql",
+        "clickhouse",
+        "duckdb",
+        "sqlserver",
+        "oracle",
+        "odbc",
+        "flight_sql",
+        "adbc",
+        "delta",
+        "iceberg",
+        "redis",
+        "elasticsearch",
+        "opensearch",
+        "databricks",
+        "s3",
+        "azure",
+        "gcs",
+        "sftp",
+        "sharepoint",
+        "slack",
+        "email",
+        "llm",
     ],
     by_connection: false,
 };
@@ -33,7 +52,8 @@ pub(crate) const SQLITE_PATH: Key = Key::new(
 );
 pub(crate) const BASE_URL: Key =
     Key::new("base_url", CONNECT, "Where paths start; may use `env` and `secret`.");
-pub(crate) const AUTH: Key = Key::new("auth", Kind::Object(&HTTP_AUTH), "How requests authenticate.");
+pub(crate) const AUTH: Key =
+    Key::new("auth", Kind::Object(&HTTP_AUTH), "How requests authenticate.");
 pub(crate) const HEADERS: Key = Key::new(
     "headers",
     Kind::Map(&format::HEADER_NAME, &CONNECT),
@@ -51,17 +71,11 @@ pub(crate) const TIMEOUT: Key = Key::new(
 )
 .default("30s");
 
-pub(crate) static POSTGRES_CONNECTION: Shape = Shape {
-    name: "a postgres connection",
-    keys: &[TYPE, URL.required()],
-    exactly_one: &[],
-};
+pub(crate) static POSTGRES_CONNECTION: Shape =
+    Shape { name: "a postgres connection", keys: &[TYPE, URL.required()], exactly_one: &[] };
 
-static SQLITE_CONNECTION: Shape = Shape {
-    name: "an sqlite connection",
-    keys: &[TYPE, SQLITE_PATH.required()],
-    exactly_one: &[],
-};
+static SQLITE_CONNECTION: Shape =
+    Shape { name: "an sqlite connection", keys: &[TYPE, SQLITE_PATH.required()], exactly_one: &[] };
 
 static HTTP_CONNECTION: Shape = Shape {
     name: "an http connection",

@@ -81,13 +81,9 @@ pub(crate) static COLUMN_TYPE: Format = format(
 
 pub(crate) static BYTE: Format = Format {
     accepts_number: true,
-    ..format(
-        "bad-character",
-        "one ASCII character",
-        &[",", ";", "\\t"],
-        None,
-        |text| byte(text).map(drop),
-    )
+    ..format("bad-character", "one ASCII character", &[",", ";", "\\t"], None, |text| {
+        byte(text).map(drop)
+    })
 };
 
 pub(crate) static CRON: Format = format(
@@ -95,30 +91,25 @@ pub(crate) static CRON: Format = format(
     "a cron expression of five fields",
     &["0 3 * * *", "*/15 * * * 1-5"],
     None,
-    |text| {
-        croner::Cron::from_str(text).map(drop).map_err(|error| error.to_string())
-    },
+    |text| croner::Cron::from_str(text).map(drop).map_err(|error| error.to_string()),
 );
 
-pub(crate) static TIMEZONE: Format = format(
-    "bad-timezone",
-    "an IANA time zone",
-    &["UTC", "Europe/Berlin"],
-    None,
-    |text| match chrono_tz::Tz::from_str(text) {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            let near = crate::diagnostic::nearest(
-                text,
-                chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()),
-            );
-            Err(near.map_or_else(
-                || String::from("it is not in the time zone database"),
-                |name| format!("it is not in the time zone database; did you mean `{name}`?"),
-            ))
+pub(crate) static TIMEZONE: Format =
+    format("bad-timezone", "an IANA time zone", &["UTC", "Europe/Berlin"], None, |text| {
+        match chrono_tz::Tz::from_str(text) {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let near = crate::diagnostic::nearest(
+                    text,
+                    chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()),
+                );
+                Err(near.map_or_else(
+                    || String::from("it is not in the time zone database"),
+                    |name| format!("it is not in the time zone database; did you mean `{name}`?"),
+                ))
+            }
         }
-    },
-);
+    });
 
 pub(crate) static REGEX: Format =
     format("bad-regex", "a regular expression", &["^[a-z]+$"], None, |text| {
@@ -132,9 +123,9 @@ pub(crate) static REGEX: Format =
 
 pub(crate) static JSON_PATH: Format =
     format("bad-json-path", "a JSONPath (RFC 9535)", &["$.data[*]", "$.next"], None, |text| {
-        serde_json_path::JsonPath::parse(text).map(drop).map_err(|error| {
-            format!("{} at character {}", error.message(), error.position() + 1)
-        })
+        serde_json_path::JsonPath::parse(text)
+            .map(drop)
+            .map_err(|error| format!("{} at character {}", error.message(), error.position() + 1))
     });
 
 pub(crate) static NODE_NAME: Format = format(
@@ -238,9 +229,7 @@ fn sql_name(text: &str) -> Result<(), String> {
     }
     let suggestion =
         if fixed.is_empty() { String::new() } else { format!("; for example `{fixed}`") };
-    Err(format!(
-        "lower-case letters, digits and `_` only, no digit first, at most 63{suggestion}"
-    ))
+    Err(format!("lower-case letters, digits and `_` only, no digit first, at most 63{suggestion}"))
 }
 
 fn words(text: &str, also: &str) -> Result<(), String> {

@@ -3,9 +3,11 @@
 use super::transforms::TRANSFORM;
 use super::{CONNECTION, Key, Kind, Place, SINK, SOURCE, Shape, format};
 
+static ONE_CONNECTION: Kind = Kind::Tagged(&CONNECTION);
+
 const CONNECTIONS: Key = Key::new(
     "connections",
-    Kind::Map(&format::CONNECTION_NAME, &Kind::Tagged(&CONNECTION)),
+    Kind::Map(&format::CONNECTION_NAME, &ONE_CONNECTION),
     "Systems that nodes share, by name.",
 );
 
@@ -51,12 +53,8 @@ pub(crate) static PIPELINE: Shape = Shape {
             Kind::Map(&format::NODE_NAME, &Kind::Object(&TRANSFORM)),
             "What happens to them.",
         ),
-        Key::new(
-            "sinks",
-            Kind::Map(&format::NODE_NAME, &Kind::Tagged(&SINK)),
-            "Where they go.",
-        )
-        .required(),
+        Key::new("sinks", Kind::Map(&format::NODE_NAME, &Kind::Tagged(&SINK)), "Where they go.")
+            .required(),
         Key::new("retry", Kind::Object(&RETRY), "When a task fails."),
         Key::new("checkpoint", Kind::Object(&CHECKPOINT), "How often progress is made durable."),
         Key::new("checks", Kind::List(&Kind::Any(None)), "Data quality, after the load.")
@@ -94,10 +92,8 @@ pub(crate) static WEBHOOK: Shape = Shape {
 
 pub(crate) static VERIFY: Shape = Shape {
     name: "`verify`",
-    keys: &[
-        Key::new("hmac_sha256", Kind::Object(&HMAC), "A signature of the body in a header.")
-            .required(),
-    ],
+    keys: &[Key::new("hmac_sha256", Kind::Object(&HMAC), "A signature of the body in a header.")
+        .required()],
     exactly_one: &[],
 };
 
@@ -163,14 +159,12 @@ pub(crate) static RETRY: Shape = Shape {
 
 pub(crate) static CHECKPOINT: Shape = Shape {
     name: "`checkpoint`",
-    keys: &[
-        Key::new(
-            "every",
-            Kind::Format(&format::DURATION),
-            "A batch is committed at the latest after this time, even if it is not full.",
-        )
-        .default("30s"),
-    ],
+    keys: &[Key::new(
+        "every",
+        Kind::Format(&format::DURATION),
+        "A batch is committed at the latest after this time, even if it is not full.",
+    )
+    .default("30s")],
     exactly_one: &[],
 };
 

@@ -12,14 +12,13 @@ use super::{Format, Key, Kind, PIPELINE, Shape, Tagged};
 pub fn json_schema() -> Value {
     let mut writer = Writer { definitions: BTreeMap::new() };
     let mut schema = writer.shape_body(&PIPELINE, None);
-    schema.insert(
-        String::from("$schema"),
-        json!("https://json-schema.org/draft/2020-12/schema"),
-    );
+    schema.insert(String::from("$schema"), json!("https://json-schema.org/draft/2020-12/schema"));
     schema.insert(String::from("title"), json!("Weir pipeline"));
     schema.insert(
         String::from("$defs"),
-        Value::Object(writer.definitions.into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect()),
+        Value::Object(
+            writer.definitions.into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect(),
+        ),
     );
     Value::Object(schema)
 }
@@ -128,7 +127,9 @@ impl Writer {
                 let name = definition_name(shape.name);
                 self.reference(name, |writer| Value::Object(writer.shape_body(shape, None)))
             }
-            Kind::Tagged(tagged) => self.reference(tagged.name.to_owned(), |writer| writer.tagged(tagged)),
+            Kind::Tagged(tagged) => {
+                self.reference(tagged.name.to_owned(), |writer| writer.tagged(tagged))
+            }
             Kind::Any(_) => json!({}),
         }
     }
@@ -141,7 +142,8 @@ impl Writer {
             let name = definition_name(shape.name);
             variants.push(self.reference(name, |writer| {
                 let mut body = writer.shape_body(shape, Some(tag));
-                if !tagged.by_connection || !shape.key("connection").is_some_and(|k| !k.unsupported) {
+                if !tagged.by_connection || !shape.key("connection").is_some_and(|k| !k.unsupported)
+                {
                     let mut required: Vec<Value> =
                         body.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
                     if !required.contains(&json!("type")) {
@@ -175,5 +177,8 @@ fn format_schema(format: &Format) -> Value {
 
 /// `an http source` → `http_source`.
 fn definition_name(name: &str) -> String {
-    name.trim_start_matches("an ").trim_start_matches("a ").replace('`', "").replace([' ', '-'], "_")
+    name.trim_start_matches("an ")
+        .trim_start_matches("a ")
+        .replace('`', "")
+        .replace([' ', '-'], "_")
 }

@@ -15,21 +15,34 @@ pub(crate) static SINK: Tagged = Tagged {
         ("sqlite", &SQLITE),
     ],
     unsupported: &[
-        "http", "avro", "mysql", "clickhouse", "duckdb", "sqlserver", "oracle", "odbc",
-        "flight_sql", "adbc", "delta", "iceberg", "redis", "elasticsearch", "opensearch",
-        "databricks", "webhook_out", "slack", "email",
+        "http",
+        "avro",
+        "mysql",
+        "clickhouse",
+        "duckdb",
+        "sqlserver",
+        "oracle",
+        "odbc",
+        "flight_sql",
+        "adbc",
+        "delta",
+        "iceberg",
+        "redis",
+        "elasticsearch",
+        "opensearch",
+        "databricks",
+        "webhook_out",
+        "slack",
+        "email",
     ],
     by_connection: true,
 };
 
 const FILE_CONNECTION: Key =
     Key::new("connection", Kind::Text, "Where the files go, when not local.").unsupported();
-const PATH: Key = Key::new(
-    "path",
-    Kind::Template(Place::Plan),
-    "A folder, relative to the pipeline file.",
-)
-.required();
+const PATH: Key =
+    Key::new("path", Kind::Template(Place::Plan), "A folder, relative to the pipeline file.")
+        .required();
 const MODE: Key = Key::new(
     "mode",
     Kind::Choice { names: &["append", "upsert", "replace"], unsupported: &["changes"] },
@@ -64,18 +77,28 @@ const TARGET_FILE_SIZE: Key = Key::new(
     "A file is closed once it is about this large.",
 )
 .default("128MiB");
-const SINK_COMPRESSION: Key = Key::new(
-    "compression",
-    COMPRESSION,
-    "`auto`: none for text files, zstd inside Parquet.",
-)
-.default("auto");
+const SINK_COMPRESSION: Key =
+    Key::new("compression", COMPRESSION, "`auto`: none for text files, zstd inside Parquet.")
+        .default("auto");
 
 static CSV: Shape = Shape {
     name: "a csv sink",
     keys: &[
-        TYPE, FILE_CONNECTION, INPUT, INPUTS, PATH, DELIMITER, QUOTE, HEADER, PARTITION_BY,
-        TARGET_FILE_SIZE, SINK_COMPRESSION, MODE, KEY, COMMIT, FILE_BATCH_ROWS,
+        TYPE,
+        FILE_CONNECTION,
+        INPUT,
+        INPUTS,
+        PATH,
+        DELIMITER,
+        QUOTE,
+        HEADER,
+        PARTITION_BY,
+        TARGET_FILE_SIZE,
+        SINK_COMPRESSION,
+        MODE,
+        KEY,
+        COMMIT,
+        FILE_BATCH_ROWS,
     ],
     exactly_one: &[&["input", "inputs"]],
 };
@@ -83,8 +106,18 @@ static CSV: Shape = Shape {
 static JSON: Shape = Shape {
     name: "a json sink",
     keys: &[
-        TYPE, FILE_CONNECTION, INPUT, INPUTS, PATH, PARTITION_BY, TARGET_FILE_SIZE,
-        SINK_COMPRESSION, MODE, KEY, COMMIT, FILE_BATCH_ROWS,
+        TYPE,
+        FILE_CONNECTION,
+        INPUT,
+        INPUTS,
+        PATH,
+        PARTITION_BY,
+        TARGET_FILE_SIZE,
+        SINK_COMPRESSION,
+        MODE,
+        KEY,
+        COMMIT,
+        FILE_BATCH_ROWS,
     ],
     exactly_one: &[&["input", "inputs"]],
 };
@@ -92,8 +125,18 @@ static JSON: Shape = Shape {
 static PARQUET: Shape = Shape {
     name: "a parquet sink",
     keys: &[
-        TYPE, FILE_CONNECTION, INPUT, INPUTS, PATH, PARTITION_BY, TARGET_FILE_SIZE,
-        SINK_COMPRESSION, MODE, KEY, COMMIT, FILE_BATCH_ROWS,
+        TYPE,
+        FILE_CONNECTION,
+        INPUT,
+        INPUTS,
+        PATH,
+        PARTITION_BY,
+        TARGET_FILE_SIZE,
+        SINK_COMPRESSION,
+        MODE,
+        KEY,
+        COMMIT,
+        FILE_BATCH_ROWS,
     ],
     exactly_one: &[&["input", "inputs"]],
 };
@@ -107,7 +150,17 @@ const SCHEMA: Key =
 static POSTGRES: Shape = Shape {
     name: "a postgres sink",
     keys: &[
-        TYPE, CONNECTION, URL, INPUT, INPUTS, TABLE, MODE, KEY, COMMIT, TABLE_BATCH_ROWS, SCHEMA,
+        TYPE,
+        CONNECTION,
+        URL,
+        INPUT,
+        INPUTS,
+        TABLE,
+        MODE,
+        KEY,
+        COMMIT,
+        TABLE_BATCH_ROWS,
+        SCHEMA,
     ],
     exactly_one: &[&["input", "inputs"], &["connection", "url"]],
 };
@@ -115,7 +168,16 @@ static POSTGRES: Shape = Shape {
 static SQLITE: Shape = Shape {
     name: "an sqlite sink",
     keys: &[
-        TYPE, CONNECTION, SQLITE_PATH, INPUT, INPUTS, TABLE, MODE, KEY, COMMIT, TABLE_BATCH_ROWS,
+        TYPE,
+        CONNECTION,
+        SQLITE_PATH,
+        INPUT,
+        INPUTS,
+        TABLE,
+        MODE,
+        KEY,
+        COMMIT,
+        TABLE_BATCH_ROWS,
         SCHEMA,
     ],
     exactly_one: &[&["input", "inputs"], &["connection", "path"]],

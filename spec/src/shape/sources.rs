@@ -14,8 +14,21 @@ pub(crate) static SOURCE: Tagged = Tagged {
         ("http", &HTTP),
     ],
     unsupported: &[
-        "avro", "text", "mysql", "clickhouse", "duckdb", "sqlserver", "oracle", "odbc",
-        "flight_sql", "adbc", "delta", "iceberg", "webhook", "debezium", "postgres_cdc",
+        "avro",
+        "text",
+        "mysql",
+        "clickhouse",
+        "duckdb",
+        "sqlserver",
+        "oracle",
+        "odbc",
+        "flight_sql",
+        "adbc",
+        "delta",
+        "iceberg",
+        "webhook",
+        "debezium",
+        "postgres_cdc",
         "databricks",
     ],
     by_connection: true,
@@ -39,9 +52,10 @@ pub(super) const COMPRESSION: Kind =
 const SOURCE_COMPRESSION: Key =
     Key::new("compression", COMPRESSION, "`auto` goes by the suffix: `.gz`, `.zst`, else none.")
         .default("auto");
+static ONE_COLUMN_TYPE: Kind = Kind::Format(&format::COLUMN_TYPE);
 const COLUMNS: Key = Key::new(
     "columns",
-    Kind::Map(&format::COLUMN_NAME, &Kind::Format(&format::COLUMN_TYPE)),
+    Kind::Map(&format::COLUMN_NAME, &ONE_COLUMN_TYPE),
     "Names and types of the columns. Inferred when absent.",
 );
 const HIVE_PARTITIONS: Key = Key::new(
@@ -128,8 +142,7 @@ static PARQUET: Shape = Shape {
     exactly_one: &[],
 };
 
-const TABLE: Key =
-    Key::new("table", Kind::Template(Place::Plan), "`schema.table` or `table`.");
+const TABLE: Key = Key::new("table", Kind::Template(Place::Plan), "`schema.table` or `table`.");
 const QUERY: Key = Key::new("query", Kind::Template(Place::Sql), "A SELECT in the database's SQL.");
 const TABLES: Key = Key::new(
     "tables",

@@ -4,11 +4,9 @@ use super::sources::{MAX_ERRORS, ON_ERROR};
 use super::{Key, Kind, Place, Shape, format};
 
 pub(super) const INPUT: Key = Key::new("input", Kind::Format(&format::INPUT), "The node to read.");
-pub(super) const INPUTS: Key = Key::new(
-    "inputs",
-    Kind::List(&Kind::Format(&format::INPUT)),
-    "Several nodes, unioned by column name.",
-);
+static ONE_INPUT: Kind = Kind::Format(&format::INPUT);
+pub(super) const INPUTS: Key =
+    Key::new("inputs", Kind::List(&ONE_INPUT), "Several nodes, unioned by column name.");
 
 pub(crate) static TRANSFORM: Shape = Shape {
     name: "a transform",
@@ -60,7 +58,13 @@ pub(crate) static RULE: Shape = Shape {
         Key::new("check", Kind::Template(Place::Sql), "Any SQL condition; false and null fail."),
     ],
     exactly_one: &[&[
-        "not_null", "matches", "between", "one_of", "min_length", "max_length", "check",
+        "not_null",
+        "matches",
+        "between",
+        "one_of",
+        "min_length",
+        "max_length",
+        "check",
     ]],
 };
 

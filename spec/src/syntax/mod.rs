@@ -4,4 +4,4 @@ mod position;
 mod tree;
 
 pub(crate) use position::{SourceText, Span};
-pub(crate) use tree::{Entry, Map, Node, Scalar, ScalarNode, Value, parse_tree};
+pub(crate) use tree::{Entry, Map, Node, Scalar, Value, parse_tree};
