@@ -437,10 +437,41 @@ impl References<'_> {
                     index = closing(self.tokens, index) + 1;
                 }
             }
-            if !several || symbol(self.tokens, index) != Some(',') {
-                return;
+            match if several { self.next_comma(index) } else { None } {
+                Some(comma) => index = comma + 1,
+                None => return,
             }
-            index += 1;
+        }
+    }
+
+    /// The next comma of this FROM clause: behind joins and their conditions, outside parentheses.
+    fn next_comma(&self, mut index: usize) -> Option<usize> {
+        const ENDS: [&str; 14] = [
+            "where",
+            "group",
+            "order",
+            "having",
+            "limit",
+            "offset",
+            "union",
+            "intersect",
+            "except",
+            "window",
+            "qualify",
+            "fetch",
+            "select",
+            "from",
+        ];
+        loop {
+            match &self.tokens.get(index)?.token {
+                Token::Symbol(',') => return Some(index),
+                Token::Symbol(')' | ';') => return None,
+                Token::Symbol('(') => index = closing(self.tokens, index) + 1,
+                Token::Word { text, quoted: false } if ENDS.contains(&text.as_str()) => {
+                    return None;
+                }
+                _ => index += 1,
+            }
         }
     }
 
@@ -501,6 +532,10 @@ mod tests {
         assert_eq!(
             tables("SELECT * FROM (a JOIN b ON true) WHERE EXISTS (SELECT 1 FROM c)"),
             ["a", "b", "c"]
+        );
+        assert_eq!(
+            tables("SELECT * FROM a JOIN b USING (x), c d JOIN e ON f(1, 2), g"),
+            ["a", "c", "g", "b", "e"]
         );
         assert_eq!(tables("SELECT * FROM valid.errors e"), ["valid.errors"]);
         assert_eq!(tables(r#"SELECT * FROM "a" UNION ALL SELECT * FROM b"#), ["a", "b"]);
