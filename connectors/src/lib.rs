@@ -8,8 +8,10 @@
 //! A connector knows its system and Arrow. It deliberately does not know plans, tasks, the ledger or
 //! who calls it: positions and manifests are values that the caller keeps and gives back.
 
+pub mod conformance;
 pub mod context;
 pub mod error;
+pub mod files;
 mod files_out;
 pub mod http;
 pub mod postgres;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weir_spec as spec;
 
+use crate::files::csv::CsvFiles;
 use crate::{ConnectorContext, ConnectorError, Sink, Source, files_out, sqlite};
 
 /// Opens a source node. `name` is the node's name, for messages.
@@ -13,6 +14,7 @@ pub fn open_source(
     context: &ConnectorContext,
 ) -> Result<Arc<dyn Source>, ConnectorError> {
     match source {
+        spec::Source::Csv(csv) => Ok(Arc::new(CsvFiles::new(name, csv, context)?)),
         spec::Source::Database(database) => open_database(name, database, context),
         spec::Source::Http(http) => Ok(crate::http::open(name, http, context)),
         _ => {

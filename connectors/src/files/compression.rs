@@ -1,0 +1,84 @@
+//! Bytes of a file, decompressed while they are read.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use weir_spec::Compression;
+
+use crate::ConnectorError;
+
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Codec {
+    /// As set, else by the suffix of the name.
+    pub(crate) fn of(name: &str, compression: Compression) -> Self {
+        let lower = name.to_ascii_lowercase();
+        match compression {
+            Compression::None => Codec::None,
+            Compression::Gzip => Codec::Gzip,
+            Compression::Zstd => Codec::Zstd,
+            Compression::Auto if lower.ends_with(".gz") || lower.ends_with(".gzip") => Codec::Gzip,
+            Compression::Auto if lower.ends_with(".zst") || lower.ends_with(".zstd") => Codec::Zstd,
+            Compression::Auto => Codec::None,
+        }
+    }
+}
+
+pub(crate) type Bytes = Box<dyn Read + Send>;
+
+/// The uncompressed bytes from `start`. Compressed files are read and discarded up to there.
+/// Blocking.
+pub(crate) fn open(path: &Path, codec: Codec, start: u64) -> Result<Bytes, ConnectorError> {
+    let failed = |error| ConnectorError::io("open", path, error);
+    let mut file = File::open(path).map_err(failed)?;
+    let mut bytes: Bytes = match codec {
+        Codec::None => {
+            file.seek(SeekFrom::Start(start)).map_err(failed)?;
+            return Ok(Box::new(file));
+        }
+        Codec::Gzip => {
+            let buffered = std::io::BufReader::with_capacity(256 * 1024, file);
+            Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
+        }
+        Codec::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(failed)?),
+    };
+    let skipped = std::io::copy(&mut (&mut bytes).take(start), &mut std::io::sink())
+        .map_err(|error| read_error(path, codec, error))?;
+    if skipped < start {
+        return Err(ConnectorError::data(format!(
+            "{} ends at uncompressed byte {skipped}, before the position {start} to read on from",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// An error while reading: of the decompressor it means broken data, else the file system failed.
+pub(crate) fn read_error(path: &Path, codec: Codec, error: std::io::Error) -> ConnectorError {
+    if codec == Codec::None || error.raw_os_error().is_some() {
+        return ConnectorError::io("read", path, error);
+    }
+    let format = if codec == Codec::Gzip { "gzip" } else { "zstd" };
+    ConnectorError::caused(
+        crate::ErrorKind::Data,
+        format!("{} is not a complete {format} file", path.display()),
+        error,
+    )
+}
+
+/// Appends at most `wanted` bytes to `buffer`; fewer only at the end.
+pub(crate) fn fill(
+    bytes: &mut Bytes,
+    buffer: &mut Vec<u8>,
+    wanted: usize,
+) -> std::io::Result<usize> {
+    buffer.reserve(wanted);
+    bytes.take(wanted as u64).read_to_end(buffer)
+}
