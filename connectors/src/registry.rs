@@ -39,21 +39,6 @@ pub fn open_sink(
     }
 }
 
-fn open_table(
-    name: &str,
-    sink: &spec::Sink,
-    table: &spec::TableTarget,
-    context: &ConnectorContext,
-) -> Result<Arc<dyn Sink>, ConnectorError> {
-    match &table.connection.config {
-        spec::Connection::Sqlite(file) => sqlite::open_sink(name, sink, table, file, context),
-        other => Err(ConnectorError::config(format!(
-            "sink `{name}`: its connection is no database that can be written yet ({})",
-            connection_type(other)
-        ))),
-    }
-}
-
 fn open_database(
     name: &str,
     database: &spec::DatabaseSource,
@@ -66,6 +51,24 @@ fn open_database(
         spec::Connection::Sqlite(file) => sqlite::open_source(name, database, file, context),
         other => Err(ConnectorError::config(format!(
             "source `{name}`: its connection is no database that can be read yet ({})",
+            connection_type(other)
+        ))),
+    }
+}
+
+fn open_table(
+    name: &str,
+    sink: &spec::Sink,
+    table: &spec::TableTarget,
+    context: &ConnectorContext,
+) -> Result<Arc<dyn Sink>, ConnectorError> {
+    match &table.connection.config {
+        spec::Connection::Postgres(postgres) => {
+            crate::postgres::open_sink(name, sink, table, postgres, context)
+        }
+        spec::Connection::Sqlite(file) => sqlite::open_sink(name, sink, table, file, context),
+        other => Err(ConnectorError::config(format!(
+            "sink `{name}`: its connection is no database that can be written yet ({})",
             connection_type(other)
         ))),
     }

@@ -3,6 +3,7 @@
 //! The tests themselves are in `tests/it/`, one file a subject, one binary for all.
 
 pub mod dataset;
+pub mod postgres;
 pub mod rest_server;
 #[cfg(test)]
 mod rest_source;

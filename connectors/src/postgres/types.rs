@@ -17,6 +17,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
+use serde::{Deserialize, Serialize};
 
 use crate::types::JSON_METADATA;
 
@@ -25,7 +26,8 @@ use crate::types::JSON_METADATA;
 pub(super) const UNCONSTRAINED_NUMERIC: (u8, i8) = (38, 9);
 
 /// The binary form of a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Wire {
     Bool,
     Int2,
