@@ -4,6 +4,10 @@
 
 pub mod dataset;
 pub mod postgres;
+#[cfg(test)]
+mod postgres_sink;
+#[cfg(test)]
+mod postgres_source;
 pub mod rest_server;
 #[cfg(test)]
 mod rest_source;

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::Connection as _;
 
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
+const FOLDER_PREFIX: &str = "weir-postgres-";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The role `guarded` must give this password; all others are trusted.
@@ -52,7 +53,8 @@ impl PostgresServer {
             "PostgreSQL 15 is missing ({BINARIES}/postgres): run `apt-get install postgresql-15`"
         );
         let mut builder = tempfile::Builder::new();
-        builder.prefix("weir-postgres-");
+        builder.prefix(FOLDER_PREFIX);
+        remove_stale_folders();
         let directory = match &options.folder {
             Some(folder) => builder.tempdir_in(folder),
             None => builder.tempdir(),
@@ -90,6 +92,12 @@ impl PostgresServer {
         let server = Self { directory, port, options, postmaster: Mutex::new(None) };
         server.resume();
         server
+    }
+
+    /// One server for all tests of a process; each test makes a database of its own.
+    pub fn shared() -> &'static Self {
+        static SERVER: OnceLock<PostgresServer> = OnceLock::new();
+        SERVER.get_or_init(Self::start)
     }
 
     pub fn port(&self) -> u16 {
@@ -206,6 +214,27 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.crash();
+    }
+}
+
+/// A shared server is killed with its process, which then cannot remove the folder: the next one does.
+fn remove_stale_folders() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX) {
+            continue;
+        }
+        let Ok(text) = std::fs::read_to_string(entry.path().join("data/postmaster.pid")) else {
+            continue;
+        };
+        let pid = text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
+        let is_running = pid.is_none_or(|pid| {
+            !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+        });
+        if !is_running {
+            // Not ours to remove, perhaps; it does no harm.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
