@@ -227,7 +227,9 @@ fn remove_stale_folders() {
         let Ok(text) = std::fs::read_to_string(entry.path().join("data/postmaster.pid")) else {
             continue;
         };
-        let pid = text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
+        let pid = text.lines().next().and_then(|line| line.parse::<i32>().ok());
+        // A negative number is that of `initdb`, which is at work.
+        let pid = pid.filter(|pid| *pid > 0).and_then(Pid::from_raw);
         let is_running = pid.is_none_or(|pid| {
             !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
         });

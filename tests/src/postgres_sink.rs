@@ -223,7 +223,7 @@ const ALL_TYPES: &str = "
     CREATE TABLE origin (id int8, b bool, i2 int2, i4 int4, f4 float4, f8 float8, n numeric(12,3),
       n38 numeric(38,38), free numeric, wide numeric(50,2), s text, v varchar(5), c char(4),
       nm name, by bytea, d date, tm time, tz timetz, ts timestamp, tsz timestamptz, iv interval,
-      u uuid, j json, jb jsonb, x xml, m mood, p price, ip inet, r int4range, o oid, money money,
+      u uuid, j json, jb jsonb, x xml, m mood, p price, ip inet, r int4range, oi oid, money money,
       bits varbit, tags text[], nums numeric(5,1)[], days date[], ips inet[], us uuid[], moods mood[]);
     INSERT INTO origin SELECT 1, true, -32768, -2147483648, 'NaN', '-Infinity', 999999999.999,
       0.99999999999999999999999999999999999999, -99999999999999999999999999999.999999999,
@@ -572,7 +572,7 @@ async fn the_ledger_decides_when_the_server_crashes_around_a_commit() {
         (WriteMode::Append, CommitMode::Run),
         (WriteMode::Upsert, CommitMode::Batch),
     ] {
-        execute(&mut connect(&url).await, "DROP TABLE IF EXISTS target").await;
+        execute(&mut connect(&url).await, "DROP TABLE IF EXISTS target, _weir_fence").await;
         let sink = open(&url, mode, commit);
         let run = format!("{mode:?}{commit:?}");
         let (prepared, mut writer, manifest) =

@@ -158,7 +158,7 @@ async fn types_become_their_arrow_types() {
         ("tags", "[a, , c d]"),
         ("nums", "[1.5, -2.0]"),
         ("days", "[2000-01-01]"),
-        ("ips", "[::1]"),
+        ("ips", "[::1/128]"),
     ] {
         assert_eq!(shown(name), value, "column {name}");
     }
@@ -391,7 +391,7 @@ async fn failures_say_what_is_wrong_and_hide_the_password() {
     let url = database(
         "source_failures",
         &format!(
-            "CREATE TABLE secret_t (id int); DROP ROLE IF EXISTS guarded;
+            "CREATE TABLE secret_t AS SELECT 1 AS id; DROP ROLE IF EXISTS guarded;
              CREATE ROLE guarded LOGIN PASSWORD '{}'",
             crate::postgres::GUARDED_PASSWORD
         ),

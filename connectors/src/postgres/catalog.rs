@@ -132,11 +132,11 @@ async fn columns_of(connection: &mut PgConnection, oid: i64) -> Result<Vec<Colum
          SELECT written.*, base.type::int8 AS base_type, base.modifier AS base_modifier, \
            t.typtype::text AS kind, coalesce(e.oid, 0)::int8 AS element, \
            coalesce(e.typtype, ' ')::text AS element_kind, \
-           coalesce(collation.collisdeterministic, true) AS deterministic \
+           coalesce(co.collisdeterministic, true) AS deterministic \
          FROM written JOIN base USING (position) \
          JOIN pg_type t ON t.oid = base.type AND t.typtype <> 'd' \
          LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid \
-         LEFT JOIN pg_collation collation ON collation.oid = written.attcollation \
+         LEFT JOIN pg_collation co ON co.oid = written.attcollation \
          ORDER BY position",
     )
     .bind(oid)

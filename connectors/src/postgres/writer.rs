@@ -389,7 +389,7 @@ async fn ask_ledger(
                 .await
                 .map_err(|cause| classify(format!("end a lost session at {server}"), cause))?;
             if !gone {
-                return Ok(None);
+                return Ok::<_, ConnectorError>(None);
             }
             if books.is_booked(&mut connection, server, entry).await? {
                 return Ok(Some(true));
