@@ -234,7 +234,7 @@ const ALL_TYPES: &str = "
       '{2000-01-01}', '{::1}', '{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}', '{sad,glad}';
     INSERT INTO origin (id) VALUES (2);
     INSERT INTO origin (id, tags, i2, i4, f4, f8, n, free, s, by, d, ts) VALUES
-      (3, '{}', 32767, 2147483647, '-0', 'Infinity', -0.001, 0, '', '', '5874897-12-31',
+      (3, '{}', 32767, 2147483647, '-0', 'Infinity', -0.001, 0.000000001, '', '', '5874897-12-31',
        '2000-01-01 00:00:00.000001');
     CREATE TABLE target (LIKE origin);";
 
