@@ -21,7 +21,6 @@ pub mod history;
 mod limits;
 mod lock;
 mod params;
-mod planning;
 mod progress_files;
 mod render;
 mod retry;
@@ -32,6 +31,8 @@ mod sources;
 mod state_dir;
 mod store;
 mod summary;
+#[cfg(test)]
+mod tests;
 
 pub use api::*;
 pub use engine::Engine;

@@ -408,15 +408,7 @@ pub(crate) async fn plan_run(
     let catalog = describe_sources(&rendered, watermarks, given, systems, parallelism, stop)
         .await
         .map_err(source_failure)?;
-    // Planning is work for the processor: other runs of this process shall not wait for it.
-    let planning =
-        tokio::task::spawn_blocking(move || crate::planning::plan(&rendered, &catalog, &scope));
-    match planning.await {
-        Ok(planned) => planned.map_err(|error| plan_failure(&error)),
-        Err(panicked) => Err(Failure::Run(format!(
-            "planning ended without a plan ({panicked}); this is a defect of Weir, please report it"
-        ))),
-    }
+    weir_plan::plan(&rendered, &catalog, &scope).await.map_err(|error| plan_failure(&error))
 }
 
 fn plan_scope(
