@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use sqlx::{ConnectOptions, SqliteConnection};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorContext, Redactor, Secrets};
@@ -22,7 +22,8 @@ use crate::lock::PipelineLock;
 use crate::state_dir::StateDir;
 use crate::{Engine, EngineError, EngineOptions, RunEvent, RunRequest, RunStatus, history};
 
-const ROWS: i64 = 5_000;
+/// Several of the source's own batches for each task.
+const ROWS: i64 = 150_000;
 
 struct Place(tempfile::TempDir);
 
@@ -185,8 +186,8 @@ async fn a_run_moves_every_row_and_proves_it() {
     let place = Place::new().await;
     let summary = place.run(&spec_with_two_sinks()).await.expect("the run succeeds");
     assert_eq!(summary.status, RunStatus::Succeeded);
-    assert_eq!(summary.rows_read, 5_000);
-    assert_eq!(summary.rows_written[&NodeName::new("kept")], 5_000);
+    assert_eq!(summary.rows_read, ROWS.cast_unsigned());
+    assert_eq!(summary.rows_written[&NodeName::new("kept")], ROWS.cast_unsigned());
     assert_eq!(place.target("kept").await, ALL);
     assert_eq!(place.target("shown").await, ALL);
     place.assert_clean(&summary.run).await;
@@ -295,10 +296,10 @@ async fn an_incremental_source_is_read_from_where_the_last_run_committed() {
     assert_eq!(place.target("kept").await.0, ROWS + 10);
     place.assert_clean(&second.run).await;
 
-    history::set_watermark(&place.state(), "orders", &orders, "5008").await.expect("idle");
+    history::set_watermark(&place.state(), "orders", &orders, "150008").await.expect("idle");
     assert_eq!(place.run(&spec).await.expect("the third run").rows_read, 2);
     history::reset_watermark(&place.state(), "orders", None).await.expect("idle");
-    assert_eq!(place.run(&spec).await.expect("the fourth run").rows_read, 5_010);
+    assert_eq!(place.run(&spec).await.expect("the fourth run").rows_read, 150_010);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
