@@ -32,7 +32,12 @@ use crate::{EncodedPlan, EncodedSchema, PlanError, StageId};
 pub fn encode_plan(plan: &Arc<dyn ExecutionPlan>) -> Result<EncodedPlan, PlanError> {
     physical_plan_to_bytes_with_proto_converter(Arc::clone(plan), &WeirCodec, &FrozenConverter)
         .map(|bytes| EncodedPlan(bytes.to_vec()))
-        .map_err(|error| PlanError::engine("failed to encode a plan", error))
+        .map_err(|error| {
+            // DataFusion appends the whole plan, which no one can read.
+            let message = error.strip_backtrace();
+            let reason = message.split(". Plan: ").next().unwrap_or(&message);
+            PlanError::engine("failed to encode a plan", reason)
+        })
 }
 
 /// The plan, ready to execute in a context made by [`crate::session::task_context`].

@@ -46,3 +46,6 @@ pub use stage::{
     EncodedPlan, EncodedSchema, Slice, Stage, StageGraph, StageId, StageKind, StageOutput,
     StreamInput,
 };
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::catalog::{MemorySchemaProvider, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
@@ -95,6 +96,7 @@ impl<'plan> Workspace<'plan> {
                 if matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_)) {
                     return Err(PlanError::node(node, "write a query, not EXPLAIN"));
                 }
+                refuse_recursion(node, &plan)?;
                 Ok(logical::count(node, unqualified(node, plan)?))
             }
             Operator::Validate(rules) => {
@@ -162,6 +164,24 @@ impl<'plan> Workspace<'plan> {
         logical::validate(node, mode, conditions, reasons, input)
             .map_err(|error| PlanError::datafusion(node, &error))
     }
+}
+
+/// DataFusion cannot encode a recursive query, so that it cannot be frozen.
+fn refuse_recursion(node: &NodeName, plan: &LogicalPlan) -> Result<(), PlanError> {
+    let mut is_recursive = false;
+    plan.apply_with_subqueries(|part| {
+        is_recursive |= matches!(part, LogicalPlan::RecursiveQuery(_));
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(|error| PlanError::datafusion(node, &error))?;
+    if is_recursive {
+        return Err(PlanError::node(
+            node,
+            "WITH RECURSIVE cannot run in this version; for a series of values write \
+             `FROM generate_series(1, 10)`",
+        ));
+    }
+    Ok(())
 }
 
 /// One row of each key: the first or last in the order, ties broken by all other columns, so that

@@ -1,0 +1,6 @@
+//! Whole pipelines through the planner: how they are cut, and what their plans compute.
+
+mod fixture;
+mod graphs;
+mod mistakes;
+mod rows;
