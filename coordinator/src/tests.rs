@@ -192,7 +192,7 @@ async fn a_run_moves_every_row_and_proves_it() {
     assert_eq!(place.target("shown").await, ALL);
     place.assert_clean(&summary.run).await;
     let runs = history::runs(&place.state()).await.expect("the ledger can be read");
-    assert_eq!(runs, [summary.clone()]);
+    assert_eq!(runs, std::slice::from_ref(&summary));
     assert!(!place.state().join("orders/runs").join(&summary.run).join("exchange").exists());
 
     let again = place.run(&spec_with_two_sinks()).await.expect("a new run");
