@@ -13,7 +13,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use indexmap::IndexMap;
 use weir_connectors::{ConnectorContext, ConnectorError, Sink, Source, registry};
-use weir_plan::EncodedPlan;
+use weir_plan::{EncodedPlan, PlanError, decode_plan};
 use weir_spec::{self as spec, NodeName};
 
 use crate::durable::state_error;
@@ -38,11 +38,8 @@ pub trait Systems: Send + Sync + fmt::Debug {
         &self,
         plan: &EncodedPlan,
         context: &TaskContext,
-    ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-        let _ = (plan, context);
-        Err(datafusion::error::DataFusionError::NotImplemented(
-            "frozen plans cannot be decoded yet".to_owned(),
-        ))
+    ) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+        decode_plan(plan, context)
     }
 }
 

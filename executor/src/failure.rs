@@ -6,24 +6,9 @@ use std::path::Path;
 
 use datafusion::error::DataFusionError;
 use weir_connectors::ConnectorError;
-use weir_spec::NodeName;
+use weir_plan::operators::NodeFailure;
 
 use crate::{ExecutorEnv, TaskError};
-
-/// A connector's error with the node that it happened at, on its way through operators.
-#[derive(Debug, thiserror::Error)]
-#[error("{source}")]
-pub(crate) struct NodeFailure {
-    pub(crate) node: NodeName,
-    #[source]
-    pub(crate) source: ConnectorError,
-}
-
-impl From<NodeFailure> for DataFusionError {
-    fn from(failure: NodeFailure) -> Self {
-        DataFusionError::External(Box::new(failure))
-    }
-}
 
 /// What a stage is called and may use, for messages.
 #[derive(Clone, Copy, Debug)]
@@ -31,13 +16,11 @@ pub(crate) struct FailureSite<'task> {
     pub(crate) stage: &'task str,
     pub(crate) spill: &'task Path,
     pub(crate) memory_bytes: u64,
-    /// The node whose source failed last, for connector errors that do not name theirs.
-    pub(crate) failed_source: Option<&'task NodeName>,
 }
 
 impl<'task> FailureSite<'task> {
     pub(crate) fn new(stage: &'task str, env: &ExecutorEnv, spill: &'task Path) -> Self {
-        Self { stage, spill, memory_bytes: env.memory_bytes.get(), failed_source: None }
+        Self { stage, spill, memory_bytes: env.memory_bytes.get() }
     }
 
     /// Finds the cause behind DataFusion's wrapping: a connector (which decides about retries), the
@@ -49,14 +32,7 @@ impl<'task> FailureSite<'task> {
             if let Some(failure) = current.downcast_ref::<NodeFailure>() {
                 return TaskError::Connector {
                     node: failure.node.clone(),
-                    source: same_error(&failure.source),
-                };
-            }
-            if let Some(connector) = current.downcast_ref::<ConnectorError>() {
-                let node = self.failed_source.cloned();
-                return TaskError::Connector {
-                    node: node.unwrap_or_else(|| NodeName::new(self.stage)),
-                    source: same_error(connector),
+                    source: same_error(&failure.error),
                 };
             }
             if let Some(TaskError::State { attempt, path, source }) =
@@ -131,6 +107,7 @@ mod tests {
 
     use arrow::error::ArrowError;
     use weir_connectors::ErrorKind;
+    use weir_spec::NodeName;
 
     use super::*;
 
@@ -139,7 +116,6 @@ mod tests {
             stage: "loaded",
             spill: Path::new("/state/spill"),
             memory_bytes: 64 * 1024 * 1024,
-            failed_source: Some(&NodeName::new("orders")),
         }
         .classify(error)
     }
@@ -148,8 +124,11 @@ mod tests {
     fn connector_error_is_found_behind_any_wrapping_and_keeps_its_kind() {
         let kind = ErrorKind::Unavailable { retry_after: None, status: Some(503) };
         let wrapped = DataFusionError::Shared(Arc::new(
-            DataFusionError::External(Box::new(ConnectorError::new(kind, "server says 503")))
-                .context("while reading"),
+            NodeFailure::wrap(
+                &NodeName::new("orders"),
+                ConnectorError::new(kind, "server says 503"),
+            )
+            .context("while reading"),
         ));
         let wrapped = DataFusionError::from(ArrowError::ExternalError(Box::new(wrapped)));
         let error = classify(wrapped);

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
+use datafusion::error::{DataFusionError, Result};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use weir_connectors::{ConnectorError, Position, ScanRequest, Source, SourceBatch, Split};
-use weir_plan::SlicePosition;
+use weir_plan::operators::NodeFailure;
+use weir_plan::{SlicePosition, StageId};
 use weir_spec::NodeName;
 
 use crate::exchange;
-use crate::failure::NodeFailure;
 use crate::{RunFolder, TaskError};
-use datafusion::error::{DataFusionError, Result};
-use weir_plan::StageId;
 
 /// Batches that wait for the operators.
 const READ_AHEAD: usize = 3;
@@ -45,9 +44,9 @@ impl SliceReader {
     ) -> Self {
         Self::spawn(move |steps| async move {
             let reading = read_splits(source, splits, request, start, &steps).await;
-            if let Err(source) = reading {
+            if let Err(error) = reading {
                 // Nobody waits for the error when the slice has been dropped.
-                let _ = steps.send(Err(NodeFailure { node, source }.into())).await;
+                let _ = steps.send(Err(NodeFailure::wrap(&node, error))).await;
             }
         })
     }

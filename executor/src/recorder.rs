@@ -7,12 +7,12 @@ use datafusion::error::{DataFusionError, Result};
 use indexmap::IndexMap;
 use tokio::sync::mpsc::UnboundedSender;
 use weir_connectors::{ConnectorError, SourceBatch};
+use weir_plan::operators::NodeFailure;
 use weir_plan::{NodeCounts, Rejection, RowAccount, StageId};
 use weir_spec::{NodeName, OnError};
 
 use crate::cursor::GreatestCursor;
 use crate::dead_letters::DeadLetterBox;
-use crate::failure::NodeFailure;
 use crate::{ProgressEvent, Task, TaskError};
 
 /// Shared by everything that handles rows of one task. What is recorded between two calls of
@@ -29,7 +29,6 @@ struct State {
     account: RowAccount,
     sources: IndexMap<NodeName, SourceNode>,
     dead_letters: DeadLetterBox,
-    failed_source: Option<NodeName>,
 }
 
 #[derive(Debug)]
@@ -44,23 +43,22 @@ impl Recorder {
         dead_letters: DeadLetterBox,
         events: UnboundedSender<ProgressEvent>,
     ) -> Arc<Self> {
-        let state = State {
-            account: RowAccount::default(),
-            sources: IndexMap::new(),
-            dead_letters,
-            failed_source: None,
-        };
+        let state =
+            State { account: RowAccount::default(), sources: IndexMap::new(), dead_letters };
         Arc::new(Self { run: task.run.clone(), events, state: Mutex::new(state) })
     }
 
-    /// Makes a source known before its first batch. A given source observes no cursor: rows that
-    /// are replayed must not move a watermark.
+    /// Makes a source known before its first batch; each partition of a plan does so. A given source
+    /// observes no cursor: rows that are replayed must not move a watermark.
     pub(crate) fn declare_source(&self, node: &NodeName, source: &weir_spec::Source, given: bool) {
-        let cursor = source.incremental().filter(|_| !given);
-        let cursor =
-            cursor.map(|incremental| (incremental.cursor.clone(), GreatestCursor::default()));
-        let on_error = source.error_policy().0;
-        self.state().sources.insert(node.clone(), SourceNode { on_error, cursor });
+        self.state().sources.entry(node.clone()).or_insert_with(|| {
+            let incremental = source.incremental().filter(|_| !given);
+            SourceNode {
+                on_error: source.error_policy().0,
+                cursor: incremental
+                    .map(|incremental| (incremental.cursor.clone(), GreatestCursor::default())),
+            }
+        });
     }
 
     pub(crate) fn on_source_batch(&self, node: &NodeName, batch: &SourceBatch) -> Result<()> {
@@ -79,8 +77,7 @@ impl Recorder {
             OnError::Fail => {
                 if let Some(row) = batch.rejected.first() {
                     let message = format!("{} (the row: {})", row.reason, row.raw);
-                    let source = ConnectorError::data(message);
-                    return Err(NodeFailure { node: node.clone(), source }.into());
+                    return Err(NodeFailure::wrap(node, ConnectorError::data(message)));
                 }
             }
             OnError::Drop => counts.dropped = rejected,
@@ -142,15 +139,6 @@ impl Recorder {
 
     pub(crate) fn remove_uncommitted(&self, next_sequence: u64) -> Result<(), TaskError> {
         self.state().dead_letters.remove_uncommitted(next_sequence)
-    }
-
-    /// Notes which source an error came from: operators do not keep it.
-    pub(crate) fn note_failed_source(&self, node: &NodeName) {
-        self.state().failed_source = Some(node.clone());
-    }
-
-    pub(crate) fn failed_source(&self) -> Option<NodeName> {
-        self.state().failed_source.clone()
     }
 
     /// Progress may be lost: nobody may be listening.

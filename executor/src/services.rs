@@ -3,14 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
-use futures::StreamExt;
-use weir_connectors::{
-    ConnectorError, Position, ScanRequest, Source, SourceBatch, SourceDescription, SourceStream,
-    Split,
-};
+use weir_connectors::{ConnectorError, Source, SourceBatch};
 use weir_plan::{NodeCounts, Rejection, StageId, TaskServices};
 use weir_spec::NodeName;
 
@@ -96,66 +91,8 @@ pub(crate) fn open_source(
 ) -> Result<Arc<dyn Source>, ConnectorError> {
     let given = env.given.get(node);
     recorder.declare_source(node, source, given.is_some());
-    let inner = match given {
-        Some(given) => Arc::clone(given),
-        None => match env.systems.open_source(node, source) {
-            Ok(inner) => inner,
-            Err(error) => {
-                recorder.note_failed_source(node);
-                return Err(error);
-            }
-        },
-    };
-    Ok(Arc::new(NamedSource { node: node.clone(), inner, recorder: Arc::clone(recorder) }))
-}
-
-/// A source that tells the recorder when it fails, because an error that has passed through
-/// operators no longer names its node.
-#[derive(Debug)]
-struct NamedSource {
-    node: NodeName,
-    inner: Arc<dyn Source>,
-    recorder: Arc<Recorder>,
-}
-
-impl NamedSource {
-    fn noting<T>(&self, result: Result<T, ConnectorError>) -> Result<T, ConnectorError> {
-        result.inspect_err(|_| self.recorder.note_failed_source(&self.node))
-    }
-}
-
-#[async_trait]
-impl Source for NamedSource {
-    async fn describe(&self) -> Result<SourceDescription, ConnectorError> {
-        self.noting(self.inner.describe().await)
-    }
-
-    async fn splits(
-        &self,
-        request: &ScanRequest,
-        parallelism: usize,
-    ) -> Result<Vec<Split>, ConnectorError> {
-        self.noting(self.inner.splits(request, parallelism).await)
-    }
-
-    async fn open(
-        &self,
-        split: &Split,
-        request: &ScanRequest,
-        from: Option<&Position>,
-    ) -> Result<SourceStream, ConnectorError> {
-        let stream = self.noting(self.inner.open(split, request, from).await)?;
-        let recorder = Arc::clone(&self.recorder);
-        let node = self.node.clone();
-        let noting = move |batch: &Result<SourceBatch, ConnectorError>| {
-            if batch.is_err() {
-                recorder.note_failed_source(&node);
-            }
-        };
-        Ok(stream.inspect(noting).boxed())
-    }
-
-    async fn check(&self) -> Result<String, ConnectorError> {
-        self.noting(self.inner.check().await)
+    match given {
+        Some(given) => Ok(Arc::clone(given)),
+        None => env.systems.open_source(node, source),
     }
 }

@@ -17,7 +17,7 @@ use weir_plan::{
 use weir_spec::{NodeName, SinkTarget};
 
 use crate::checksum::RowChecksum;
-use crate::context::{read_plan, task_context};
+use crate::context::{BATCH_ROWS, read_plan, task_context};
 use crate::durable::{off_thread, state_error, write_atomically};
 use crate::failure::FailureSite;
 use crate::morsel::{MorselBounds, MorselEnd, MorselFeed, Origin, SliceInput, Written};
@@ -250,7 +250,7 @@ fn slice_input(
     let batch_rows = stage.sink.batch_rows.get();
     let bounds = MorselBounds {
         rows_written: batch_rows,
-        rows_read: batch_rows.saturating_mul(ROWS_READ_PER_ROW_WRITTEN),
+        rows_read: rows_read_bound(batch_rows),
         bytes_written: match &stage.sink.target {
             SinkTarget::Files(files) => Some(files.target_file_size_bytes.get()),
             SinkTarget::Table(_) | SinkTarget::Unsupported(_) => None,
@@ -267,6 +267,14 @@ fn slice_input(
         Arc::clone(recorder),
         stop.clone(),
     ))
+}
+
+/// Operators hold rows back until they have a batch of their own, so that rows written say little
+/// about sinks with smaller batches than that.
+fn rows_read_bound(batch_rows: u64) -> u64 {
+    let bound = batch_rows.saturating_mul(ROWS_READ_PER_ROW_WRITTEN);
+    let operator_rows = BATCH_ROWS as u64;
+    if batch_rows < operator_rows { bound.min(operator_rows) } else { bound }
 }
 
 async fn open_writer(

@@ -67,7 +67,7 @@ pub(crate) async fn run_whole(
             Some(failed) => {
                 writing.shutdown().await;
                 return Err(match failed {
-                    Ok(Err(PartitionError::Operator(error))) => classify(error, recorder, site),
+                    Ok(Err(PartitionError::Operator(error))) => site.classify(error),
                     Ok(Err(PartitionError::Task(error))) => error,
                     Err(ended) => site.ended(ended),
                     Ok(Ok(_)) => unreachable!("matched above"),
@@ -113,13 +113,4 @@ async fn write_partition(
     }
     off_thread(move || writer.finish()).await.map_err(PartitionError::Task)?;
     Ok(written)
-}
-
-fn classify(
-    error: datafusion::error::DataFusionError,
-    recorder: &Recorder,
-    site: &FailureSite<'_>,
-) -> TaskError {
-    let failed_source = recorder.failed_source();
-    FailureSite { failed_source: failed_source.as_ref(), ..*site }.classify(error)
 }

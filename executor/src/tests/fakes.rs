@@ -30,8 +30,8 @@ use weir_connectors::{
 };
 use weir_plan::services::TaskExtension;
 use weir_plan::{
-    EncodedPlan, EncodedSchema, Slice, Stage, StageId, StageKind, StageOutput, StreamInput,
-    TaskServices,
+    EncodedPlan, EncodedSchema, PlanError, Slice, Stage, StageId, StageKind, StageOutput,
+    StreamInput, TaskServices, decode_plan,
 };
 use weir_spec::{
     CommitMode, Connection, ConnectionRef, HttpConnection, HttpMethod, HttpSource, Incremental,
@@ -363,7 +363,8 @@ type PlanMaker = Box<dyn Fn() -> Arc<dyn ExecutionPlan> + Send + Sync>;
 pub(crate) struct FakeSystems {
     pub(crate) source: Arc<FakeSource>,
     pub(crate) sink: Arc<FakeSink>,
-    pub(crate) plan: PlanMaker,
+    /// Instead of what the task brings.
+    pub(crate) plan: Option<PlanMaker>,
 }
 
 impl fmt::Debug for FakeSystems {
@@ -389,10 +390,13 @@ impl Systems for FakeSystems {
     }
     fn read_plan(
         &self,
-        _plan: &EncodedPlan,
-        _context: &TaskContext,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok((self.plan)())
+        plan: &EncodedPlan,
+        context: &TaskContext,
+    ) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+        match &self.plan {
+            Some(make) => Ok(make()),
+            None => decode_plan(plan, context),
+        }
     }
 }
 
@@ -419,11 +423,24 @@ impl World {
         memory_bytes: u64,
         checkpoint_every: Duration,
     ) -> Self {
+        Self::build(source, Some(Box::new(plan)), memory_bytes, checkpoint_every)
+    }
+
+    /// A world in which tasks bring their own frozen plans.
+    pub(crate) fn with_frozen_plans(source: FakeSource) -> Self {
+        Self::build(source, None, 64 * 1024 * 1024, Duration::from_secs(30))
+    }
+
+    fn build(
+        source: FakeSource,
+        plan: Option<PlanMaker>,
+        memory_bytes: u64,
+        checkpoint_every: Duration,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let timeline = Timeline::default();
         let sink = Arc::new(FakeSink { timeline: Arc::clone(&timeline), ..FakeSink::default() });
-        let systems =
-            FakeSystems { source: Arc::new(source), sink: Arc::clone(&sink), plan: Box::new(plan) };
+        let systems = FakeSystems { source: Arc::new(source), sink: Arc::clone(&sink), plan };
         let env = ExecutorEnv::new(ExecutorOptions {
             run_dir: folder.path().to_owned(),
             systems: Arc::new(systems),

@@ -8,6 +8,7 @@ use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
+use weir_plan::operators::MorselExec;
 use weir_plan::{Slice, StageKind, StreamInput};
 use weir_spec::OnError;
 
@@ -16,11 +17,15 @@ use crate::{DeadLetterLine, RowChecksum, Task, TaskError, TaskOutcome};
 
 /// Lets ids pass for which `id % modulus = 0`.
 fn filtered(modulus: i64) -> Arc<dyn ExecutionPlan> {
+    filter(modulus, Leaf::morsel())
+}
+
+fn filter(modulus: i64, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     let literal = |value| Arc::new(Literal::new(ScalarValue::Int64(Some(value))));
     let id = Arc::new(Column::new("id", 0));
     let rest = Arc::new(BinaryExpr::new(id, Operator::Modulo, literal(modulus)));
     let is_zero = Arc::new(BinaryExpr::new(rest, Operator::Eq, literal(0)));
-    Arc::new(FilterExec::try_new(is_zero, Leaf::morsel()).expect("a boolean predicate"))
+    Arc::new(FilterExec::try_new(is_zero, input).expect("a boolean predicate"))
 }
 
 fn ids(range: std::ops::Range<i64>) -> Vec<i64> {
@@ -84,13 +89,14 @@ async fn every_slice_ends_with_exactly_one_last_commit() {
 
 #[tokio::test]
 async fn resuming_behind_any_commit_writes_the_same_rows() {
-    let task = streaming_task(vec![split(0, 500), split(500, 1000)], 150);
+    let task = streaming_task(vec![split(0, 500), split(500, 1000)], 20);
     for position_every in [1, 3, 7] {
         let source = || FakeSource { position_every, ..FakeSource::default() };
         let world = World::new(source(), || filtered(2));
         world.run(task.clone()).await.expect("nothing fails");
         let commits = world.log.commits();
         let expected = world.sink.ids();
+        assert!(commits.len() > 2, "there is little to resume");
         for (kept, commit) in commits.iter().enumerate().take(commits.len() - 1) {
             let resumed = World::new(source(), || filtered(2));
             *resumed.log.commits.lock().expect("not poisoned") = commits[..=kept].to_vec();
@@ -223,6 +229,20 @@ async fn rejected_rows_are_dropped_or_fail_the_task_as_the_source_says() {
     assert_eq!(error.to_string(), "node `numbers`: 100 is a bad number (the row: 100)");
     assert!(!error.is_retryable());
     assert!(world.sink.ids().is_empty());
+}
+
+#[tokio::test]
+async fn frozen_plan_is_decoded_and_executed_for_each_morsel() {
+    let world = World::with_frozen_plans(FakeSource::default());
+    let morsel = MorselExec::new(None, row_schema());
+    let frozen = weir_plan::encode_plan(&filter(3, Arc::new(morsel))).expect("encodable");
+    let task = streaming_task(vec![split(0, 1000)], 20);
+    let mut stage = task.stage.as_ref().clone();
+    let StageKind::Streaming { plan, .. } = &mut stage.kind else { panic!("streaming") };
+    *plan = frozen;
+    world.run(Task { stage: Arc::new(stage), ..task }).await.expect("nothing fails");
+    assert_eq!(world.sink.ids(), (0..1000).step_by(3).collect::<Vec<_>>());
+    assert!(world.log.commits().len() > 1);
 }
 
 #[tokio::test]

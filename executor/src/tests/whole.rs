@@ -13,6 +13,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use weir_connectors::{ConnectorError, ScanRequest};
+use weir_plan::operators::NodeFailure;
 use weir_plan::{StageId, StageKind, StageOutput};
 use weir_spec::OnError;
 
@@ -48,7 +49,7 @@ fn scan() -> Arc<dyn ExecutionPlan> {
         let node = source_node();
         let source = services
             .open_source(&node, &source_spec(OnError::DeadLetter))
-            .map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))?;
+            .map_err(|error| NodeFailure::wrap(&node, error))?;
         let rows = futures::stream::once(async move {
             let request = ScanRequest::default();
             source.open(&split(0, 1000), &request, None).await
@@ -58,8 +59,7 @@ fn scan() -> Arc<dyn ExecutionPlan> {
             Err(error) => futures::stream::iter([Err(error)]).boxed(),
         })
         .map(move |batch: Result<_, ConnectorError>| {
-            let batch = batch
-                .map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))?;
+            let batch = batch.map_err(|error| NodeFailure::wrap(&node, error))?;
             services.on_source_batch(&node, &batch)?;
             Ok(batch.rows)
         });
