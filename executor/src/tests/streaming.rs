@@ -89,7 +89,7 @@ async fn every_slice_ends_with_exactly_one_last_commit() {
 
 #[tokio::test]
 async fn resuming_behind_any_commit_writes_the_same_rows() {
-    let task = streaming_task(vec![split(0, 500), split(500, 1000)], 20);
+    let task = streaming_task(vec![split(0, 1500), split(1500, 3000)], 20);
     for position_every in [1, 3, 7] {
         let source = || FakeSource { position_every, ..FakeSource::default() };
         let world = World::new(source(), || filtered(2));
