@@ -63,6 +63,11 @@ impl ConnectorError {
         Self::new(ErrorKind::Internal, message)
     }
 
+    /// The same error, saying which source node it is about.
+    pub(crate) fn at_source(self, name: &str) -> Self {
+        Self { message: format!("source `{name}`: {}", self.message), ..self }
+    }
+
     /// An I/O error at `path`, classified.
     pub fn io(attempt: &str, path: &std::path::Path, cause: std::io::Error) -> Self {
         let kind = match cause.kind() {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use weir_spec as spec;
 
 use crate::files::csv::CsvFiles;
+use crate::files::json::JsonFiles;
+use crate::files::parquet::ParquetFiles;
 use crate::{ConnectorContext, ConnectorError, Sink, Source, files_out, sqlite};
 
 /// Opens a source node. `name` is the node's name, for messages.
@@ -15,11 +17,14 @@ pub fn open_source(
 ) -> Result<Arc<dyn Source>, ConnectorError> {
     match source {
         spec::Source::Csv(csv) => Ok(Arc::new(CsvFiles::new(name, csv, context)?)),
+        spec::Source::Json(json) => Ok(Arc::new(JsonFiles::new(name, json, context)?)),
+        spec::Source::Parquet(parquet) => Ok(Arc::new(ParquetFiles::new(name, parquet, context))),
         spec::Source::Database(database) => open_database(name, database, context),
         spec::Source::Http(http) => Ok(crate::http::open(name, http, context)),
-        _ => {
-            Err(ConnectorError::config(format!("source `{name}`: this type cannot be opened yet")))
-        }
+        spec::Source::Unsupported(unsupported) => Err(ConnectorError::config(format!(
+            "source `{name}`: type `{}` cannot be read in this version",
+            unsupported.type_name
+        ))),
     }
 }
 

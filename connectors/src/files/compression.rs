@@ -82,3 +82,36 @@ pub(crate) fn fill(
     buffer.reserve(wanted);
     bytes.take(wanted as u64).read_to_end(buffer)
 }
+
+/// Line breaks in `bytes`.
+pub(crate) fn count_lines(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
+}
+
+/// Line breaks before an offset: reads the file up to there. Blocking.
+pub(crate) fn count_lines_before(
+    path: &Path,
+    codec: Codec,
+    offset: u64,
+) -> Result<u64, ConnectorError> {
+    const CHUNK_BYTES: usize = 1024 * 1024;
+    if offset == 0 {
+        return Ok(0);
+    }
+    let mut bytes = open(path, codec, 0)?;
+    let mut left = offset;
+    let mut lines = 0;
+    let mut buffer = Vec::new();
+    while left > 0 {
+        buffer.clear();
+        let wanted = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = fill(&mut bytes, &mut buffer, wanted)
+            .map_err(|error| read_error(path, codec, error))?;
+        lines += count_lines(&buffer);
+        left -= read as u64;
+        if read < wanted {
+            break;
+        }
+    }
+    Ok(lines)
+}

@@ -9,6 +9,8 @@
 //! inferred at planning travels with the split.
 
 pub mod csv;
+pub mod json;
+pub mod parquet;
 
 pub(crate) mod columns;
 pub(crate) mod compression;

@@ -31,6 +31,7 @@ use crate::{
 use dialect::Dialect;
 use header::{Head, SAMPLE_RECORDS, read_head};
 use infer::Inferred;
+pub(crate) use ranges::line_ranges;
 use reader::{CsvRange, read_range};
 
 /// Smaller files are one split each.
@@ -72,10 +73,8 @@ impl CsvFiles {
 
     fn files(&self) -> Result<Vec<SourceFile>, ConnectorError> {
         let path = self.context.resolve(&self.source.path)?;
-        list(&self.context, &path, self.source.hive_partitions).map_err(|error| ConnectorError {
-            message: format!("source `{}`: {error}", self.name),
-            ..error
-        })
+        list(&self.context, &path, self.source.hive_partitions)
+            .map_err(|error| error.at_source(&self.name))
     }
 
     fn codec(&self, name: &str) -> Codec {

@@ -10,7 +10,7 @@ use crate::files::csv::boundary::{BoundaryScanner, Scan};
 use crate::files::csv::dialect::Dialect;
 use crate::files::csv::reader::MAX_RECORD_BYTES;
 
-const CHUNK_BYTES: usize = 1024 * 1024;
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The starts of about `count` equal ranges of a file whose records begin at `data_start`; the
 /// first is 0 and takes the header with it. With `multiline` the file is read once. Blocking.
@@ -24,14 +24,17 @@ pub(crate) fn range_starts(
     let targets =
         (1..count).map(|index| size / count * index).filter(|target| *target > data_start);
     let mut starts = vec![0];
-    if dialect.multiline {
-        scan_for(path, dialect, data_start, targets.collect(), &mut starts)?;
-    } else {
-        for target in targets {
-            match line_start_from(path, target)? {
-                Some(start) if start < size => starts.push(start),
-                _ => break,
-            }
+    scan_for(path, dialect, data_start, targets.collect(), &mut starts)?;
+    Ok(starts)
+}
+
+/// The starts of about `count` equal ranges of a file of lines. Blocking.
+pub(crate) fn line_ranges(path: &Path, size: u64, count: u64) -> Result<Vec<u64>, ConnectorError> {
+    let mut starts = vec![0];
+    for index in 1..count {
+        match line_start_from(path, size / count * index)? {
+            Some(start) if start < size => starts.push(start),
+            _ => break,
         }
     }
     starts.dedup();

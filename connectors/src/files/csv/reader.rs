@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use memchr::memchr;
 
 use crate::files::columns::Projection;
-use crate::files::compression::{self, Bytes, Codec};
+use crate::files::compression::{self, Bytes, Codec, count_lines};
 use crate::files::csv::boundary::{BoundaryScanner, Scan};
 use crate::files::csv::cells::{is_read_as_text, misfit};
 use crate::files::csv::dialect::Dialect;
@@ -417,7 +417,10 @@ impl RangeReader {
     fn line_number(&mut self, lines: u64) -> Result<u64, ConnectorError> {
         let before = match self.lines_before {
             Some(before) => before,
-            None => count_lines_before(&self.range)?,
+            None => {
+                let range = &self.range;
+                compression::count_lines_before(&range.path, range.codec, range.start)?
+            }
         };
         self.lines_before = Some(before);
         Ok(before + self.lines + lines + 1)
@@ -443,29 +446,6 @@ fn build_decoder(range: &CsvRange, schema: &SchemaRef) -> Decoder {
         .with_batch_size(BATCH_ROWS)
         .with_projection(range.indices.clone())
         .build_decoder()
-}
-
-fn count_lines(bytes: &[u8]) -> u64 {
-    memchr::memchr_iter(b'\n', bytes).count() as u64
-}
-
-fn count_lines_before(range: &CsvRange) -> Result<u64, ConnectorError> {
-    let mut bytes = compression::open(&range.path, range.codec, 0)?;
-    let mut left = range.start;
-    let mut lines = 0;
-    let mut buffer = Vec::new();
-    while left > 0 {
-        buffer.clear();
-        let wanted = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
-        let read = compression::fill(&mut bytes, &mut buffer, wanted)
-            .map_err(|error| compression::read_error(&range.path, range.codec, error))?;
-        lines += count_lines(&buffer);
-        left -= read as u64;
-        if read < wanted {
-            break;
-        }
-    }
-    Ok(lines)
 }
 
 /// Text with the bytes that are not UTF-8 as `\xNN`.

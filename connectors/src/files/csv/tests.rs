@@ -314,7 +314,7 @@ async fn large_files_are_cut_at_records() {
     let folder = Folder::with(&[("a.csv", text.as_bytes())]);
     let files = folder.open(&csv_source("a.csv")).with_min_split_bytes(1024);
     let splits = files.splits(&ScanRequest::default(), 4).await.expect("splits");
-    // The scan goes by chunks of 1 MiB, so a small file has fewer cuts than were asked for.
+    // The scan goes by chunks, so a small file has fewer cuts than were asked for.
     assert_eq!(splits.len(), 1);
     text = text.repeat(30).replace("id,text\n", "9,x\n").replacen("9,x\n", "id,text\n", 1);
     let folder = Folder::with(&[("a.csv", text.as_bytes())]);

@@ -1,0 +1,85 @@
+//! The records that a JSONPath finds in one document.
+
+use std::vec::IntoIter;
+
+use serde_json::Value;
+use serde_json_path::JsonPath;
+
+use crate::files::compression;
+use crate::files::json::reader::{JsonRange, Record, Records};
+use crate::{ConnectorError, ErrorKind};
+
+/// A larger document is refused: it would have to be held in memory. Uncompressed.
+pub(crate) const MAX_DOCUMENT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Positions are numbers of records.
+pub(crate) struct DocumentRecords {
+    name: String,
+    values: IntoIter<Value>,
+    done: u64,
+}
+
+impl DocumentRecords {
+    pub(crate) fn open(range: &JsonRange, path: &JsonPath) -> Result<Self, ConnectorError> {
+        let mut bytes = compression::open(&range.path, range.codec, 0)?;
+        let mut text = Vec::new();
+        compression::fill(&mut bytes, &mut text, MAX_DOCUMENT_BYTES + 1)
+            .map_err(|error| compression::read_error(&range.path, range.codec, error))?;
+        if text.len() > MAX_DOCUMENT_BYTES {
+            return Err(ConnectorError::new(
+                ErrorKind::Data,
+                format!(
+                    "{} is larger than {} MiB, and `records: {path}` needs the whole document in \
+                     memory; write the records as lines or as a top-level array, which stream",
+                    range.name,
+                    MAX_DOCUMENT_BYTES >> 20
+                ),
+            ));
+        }
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+        if text.trim_ascii().is_empty() {
+            return Ok(Self { name: range.name.clone(), values: Vec::new().into_iter(), done: 0 });
+        }
+        let document: Value = serde_json::from_slice(text).map_err(|error| {
+            let offset = offset_of(text, error.line(), error.column());
+            let message = format!("{} is broken at byte offset {offset}", range.name);
+            ConnectorError::caused(ErrorKind::Data, message, error)
+        })?;
+        let mut values: Vec<Value> = path.query(&document).all().into_iter().cloned().collect();
+        // A path that means the array rather than its elements.
+        if let [Value::Array(_)] = values.as_slice()
+            && let Some(Value::Array(items)) = values.pop()
+        {
+            values = items;
+        }
+        let done = range.start.min(values.len() as u64);
+        let mut values = values.into_iter();
+        values.by_ref().take(usize::try_from(done).unwrap_or(usize::MAX)).for_each(drop);
+        Ok(Self { name: range.name.clone(), values, done })
+    }
+}
+
+impl Records for DocumentRecords {
+    fn next(&mut self) -> Result<Option<Record>, ConnectorError> {
+        let Some(value) = self.values.next() else { return Ok(None) };
+        self.done += 1;
+        Ok(Some(Record {
+            value: Ok(value),
+            raw: None,
+            place: format!("{} record {}", self.name, self.done),
+            offset: None,
+            // The document is in memory already.
+            size: 1,
+            position: self.done,
+        }))
+    }
+}
+
+/// Of a 1-based line and column.
+fn offset_of(text: &[u8], line: usize, column: usize) -> usize {
+    let before = match line.checked_sub(2) {
+        None => 0,
+        Some(breaks) => memchr::memchr_iter(b'\n', text).nth(breaks).map_or(0, |at| at + 1),
+    };
+    (before + column.saturating_sub(1)).min(text.len())
+}

@@ -1,0 +1,124 @@
+//! Reads some row groups of a Parquet file.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+
+use crate::files::columns::Projection;
+use crate::files::stream::{Emitter, Stop};
+use crate::{ConnectorError, ErrorKind, Position, SourceBatch};
+
+const BATCH_ROWS: usize = 8192;
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub(crate) struct RowGroups {
+    pub name: String,
+    pub path: PathBuf,
+    /// Row groups `first..end`.
+    pub first: u64,
+    /// Rows of the first row group that are done.
+    pub skip: u64,
+    pub end: u64,
+    pub projection: Projection,
+}
+
+/// The footer: schema and row groups. Blocking.
+pub(crate) fn load_footer(path: &Path, name: &str) -> Result<ArrowReaderMetadata, ConnectorError> {
+    let file = File::open(path).map_err(|error| ConnectorError::io("open", path, error))?;
+    ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| {
+        ConnectorError::caused(
+            ErrorKind::Data,
+            format!("{name} is not a complete Parquet file"),
+            error,
+        )
+    })
+}
+
+/// `row group:rows done in it`.
+pub(crate) fn parse_position(position: &Position) -> Result<(u64, u64), ConnectorError> {
+    let parsed = position
+        .0
+        .split_once(':')
+        .and_then(|(group, rows)| Some((group.parse().ok()?, rows.parse().ok()?)));
+    parsed.ok_or_else(|| {
+        ConnectorError::internal(format!("`{}` is no position in a Parquet file", position.0))
+    })
+}
+
+/// Reads row group after row group into `emitter`. Blocking.
+pub(crate) fn read_row_groups(groups: &RowGroups, emitter: &mut Emitter) -> Result<(), Stop> {
+    let footer = load_footer(&groups.path, &groups.name)?;
+    let file = File::open(&groups.path)
+        .map_err(|error| ConnectorError::io("open", &groups.path, error))?;
+    let wanted = footer
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| groups.projection.in_file.field_with_name(field.name()).is_ok())
+        .map(|(index, _)| index);
+    let mask = ProjectionMask::roots(footer.parquet_schema(), wanted);
+    for group in groups.first..groups.end {
+        let failed = |error: &dyn std::fmt::Display| {
+            let message = format!("failed to read row group {group} of {}: {error}", groups.name);
+            ConnectorError::data(message)
+        };
+        let mut done = if group == groups.first { groups.skip } else { 0 };
+        let index = usize::try_from(group).map_err(|error| failed(&error))?;
+        let rows = footer.metadata().row_groups().get(index).map(|group| group.num_rows());
+        let total = rows.and_then(|rows| u64::try_from(rows).ok()).ok_or_else(|| {
+            failed(&"the file has fewer row groups than when this run was planned")
+        })?;
+        if done >= total {
+            continue;
+        }
+        let handle =
+            file.try_clone().map_err(|error| ConnectorError::io("open", &groups.path, error))?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, footer.clone())
+            .with_row_groups(vec![index])
+            .with_projection(mask.clone())
+            .with_batch_size(BATCH_ROWS)
+            .with_offset(usize::try_from(done).map_err(|error| failed(&error))?)
+            .build()
+            .map_err(|error| failed(&error))?;
+        for batch in reader {
+            let batch = batch.map_err(|error| failed(&error))?;
+            let rows = assemble(groups, &batch)?;
+            done += rows.num_rows() as u64;
+            let position =
+                if done == total { format!("{}:0", group + 1) } else { format!("{group}:{done}") };
+            let position = Some(Position(position));
+            emitter.emit(SourceBatch { rows, rejected: Vec::new(), position })?;
+        }
+        if done != total {
+            let error = format!("it ends after {done} of {total} rows");
+            return Err(failed(&error).into());
+        }
+    }
+    Ok(())
+}
+
+/// The requested columns, in plain types; those that this file lacks are null.
+fn assemble(groups: &RowGroups, batch: &RecordBatch) -> Result<RecordBatch, ConnectorError> {
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let columns = groups
+        .projection
+        .in_file
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+            Some(column) => cast_with_options(column, field.data_type(), &options),
+        })
+        .collect::<Result<Vec<ArrayRef>, _>>()?;
+    groups.projection.assemble(&columns, batch.num_rows())
+}

@@ -1,0 +1,117 @@
+use std::path::Path;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, StringViewArray,
+};
+use arrow::datatypes::DataType;
+use futures::TryStreamExt as _;
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+use weir_spec::TemplateText;
+
+use super::*;
+use crate::conformance::check_source;
+use crate::{ErrorKind, Redactor, Secrets};
+
+fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, group_rows: usize) {
+    std::fs::create_dir_all(path.parent().expect("below the folder")).expect("a folder");
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, column)| (name, column, true)),
+    )
+    .expect("a batch");
+    let properties =
+        WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
+    let file = std::fs::File::create(path).expect("a file");
+    let mut writer =
+        ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
+    writer.write(&batch).expect("written");
+    writer.close().expect("written");
+}
+
+fn open(folder: &Path, path: &str) -> ParquetFiles {
+    let context = ConnectorContext::new(folder, Secrets::default(), Redactor::default());
+    let source = ParquetSource { path: TemplateText::new(path), hive_partitions: None };
+    ParquetFiles::new("orders", &source, &context)
+}
+
+fn ids(range: std::ops::Range<i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(range))
+}
+
+fn names(range: std::ops::Range<i64>) -> ArrayRef {
+    Arc::new(StringViewArray::from_iter_values(range.map(|id| format!("name of {id}"))))
+}
+
+#[tokio::test]
+async fn row_groups_are_split_read_and_resumed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let columns = vec![("id", ids(0..50_000)), ("name", names(0..50_000))];
+    write(&folder.path().join("a.parquet"), columns, 20_000);
+    let files = open(folder.path(), "a.parquet");
+    let splits = files.splits(&ScanRequest::default(), 3).await.expect("splits");
+    assert_eq!(splits.len(), 3, "{splits:?}");
+    assert_eq!(splits[0].estimated_rows, Some(20_000));
+    let rows = check_source(&files, 3, 1).await.expect("a conforming source");
+    assert_eq!(rows.values().sum::<usize>(), 50_000);
+    assert!(check_source(&files, 1, 2).await.expect("a conforming source") == rows);
+    let schema = files.describe().await.expect("a description").schema;
+    assert_eq!(schema.field(1).data_type(), &DataType::Utf8, "views become plain strings");
+}
+
+#[tokio::test]
+async fn files_are_united_by_column_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+    write(&folder.path().join("t/y=1/a.parquet"), vec![("id", ids(0..1))], 10);
+    write(&folder.path().join("t/y=2/b.parquet"), vec![("note", text), ("id", ids(1..2))], 10);
+    let rows = check_source(&open(folder.path(), "t"), 2, 1).await.expect("conforming");
+    assert_eq!(rows.keys().collect::<Vec<_>>(), ["0|∅|1", "1|x|2"]);
+}
+
+#[tokio::test]
+async fn files_that_disagree_about_a_type_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&folder.path().join("t/a.parquet"), vec![("id", ids(0..1))], 10);
+    write(&folder.path().join("t/b.parquet"), vec![("id", names(0..1))], 10);
+    let error = open(folder.path(), "t").describe().await.expect_err("different types");
+    assert_eq!(error.kind, ErrorKind::Data);
+    assert!(error.message.contains("Int64 in t/a.parquet and Utf8 in t/b.parquet"), "{error}");
+}
+
+#[tokio::test]
+async fn broken_files_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.parquet");
+    write(&path, vec![("id", ids(0..10_000))], 10_000);
+    let files = open(folder.path(), "a.parquet");
+    let whole = std::fs::read(&path).expect("bytes");
+
+    std::fs::write(&path, &whole[..whole.len() - 5]).expect("a file");
+    let error = files.describe().await.expect_err("a cut footer");
+    assert_eq!(error.kind, ErrorKind::Data);
+    assert!(error.message.starts_with("a.parquet is not a complete Parquet file"), "{error}");
+
+    let mut damaged = whole;
+    damaged[4..200].fill(0xff);
+    std::fs::write(&path, &damaged).expect("a file");
+    let request = ScanRequest::default();
+    let splits = files.splits(&request, 1).await.expect("splits");
+    let stream = files.open(&splits[0], &request, None).await.expect("a stream");
+    let error = stream.try_collect::<Vec<_>>().await.expect_err("damaged pages");
+    assert_eq!(error.kind, ErrorKind::Data);
+    assert!(error.message.contains("row group 0 of a.parquet"), "{error}");
+}
+
+#[tokio::test]
+async fn columns_come_in_the_requested_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&folder.path().join("a.parquet"), vec![("id", ids(0..3)), ("name", names(0..3))], 10);
+    let files = open(folder.path(), "a.parquet");
+    let columns = Some(vec!["name".to_owned(), "id".to_owned()]);
+    let request = ScanRequest { columns, ..ScanRequest::default() };
+    let splits = files.splits(&request, 1).await.expect("splits");
+    let stream = files.open(&splits[0], &request, None).await.expect("a stream");
+    let batches: Vec<_> = stream.try_collect().await.expect("batches");
+    assert_eq!(batches[0].rows.column(0).as_string::<i32>().value(2), "name of 2");
+    assert_eq!(batches[0].rows.column(1).len(), 3);
+}
