@@ -38,7 +38,6 @@ pub(super) fn classify(attempt: impl std::fmt::Display, cause: sqlx::Error) -> C
         _ => ErrorKind::Internal,
     };
     match cause {
-        // An I/O error says nothing that `postgres` needs to be told about the URL.
         sqlx::Error::Io(io) => ConnectorError::caused(
             kind,
             format!("failed to {attempt}: the connection is broken or cannot be made"),

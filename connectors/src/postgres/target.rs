@@ -242,10 +242,8 @@ pub(super) fn written(column: &Column) -> WrittenColumn {
 fn is_lossless(from: &DataType, column: &Column) -> bool {
     let is_text =
         |from: &DataType| matches!(from, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    if column.mapping.is_json || column.declared == "text" {
-        if is_nested(from) {
-            return true;
-        }
+    if is_nested(from) && (column.mapping.is_json || column.declared == "text") {
+        return true;
     }
     if column.mapping.is_unconstrained && column.mapping.cast.is_none() {
         return from.is_integer()
@@ -258,7 +256,7 @@ fn is_lossless(from: &DataType, column: &Column) -> bool {
             );
     }
     fn fits(from: &DataType, wire: &Wire, is_text: &dyn Fn(&DataType) -> bool) -> bool {
-        // Digits before the point, and whether a sign is needed.
+        // Bits, and whether one of them is a sign.
         let integer = |from: &DataType| match from {
             DataType::Int8 => Some((8, true)),
             DataType::Int16 => Some((16, true)),
