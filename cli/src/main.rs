@@ -1,1 +1,49 @@
-fn main() {}
+//! `weir`, the command line: thin commands around the engine, which it embeds.
+//!
+//! ```text
+//! args ─▶ files (pipeline, weir.yaml, secrets, state folder) ─▶ commands/<verb> ─▶ engine ─▶ output
+//! ```
+
+mod args;
+mod commands;
+mod failure;
+mod files;
+mod logging;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use weir_connectors::Redactor;
+
+use args::{Cli, Output};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let redactor = Redactor::default();
+    logging::init(cli.global.log.as_deref(), &redactor);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: failed to start the runtime: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let json = cli.global.output == Output::Json;
+    let result = runtime.block_on(commands::run(cli, &redactor));
+    // Blocking readers of abandoned tasks are not waited for: what they hold is not visible anyway.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            let message = redactor.redact(failure.message());
+            if json {
+                println!("{}", serde_json::json!({ "error": message }));
+            } else {
+                eprintln!("error: {message}");
+            }
+            failure.exit_code()
+        }
+    }
+}

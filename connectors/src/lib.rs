@@ -16,6 +16,7 @@ mod files_out;
 pub mod http;
 pub mod postgres;
 pub mod records;
+pub mod probe;
 pub mod registry;
 pub mod scan;
 pub mod sink;

@@ -1,0 +1,149 @@
+//! `weir dead-letters list|show|replay`: rows that a run rejected.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use indexmap::IndexMap;
+use weir_connectors::Redactor;
+use weir_coordinator::{DeadLetter, RunRequest, history};
+use weir_spec::NodeName;
+
+use crate::args::{DeadLettersCommand, Global, Output};
+use crate::failure::Failure;
+use crate::{files, output};
+
+pub(crate) async fn dead_letters(
+    global: &Global,
+    command: DeadLettersCommand,
+    redactor: &Redactor,
+) -> Result<ExitCode, Failure> {
+    match command {
+        DeadLettersCommand::List { run, node, limit } => list(global, &run, node, limit).await,
+        DeadLettersCommand::Show { id } => show(global, &id).await,
+        DeadLettersCommand::Replay { run, file, node, rows } => {
+            replay(global, &run, file.as_deref(), node, rows.as_deref(), redactor).await
+        }
+    }
+}
+
+async fn list(
+    global: &Global,
+    run: &str,
+    node: Option<String>,
+    limit: usize,
+) -> Result<ExitCode, Failure> {
+    let node = node.map(NodeName::new);
+    let mut letters =
+        history::dead_letters(&super::state_dir_here(global), run, node.as_ref()).await?;
+    let total = letters.len();
+    letters.truncate(limit);
+    if global.output == Output::Json {
+        output::json(&letters)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = letters
+        .iter()
+        .map(|letter| {
+            vec![
+                letter.id.clone(),
+                letter.node.to_string(),
+                letter.reasons.join("; "),
+                shortened(&letter.row.to_string()),
+            ]
+        })
+        .collect();
+    output::table(&["ID", "NODE", "REASONS", "ROW"], rows)?;
+    if total > limit {
+        output::line(&format!("{} more: --limit {total}", total - limit))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(global: &Global, id: &str) -> Result<ExitCode, Failure> {
+    let run = id.split('/').next().unwrap_or(id);
+    let letters = history::dead_letters(&super::state_dir_here(global), run, None).await?;
+    let letter = letters.into_iter().find(|letter| letter.id == id).ok_or_else(|| {
+        Failure::Usage(format!("there is no dead letter {id}: weir dead-letters list {run}"))
+    })?;
+    output::json(&letter)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Rejected rows become the whole input of the node that rejected them, in a run of its own: sources
+/// are not read again, and what the first run has loaded is not touched.
+async fn replay(
+    global: &Global,
+    run: &str,
+    file: Option<&Path>,
+    node: Option<String>,
+    rows: Option<&Path>,
+    redactor: &Redactor,
+) -> Result<ExitCode, Failure> {
+    let state_dir = super::state_dir_here(global);
+    let frozen = history::frozen(&state_dir, run).await?;
+    let (spec, text, folder) = match file {
+        Some(file) => {
+            let loaded = files::load_valid(file)?;
+            let folder = files::folder_of(file);
+            (loaded.parsed.spec, loaded.text, folder)
+        }
+        None => (frozen.spec, frozen.spec_text, frozen.base_dir),
+    };
+    let node = node.map(NodeName::new);
+    let letters = history::dead_letters(&state_dir, &frozen.run, node.as_ref()).await?;
+    let given = match (rows, node) {
+        (Some(rows), Some(node)) => {
+            if !rows.is_file() {
+                return Err(Failure::Usage(format!("{} is not a file", rows.display())));
+            }
+            IndexMap::from([(node, rows.to_owned())])
+        }
+        _ => {
+            let folder = state_dir.join(&frozen.pipeline).join("replay").join(&frozen.run);
+            write_rows(&folder, &letters)?
+        }
+    };
+    if given.is_empty() {
+        output::line("nothing to replay: the run has no dead letters")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let context = files::context(global, &folder, redactor)?;
+    let mut options = files::engine_options(global, &folder, context);
+    options.state_dir = state_dir;
+    let request = RunRequest { given, ..frozen.request };
+    super::run::execute(global, options, &spec, &text, request).await
+}
+
+/// One JSON-lines file a node.
+fn write_rows(
+    folder: &Path,
+    letters: &[DeadLetter],
+) -> Result<IndexMap<NodeName, std::path::PathBuf>, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::Run(format!("failed to write rows to replay into {}: {error}", folder.display()))
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let mut given: IndexMap<NodeName, std::path::PathBuf> = IndexMap::new();
+    for letter in letters {
+        given
+            .entry(letter.node.clone())
+            .or_insert_with(|| folder.join(format!("{}.jsonl", letter.node)));
+    }
+    for (node, path) in &given {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(failed)?);
+        for letter in letters.iter().filter(|letter| letter.node == *node) {
+            writeln!(file, "{}", letter.row).map_err(failed)?;
+        }
+        file.flush().map_err(failed)?;
+    }
+    Ok(given)
+}
+
+/// The first 80 characters.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

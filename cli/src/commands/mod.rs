@@ -1,0 +1,62 @@
+//! One file a verb. Each reads its files, asks the engine, prints.
+
+mod audit;
+mod connection;
+mod dead_letters;
+mod init;
+mod logs;
+mod plan;
+mod preview;
+mod run;
+mod runs;
+mod state;
+mod test;
+mod validate;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use weir_connectors::Redactor;
+
+use crate::args::{Cli, Command, Global};
+use crate::failure::Failure;
+use crate::{files, output};
+
+pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Run(arguments) if arguments.file == Path::new("show") => match &arguments.id {
+            Some(id) => runs::show(global, id).await,
+            None => Err(Failure::Usage("write `weir run show ID`; `weir runs` lists ids".to_owned())),
+        },
+        Command::Run(arguments) => run::run(global, arguments, redactor).await,
+        Command::Validate { files } => validate::validate(global, &files),
+        Command::Plan(arguments) => plan::plan(global, &arguments, redactor).await,
+        Command::Preview { file, node, limit, values } => {
+            preview::preview(global, &file, &node, limit, &values, redactor).await
+        }
+        Command::Test { files } => test::test(global, &files).await,
+        Command::Runs { pipeline, limit } => runs::list(global, pipeline.as_deref(), limit).await,
+        Command::Logs { id, follow } => logs::logs(global, &id, follow).await,
+        Command::Retry { id } => run::retry(global, &id, redactor).await,
+        Command::Audit { id } => audit::audit(global, &id, redactor).await,
+        Command::State(command) => state::state(global, command).await,
+        Command::DeadLetters(command) => dead_letters::dead_letters(global, command, redactor).await,
+        Command::Connection(command) => connection::connection(global, command, redactor).await,
+        Command::Schema => {
+            output::json(&weir_spec::json_schema())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Init { dir } => init::init(&dir),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The state folder for commands that name no pipeline file.
+fn state_dir_here(global: &Global) -> std::path::PathBuf {
+    files::state_dir(global, Path::new("."))
+}

@@ -1,0 +1,199 @@
+//! `weir run FILE` and `weir retry ID`: start or resume, show progress, stop cleanly, say how it ended.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use weir_connectors::Redactor;
+use weir_coordinator::{Engine, EngineError, RunRequest, RunStatus, RunSummary, history};
+use weir_spec::{ColumnType, PipelineSpec};
+
+use crate::args::{Global, Output, RunArgs, Values};
+use crate::failure::Failure;
+use crate::progress::{self, Show};
+use crate::{files, logging, output};
+
+pub(crate) async fn run(
+    global: &Global,
+    arguments: RunArgs,
+    redactor: &Redactor,
+) -> Result<ExitCode, Failure> {
+    if let Some(extra) = &arguments.id {
+        return Err(Failure::Usage(format!(
+            "unexpected `{extra}`: one file at a time (`weir run show ID` shows a run)"
+        )));
+    }
+    let loaded = files::load_valid(&arguments.file)?;
+    let folder = files::folder_of(&loaded.path);
+    let request = RunRequest { fresh: arguments.fresh, ..request(&loaded.parsed.spec, &arguments.values)? };
+    let context = files::context(global, &folder, redactor)?;
+    let options = files::engine_options(global, &folder, context);
+    execute(global, options, &loaded.parsed.spec, &loaded.text, request).await
+}
+
+/// Goes on with a run from what was frozen when it started; the pipeline file may have changed since.
+pub(crate) async fn retry(
+    global: &Global,
+    id: &str,
+    redactor: &Redactor,
+) -> Result<ExitCode, Failure> {
+    let state_dir = super::state_dir_here(global);
+    let frozen = history::frozen(&state_dir, id).await?;
+    let context = files::context(global, &frozen.base_dir, redactor)?;
+    let mut options = files::engine_options(global, &frozen.base_dir, context);
+    options.state_dir = state_dir;
+    let request = RunRequest { resume: Some(frozen.run), ..frozen.request };
+    execute(global, options, &frozen.spec, &frozen.spec_text, request).await
+}
+
+/// Runs with progress until the end or Ctrl-C, and prints the summary.
+pub(crate) async fn execute(
+    global: &Global,
+    options: weir_coordinator::EngineOptions,
+    spec: &PipelineSpec,
+    text: &str,
+    request: RunRequest,
+) -> Result<ExitCode, Failure> {
+    let state_dir = options.state_dir.clone();
+    logging::open_file(&state_dir, &spec.pipeline.0);
+    let engine = Engine::open(options).await?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let show = if global.output == Output::Json { Show::Nothing } else { Show::for_terminal() };
+    let shown = tokio::spawn(progress::show(receiver, show));
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(stop_on_signal(stop.clone()));
+    let result = engine.run(spec, text, request, sender, stop).await;
+    signals.abort();
+    // The engine has dropped its sender: the view has seen everything once it ends.
+    let _ = shown.await;
+    match result {
+        Ok(summary) => {
+            print(global, &summary)?;
+            Ok(match summary.status {
+                RunStatus::Succeeded | RunStatus::Skipped => ExitCode::SUCCESS,
+                RunStatus::Running
+                | RunStatus::Interrupted
+                | RunStatus::Failed
+                | RunStatus::Abandoned => ExitCode::from(1),
+            })
+        }
+        Err(EngineError::Stopped { run }) => Err(Failure::Run(format!(
+            "run {run} was stopped. What it has committed stays; \
+             the same `weir run` (or `weir retry {run}`) goes on from there"
+        ))),
+        Err(EngineError::RunFailed { run, message }) => Err(Failure::Run(format!(
+            "run {run} failed: {message}\n\
+             Mend the cause and start the same `weir run` again: it goes on behind what is committed. \
+             `weir run --fresh` starts anew."
+        ))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The first signal stops at the next commit, the second at once.
+async fn stop_on_signal(stop: CancellationToken) {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            // Without a handler the default action ends the process: nothing is lost by that.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+    eprintln!("stopping at the next commit; press Ctrl-C again to stop at once");
+    stop.cancel();
+    if tokio::signal::ctrl_c().await.is_ok() {
+        eprintln!("stopped at once; the same command resumes the run");
+        std::process::exit(1);
+    }
+}
+
+fn print(global: &Global, summary: &RunSummary) -> Result<(), Failure> {
+    if global.output == Output::Json {
+        return output::json(summary);
+    }
+    if summary.status == RunStatus::Skipped {
+        return output::line("skipped: another run of this pipeline is going on");
+    }
+    let seconds = summary
+        .ended_at
+        .map(|ended| (ended - summary.started_at).num_milliseconds() as f64 / 1000.0)
+        .unwrap_or_default();
+    output::line(&format!("run {} succeeded in {seconds:.1} s", summary.run))?;
+    output::line(&format!("  {} rows read", output::count(summary.rows_read)))?;
+    for (sink, rows) in &summary.rows_written {
+        output::line(&format!("  {} rows written to {sink}", output::count(*rows)))?;
+    }
+    if summary.dead_letters > 0 {
+        output::line(&format!(
+            "  {} dead letters: weir dead-letters list {}",
+            output::count(summary.dead_letters),
+            summary.run
+        ))?;
+    }
+    output::line(&format!("  prove it: weir audit {}", summary.run))
+}
+
+/// A request from the command line's values, checked against the declared parameters.
+pub(crate) fn request(spec: &PipelineSpec, values: &Values) -> Result<RunRequest, Failure> {
+    let mut params = BTreeMap::new();
+    for (name, text) in &values.params {
+        let Some(param) = spec.params.get(name) else {
+            let known: Vec<&str> = spec.params.keys().map(String::as_str).collect();
+            return Err(Failure::Usage(format!(
+                "--param {name}: the pipeline has no such parameter ({})",
+                if known.is_empty() { "it has none".to_owned() } else { known.join(", ") }
+            )));
+        };
+        params.insert(name.clone(), typed(name, &param.column_type, text)?);
+    }
+    let window = match (&values.from, &values.to) {
+        (Some(from), Some(to)) => Some((instant("--from", from)?, instant("--to", to)?)),
+        _ => None,
+    };
+    if let Some((from, to)) = window
+        && from >= to
+    {
+        return Err(Failure::Usage("--from must be before --to".to_owned()));
+    }
+    Ok(RunRequest { params, window, ..RunRequest::default() })
+}
+
+fn typed(name: &str, column_type: &ColumnType, text: &str) -> Result<serde_json::Value, Failure> {
+    let wrong = |what: &str| Failure::Usage(format!("--param {name}: `{text}` is not {what}"));
+    Ok(match column_type {
+        ColumnType::Bool => text.parse::<bool>().map_err(|_| wrong("true or false"))?.into(),
+        ColumnType::Int8 | ColumnType::Int16 | ColumnType::Int32 | ColumnType::Int64 => {
+            text.parse::<i64>().map_err(|_| wrong("a whole number"))?.into()
+        }
+        ColumnType::UInt8 | ColumnType::UInt16 | ColumnType::UInt32 | ColumnType::UInt64 => {
+            text.parse::<u64>().map_err(|_| wrong("a whole number of 0 or more"))?.into()
+        }
+        ColumnType::Float32 | ColumnType::Float64 => {
+            text.parse::<f64>().map_err(|_| wrong("a number"))?.into()
+        }
+        _ => text.into(),
+    })
+}
+
+fn instant(option: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.with_timezone(&Utc));
+    }
+    text.parse::<NaiveDate>()
+        .ok()
+        .and_then(|date| date.and_hms_opt(0, 0, 0))
+        .map(|time| time.and_utc())
+        .ok_or_else(|| {
+            Failure::Usage(format!(
+                "{option}: `{text}` is neither a date (2026-01-31) nor a time (2026-01-31T00:00:00Z)"
+            ))
+        })
+}
