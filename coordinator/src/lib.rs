@@ -21,6 +21,7 @@ pub mod history;
 mod limits;
 mod lock;
 mod params;
+mod preview;
 mod progress_files;
 mod render;
 mod retry;

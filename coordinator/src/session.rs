@@ -411,7 +411,7 @@ pub(crate) async fn plan_run(
     weir_plan::plan(&rendered, &catalog, &scope).await.map_err(|error| plan_failure(&error))
 }
 
-fn plan_scope(
+pub(crate) fn plan_scope(
     spec: &PipelineSpec,
     request: &RunRequest,
     run: Option<RunIdentity<'_>>,
