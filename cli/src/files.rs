@@ -27,8 +27,11 @@ pub(crate) fn load(path: &Path) -> Result<Result<Loaded, Vec<Diagnostic>>, Failu
         Ok(shared) => shared,
         Err(diagnostics) => return Ok(Err(diagnostics)),
     };
-    Ok(weir_spec::parse_with(&name, &text, &shared)
-        .map(|parsed| Loaded { path: path.to_owned(), text, parsed }))
+    Ok(weir_spec::parse_with(&name, &text, &shared).map(|parsed| Loaded {
+        path: path.to_owned(),
+        text,
+        parsed,
+    }))
 }
 
 /// Like [`load`], but mistakes end the command. Warnings are printed.
@@ -154,7 +157,11 @@ fn read_secrets(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
     Ok(secrets)
 }
 
-pub(crate) fn engine_options(global: &Global, start: &Path, context: ConnectorContext) -> EngineOptions {
+pub(crate) fn engine_options(
+    global: &Global,
+    start: &Path,
+    context: ConnectorContext,
+) -> EngineOptions {
     let cores = std::thread::available_parallelism().unwrap_or(std::num::NonZeroUsize::MIN);
     EngineOptions {
         state_dir: state_dir(global, start),

@@ -17,7 +17,7 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
 /// A table with a header; for people.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
     for row in rows {
         table.add_row(row);
     }

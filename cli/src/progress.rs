@@ -62,7 +62,10 @@ impl View {
             }
             RunEvent::Planned { run, graph } => {
                 let stages = graph.stages.len();
-                self.say(&format!("run {run}: {stages} stage{}", if stages == 1 { "" } else { "s" }));
+                self.say(&format!(
+                    "run {run}: {stages} stage{}",
+                    if stages == 1 { "" } else { "s" }
+                ));
                 self.add_nodes(&graph);
             }
             RunEvent::Resumed { run, slices_done, slices, rows_committed } => self.say(&format!(
@@ -161,7 +164,9 @@ fn expected_rows(kind: &StageKind) -> Option<u64> {
     slices
         .iter()
         .map(|slice| match slice {
-            Slice::Splits(splits) => splits.iter().map(|split| split.estimated_rows).sum(),
+            Slice::Splits(splits) => {
+                splits.iter().map(|split| split.estimated_rows).sum::<Option<u64>>()
+            }
             Slice::Partition(_) => None,
         })
         .sum()

@@ -34,8 +34,8 @@ const BETWEEN_ASKING: Duration = Duration::from_millis(200);
 /// Runs pipelines in this process.
 #[derive(Debug)]
 pub struct Engine {
-    options: EngineOptions,
-    systems: Arc<dyn Systems>,
+    pub(crate) options: EngineOptions,
+    pub(crate) systems: Arc<dyn Systems>,
     state: StateDir,
 }
 

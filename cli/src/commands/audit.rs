@@ -9,7 +9,11 @@ use crate::args::{Global, Output};
 use crate::failure::Failure;
 use crate::{files, output};
 
-pub(crate) async fn audit(global: &Global, id: &str, redactor: &Redactor) -> Result<ExitCode, Failure> {
+pub(crate) async fn audit(
+    global: &Global,
+    id: &str,
+    redactor: &Redactor,
+) -> Result<ExitCode, Failure> {
     let state_dir = super::state_dir_here(global);
     let frozen = history::frozen(&state_dir, id).await?;
     let context = files::context(global, &frozen.base_dir, redactor)?;

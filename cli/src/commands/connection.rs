@@ -27,8 +27,8 @@ pub(crate) async fn connection(
             Err(error) => Err(error),
         },
     };
-    let answer = answer
-        .map_err(|error| Failure::Run(format!("connection `{name}`: {}", error.message)))?;
+    let answer =
+        answer.map_err(|error| Failure::Run(format!("connection `{name}`: {}", error.message)))?;
     let answer = redactor.redact(&answer);
     if global.output == Output::Json {
         output::json(&serde_json::json!({ "connection": name, "answer": answer }))?;

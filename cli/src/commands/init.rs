@@ -30,8 +30,9 @@ pub(crate) fn init(dir: &Path) -> Result<ExitCode, Failure> {
             .parent()
             .map_or(Ok(()), std::fs::create_dir_all)
             .and_then(|()| std::fs::write(&path, text));
-        written
-            .map_err(|error| Failure::Run(format!("failed to write {}: {error}", path.display())))?;
+        written.map_err(|error| {
+            Failure::Run(format!("failed to write {}: {error}", path.display()))
+        })?;
     }
     output::line(&format!("{} is ready:", dir.display()))?;
     output::line(&format!("  weir run {}", dir.join("pipeline.yaml").display()))?;

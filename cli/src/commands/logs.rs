@@ -17,7 +17,8 @@ pub(crate) async fn logs(global: &Global, id: &str, follow: bool) -> Result<Exit
     let mut offset = 0;
     loop {
         // Read before the lines: a run that has ended writes no more of them.
-        let running = history::run(&state_dir, &summary.run).await?.summary.status == RunStatus::Running;
+        let running =
+            history::run(&state_dir, &summary.run).await?.summary.status == RunStatus::Running;
         offset = print_from(global, &path, offset, &summary.run)?;
         if !follow || !running {
             return Ok(ExitCode::SUCCESS);

@@ -28,7 +28,9 @@ pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failu
     match cli.command {
         Command::Run(arguments) if arguments.file == Path::new("show") => match &arguments.id {
             Some(id) => runs::show(global, id).await,
-            None => Err(Failure::Usage("write `weir run show ID`; `weir runs` lists ids".to_owned())),
+            None => {
+                Err(Failure::Usage("write `weir run show ID`; `weir runs` lists ids".to_owned()))
+            }
         },
         Command::Run(arguments) => run::run(global, arguments, redactor).await,
         Command::Validate { files } => validate::validate(global, &files),
@@ -42,7 +44,9 @@ pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failu
         Command::Retry { id } => run::retry(global, &id, redactor).await,
         Command::Audit { id } => audit::audit(global, &id, redactor).await,
         Command::State(command) => state::state(global, command).await,
-        Command::DeadLetters(command) => dead_letters::dead_letters(global, command, redactor).await,
+        Command::DeadLetters(command) => {
+            dead_letters::dead_letters(global, command, redactor).await
+        }
         Command::Connection(command) => connection::connection(global, command, redactor).await,
         Command::Schema => {
             output::json(&weir_spec::json_schema())?;

@@ -27,7 +27,8 @@ pub(crate) async fn run(
     }
     let loaded = files::load_valid(&arguments.file)?;
     let folder = files::folder_of(&loaded.path);
-    let request = RunRequest { fresh: arguments.fresh, ..request(&loaded.parsed.spec, &arguments.values)? };
+    let request =
+        RunRequest { fresh: arguments.fresh, ..request(&loaded.parsed.spec, &arguments.values)? };
     let context = files::context(global, &folder, redactor)?;
     let options = files::engine_options(global, &folder, context);
     execute(global, options, &loaded.parsed.spec, &loaded.text, request).await

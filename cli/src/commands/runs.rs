@@ -8,7 +8,11 @@ use crate::args::{Global, Output};
 use crate::failure::Failure;
 use crate::output;
 
-pub(crate) async fn list(global: &Global, pipeline: Option<&str>, limit: usize) -> Result<ExitCode, Failure> {
+pub(crate) async fn list(
+    global: &Global,
+    pipeline: Option<&str>,
+    limit: usize,
+) -> Result<ExitCode, Failure> {
     let mut runs = history::runs(&super::state_dir_here(global)).await?;
     runs.retain(|run| pipeline.is_none_or(|pipeline| run.pipeline == pipeline));
     runs.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| b.run.cmp(&a.run)));

@@ -134,12 +134,11 @@ fn compare(node: &str, expected: &[Map<String, Value>], actual: &[Value]) -> Res
     if missing.is_empty() && left.is_empty() {
         return Ok(());
     }
-    let mut lines = vec![format!(
-        "  `{node}`: {} rows expected, {} are there",
-        expected.len(),
-        actual.len()
-    )];
-    lines.extend(missing.iter().map(|row| format!("  - missing     {}", Value::Object((*row).clone()))));
+    let mut lines =
+        vec![format!("  `{node}`: {} rows expected, {} are there", expected.len(), actual.len())];
+    lines.extend(
+        missing.iter().map(|row| format!("  - missing     {}", Value::Object((*row).clone()))),
+    );
     lines.extend(left.iter().map(|row| format!("  + unexpected  {row}")));
     Err(lines.join("\n"))
 }
@@ -212,7 +211,10 @@ mod tests {
     #[test]
     fn numbers_and_times_are_compared_by_value() {
         assert!(equal(&serde_json::json!(10.5), &serde_json::json!(10.50)));
-        assert!(equal(&serde_json::json!("2026-01-01"), &serde_json::json!("2026-01-01T00:00:00Z")));
+        assert!(equal(
+            &serde_json::json!("2026-01-01"),
+            &serde_json::json!("2026-01-01T00:00:00Z")
+        ));
         assert!(!equal(&serde_json::json!(1), &serde_json::json!(null)));
         assert!(!equal(&serde_json::json!("a"), &serde_json::json!("b")));
     }

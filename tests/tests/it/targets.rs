@@ -66,6 +66,13 @@ pub(crate) fn visible_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+fn visible_names(folder: &Path) -> Vec<String> {
+    std::fs::read_dir(folder)
+        .expect("the folder can be listed")
+        .map(|entry| entry.expect("it can be listed").file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
 impl Target for Files {
     fn yaml(&self, batch_rows: i64) -> String {
         format!(
@@ -125,6 +132,13 @@ impl Target for Files {
         let beside = std::fs::read_dir(parent).expect("the folder can be listed").flatten();
         for entry in beside {
             let name = entry.file_name().to_string_lossy().into_owned();
+            // A replaced folder keeps its fence beside itself.
+            let fence = |path: &Path| {
+                visible_names(path).iter().all(|name| name.starts_with("fence-"))
+            };
+            if name == "_weir-out" && fence(&entry.path()) {
+                continue;
+            }
             if !["data", "disk", "out", "pipeline.yaml", ".weir"].contains(&name.as_str()) {
                 return Some(entry.path().display().to_string());
             }
