@@ -86,7 +86,7 @@ fn render_one(diagnostic: &Diagnostic, lines: &[&str], rendered: &mut String) {
     if let Some(source_line) = source_line {
         let start = (*column as usize).saturating_sub(1);
         // A long line is shown from a little before the mistake on.
-        let skipped = if start > EXCERPT_WIDTH / 2 { start - EXCERPT_WIDTH / 2 } else { 0 };
+        let skipped = start.saturating_sub(EXCERPT_WIDTH / 2);
         let shown: String = source_line
             .chars()
             .skip(skipped)
@@ -204,7 +204,8 @@ pub(crate) fn nearest<'n>(
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
         .filter(|(distance, name)| {
-            *distance <= 1 + name.len().max(lower.len()) / 4 && *distance < name.len().max(2)
+            *distance <= 1 + name.len().max(lower.len()) / 4
+                && *distance < name.len().min(lower.len())
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

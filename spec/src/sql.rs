@@ -394,7 +394,8 @@ impl References<'_> {
                                 matches!(word(self.tokens, before), Some("is" | "not"))
                             })
                     });
-                    if !(in_function && text == "from") && !is_distinct_from {
+                    let names_no_table = is_distinct_from || (in_function && text == "from");
+                    if !names_no_table {
                         self.items(index + 1, text == "from");
                     }
                 }

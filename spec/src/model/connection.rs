@@ -18,6 +18,7 @@ pub struct ConnectionRef {
 /// How to reach a system. `env` and `secret` templates are still unrendered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
+#[expect(clippy::large_enum_variant, reason = "one value a node: a box would save nothing")]
 pub enum Connection {
     Postgres(PostgresConnection),
     Sqlite(SqliteConnection),

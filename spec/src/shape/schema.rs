@@ -142,8 +142,7 @@ impl Writer {
             let name = definition_name(shape.name);
             variants.push(self.reference(name, |writer| {
                 let mut body = writer.shape_body(shape, Some(tag));
-                if !tagged.by_connection || !shape.key("connection").is_some_and(|k| !k.unsupported)
-                {
+                if !tagged.by_connection || shape.key("connection").is_none_or(|k| k.unsupported) {
                     let mut required: Vec<Value> =
                         body.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
                     if !required.contains(&json!("type")) {
