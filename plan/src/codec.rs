@@ -53,6 +53,7 @@ const PREFIX: &[u8] = b"weir1:";
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "lives only while an operator is encoded")]
 enum OperatorBytes {
     Source {
         scan: SourceScan,

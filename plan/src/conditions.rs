@@ -19,9 +19,7 @@ pub(crate) fn passes(
     state: &SessionState,
     scope: &PlanScope,
 ) -> Result<Expr, PlanError> {
-    let column = |name: &String| {
-        find_column(node, name, schema).map(|(expression, data_type)| (expression, data_type))
-    };
+    let column = |name: &String| find_column(node, name, schema);
     // Null passes these; `not_null` says otherwise.
     let or_null = |value: Expr, holds: Expr| Expr::IsNull(Box::new(value)).or(holds);
     let condition = match &rule.condition {

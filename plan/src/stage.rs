@@ -51,6 +51,7 @@ pub struct Stage {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one per stage, built once")]
 pub enum StageKind {
     /// Row-wise over one input: resumable, one task a slice.
     Streaming {
@@ -70,6 +71,7 @@ pub enum StageKind {
 /// What a streaming stage reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one per stage, built once")]
 pub enum StreamInput {
     Source {
         node: NodeName,
@@ -93,6 +95,7 @@ pub enum Slice {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one per stage, built once")]
 pub enum StageOutput {
     /// Arrow IPC files, one a partition, durable before the stage counts as done.
     Exchange,

@@ -34,7 +34,7 @@ async fn mistakes_name_the_node_and_the_nearest_right_name() {
         ),
         (sql("SELECT * FROM orders.errors"), "only `validate` nodes have a rejected side"),
         (sql("SELECT * FROM node"), "reads its own output"),
-        (sql("SELECT {{ params.x }}"), "`{{ params.x }}` is not set"),
+        (sql("SELECT {{ params.x }}"), "node `node`: `{{ params.x }}` cannot be rendered"),
         (
             Pipeline::shop().sink("out", &["custmers"]),
             "there is no node `custmers`; did you mean `customers`?",
