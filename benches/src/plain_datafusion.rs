@@ -21,7 +21,9 @@ async fn main() -> ExitCode {
         ["csv-to-parquet", input, output, columns] => csv_to_parquet(input, output, columns).await,
         ["query", output, query, tables @ ..] => run_query(output, query, tables).await,
         _ => {
-            eprintln!("usage: plain-datafusion csv-to-parquet IN OUT COLUMNS | query OUT SQL NAME=PATH…");
+            eprintln!(
+                "usage: plain-datafusion csv-to-parquet IN OUT COLUMNS | query OUT SQL NAME=PATH…"
+            );
             return ExitCode::from(2);
         }
     };

@@ -10,8 +10,7 @@ pub async fn check_connection(
     config: &spec::Connection,
     context: &ConnectorContext,
 ) -> Result<String, ConnectorError> {
-    let connection =
-        spec::ConnectionRef { name: Some(name.to_owned()), config: config.clone() };
+    let connection = spec::ConnectionRef { name: Some(name.to_owned()), config: config.clone() };
     match config {
         spec::Connection::Http(_) => crate::http::check_connection(&connection, context).await,
         spec::Connection::Postgres(_) | spec::Connection::Sqlite(_) => {

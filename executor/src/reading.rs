@@ -6,6 +6,7 @@ use datafusion::error::{DataFusionError, Result};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 use weir_connectors::{ConnectorError, Position, ScanRequest, Source, SourceBatch, Split};
 use weir_plan::operators::NodeFailure;
 use weir_plan::{SlicePosition, StageId};
@@ -75,7 +76,8 @@ impl SliceReader {
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(read: impl FnOnce(Steps) -> F) -> Self {
         let (sender, steps) = mpsc::channel(READ_AHEAD);
-        Self { steps, task: AbortOnDropHandle::new(tokio::spawn(read(sender))) }
+        let reading = read(sender).in_current_span();
+        Self { steps, task: AbortOnDropHandle::new(tokio::spawn(reading)) }
     }
 
     /// Why there are no more steps although the slice is not at its end.
@@ -98,7 +100,10 @@ async fn read_splits(
         let from = start.inner.as_ref().filter(|_| index == start.split);
         let mut batches = source.open(split, &request, from).await?;
         while let Some(batch) = batches.next().await {
-            if steps.send(Ok(ReadStep::Batch { split: index, batch: batch? })).await.is_err() {
+            let batch = batch?;
+            let rows = batch.rows.num_rows() + batch.rejected.len();
+            tracing::debug!(split = index, rows, "read source batch");
+            if steps.send(Ok(ReadStep::Batch { split: index, batch })).await.is_err() {
                 return Ok(());
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 use weir_plan::StageKind;
 
 use crate::dead_letters::DeadLetterBox;
@@ -33,7 +34,8 @@ pub async fn run_task(
     let spill = env.folder.spill();
     let stage = task.stage.name.clone();
     let site = FailureSite::new(&stage, &env, &spill);
-    let running = tokio::spawn(run_here(task, Arc::clone(&env), log, events, stop));
+    let work = run_here(task, Arc::clone(&env), log, events, stop).in_current_span();
+    let running = tokio::spawn(work);
     match AbortOnDropHandle::new(running).await {
         Ok(result) => result,
         Err(ended) => Err(site.ended(ended)),

@@ -62,7 +62,9 @@ fn quickstart_fills_parquet_and_sqlite_and_keeps_dead_letters() {
         .lines()
         .filter(|line| {
             let cells: Vec<&str> = line.split(',').collect();
-            cells.len() >= 4 && cells[1] == "3" && cells[3].parse::<f64>().is_ok()
+            cells.len() >= 4
+                && cells[1] == "3"
+                && cells[3].parse::<f64>().is_ok()
                 && cells[0] != "1120"
         })
         .count();
@@ -83,9 +85,10 @@ fn quickstart_fills_parquet_and_sqlite_and_keeps_dead_letters() {
 
     let total = targets::block_on(async {
         let path = folder.join("out/report.db");
-        let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
-            .await
-            .expect("the database opens");
+        let mut connection =
+            sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+                .await
+                .expect("the database opens");
         sqlx::query("SELECT sum(orders) FROM sales_by_city")
             .fetch_one(&mut connection)
             .await
@@ -138,7 +141,10 @@ fn full_sync_replaces_the_table() {
     let url = targets::database("example_prices");
     let weir = Weir::new(&folder).env("DATABASE_URL", &url);
     let prices = || {
-        targets::rows(&url, "SELECT sku || ' ' || price || ' ' || currency FROM price_list ORDER BY 1")
+        targets::rows(
+            &url,
+            "SELECT sku || ' ' || price || ' ' || currency FROM price_list ORDER BY 1",
+        )
     };
     weir.run(&["run", "pipeline.yaml"]).expect_code(0);
     assert_eq!(prices(), ["A-1 9.99 EUR", "A-2 19.50 EUR", "B-8 1200.00 USD"]);

@@ -28,9 +28,9 @@ impl Moments {
     fn seeded(label: &str) -> Self {
         let seed = std::env::var("WEIR_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or(20_261_122_u64);
-        let mixed = label.bytes().fold(seed, |seed, byte| {
-            seed.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte)
-        });
+        let mixed = label
+            .bytes()
+            .fold(seed, |seed, byte| seed.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
         println!("{label}: WEIR_TEST_SEED={seed}");
         Self(mixed | 1)
     }
@@ -102,7 +102,9 @@ fn kill_until_done(
         let read = rows_read(&weir.state);
         let bound = ROWS + i64::from(kills) * PARALLELISM * (BATCH_ROWS + READ_AHEAD_ROWS);
         if read > bound || read < ROWS {
-            wrong = Some(format!("{read} rows were read in {kills} kills; {ROWS} to {bound} are right"));
+            wrong = Some(format!(
+                "{read} rows were read in {kills} kills; {ROWS} to {bound} are right"
+            ));
         }
     }
     Tally { kills, wrong }
@@ -110,7 +112,8 @@ fn kill_until_done(
 
 /// Rows that all sessions together have read, from the executor's log (which a kill cannot lose).
 fn rows_read(state: &Path) -> i64 {
-    let log = std::fs::read_to_string(state.join("killed/log.jsonl")).expect("a run writes its log");
+    let log =
+        std::fs::read_to_string(state.join("killed/log.jsonl")).expect("a run writes its log");
     log.lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|entry| entry["message"] == "read source batch")
@@ -138,8 +141,7 @@ fn killed_runs_end_exactly_right(label: &str, target: impl FnOnce(&Path) -> Box<
     let mut kills = 0;
     let mut rounds = 0;
     while kills < KILLS {
-        let tally =
-            kill_until_done(label, folder, target.as_ref(), &mut moments, undisturbed, &[]);
+        let tally = kill_until_done(label, folder, target.as_ref(), &mut moments, undisturbed, &[]);
         assert_eq!(tally.wrong, None, "{label} after {} kills", tally.kills);
         kills += tally.kills;
         rounds += 1;

@@ -84,7 +84,7 @@ fn postgres_url(port: u16) -> String {
 fn password_of_a_database_leaks_nowhere() {
     let url = targets::database("secrets");
     targets::execute(&url, "CREATE TABLE input (id bigint); INSERT INTO input VALUES (1), (2)");
-    let port = url::Url::parse(&url).expect("a URL").port().expect("a port");
+    let port = targets::server_port();
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     for (port, table) in [(port, "input"), (port, "missing"), (1, "input")] {
         let url = format!("{}/secrets", postgres_url(port));
@@ -100,7 +100,11 @@ fn password_of_a_database_leaks_nowhere() {
 
 #[test]
 fn credentials_of_an_api_leak_nowhere() {
-    let server = targets::block_on(weir_tests::rest_server::RestServer::start());
+    // The server answers as long as its runtime lives.
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let server = runtime
+        .block_on(weir_tests::rest_server::RestServer::start(10))
+        .expect("the server starts");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let secret = "{{ secret.CANARY }}";
     let auths = [
@@ -115,11 +119,11 @@ fn credentials_of_an_api_leak_nowhere() {
     ];
     for auth in auths {
         // The first base answers, the second refuses connections.
-        for base in [server.url(), "http://127.0.0.1:1".to_owned()] {
+        for base in [server.url().to_owned(), "http://127.0.0.1:1".to_owned()] {
             let pipeline = format!(
                 "pipeline: secrets\nconnections:\n  api:\n    type: http\n    base_url: {base}\n\
                  \x20   auth: {auth}\n    headers: {{ X-Extra: \"{secret}\" }}\n\
-                 sources:\n  records:\n    connection: api\n    path: /plain\n\
+                 sources:\n  records:\n    connection: api\n    path: /none\n\
                  \x20   columns: {{ id: int64 }}\n\
                  sinks:\n  output: {{ input: records, type: csv, path: out }}\n\
                  retry: {{ max_attempts: 1 }}\n"

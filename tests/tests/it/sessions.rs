@@ -118,10 +118,13 @@ fn changed_file_is_refused_while_a_run_is_unfinished() {
     drop(running);
     let path = folder.path().join("pipeline.yaml");
     let text = std::fs::read_to_string(&path).expect("it has just been written");
-    write(&path, &text.replace("input: rows", "input: kept").replace(
-        "sinks:",
-        "transforms:\n  kept: { sql: \"SELECT * FROM rows WHERE id < 10\" }\nsinks:",
-    ));
+    write(
+        &path,
+        &text.replace("input: rows", "input: kept").replace(
+            "sinks:",
+            "transforms:\n  kept: { sql: \"SELECT * FROM rows WHERE id < 10\" }\nsinks:",
+        ),
+    );
     let output = weir.run(&["run", "pipeline.yaml"]).expect_code(2);
     assert!(output.stderr.contains("weir retry"), "{}", output.stderr);
     assert!(output.stderr.contains("--fresh"), "{}", output.stderr);
@@ -158,7 +161,10 @@ fn watermark_advances_with_the_commit_and_not_before() {
     weir.run(&["run", "pipeline.yaml"]).expect_code(0);
     assert_eq!(count(), "1000", "nothing is new");
 
-    targets::execute(&url, "INSERT INTO input SELECT n, 'n' || n FROM generate_series(1001, 1500) n");
+    targets::execute(
+        &url,
+        "INSERT INTO input SELECT n, 'n' || n FROM generate_series(1001, 1500) n",
+    );
     // The target refuses rows: the watermark must stay.
     targets::execute(&url, "ALTER TABLE output ADD CONSTRAINT small CHECK (id <= 1000)");
     weir.run(&["run", "pipeline.yaml"]).expect_code(1);

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use sqlx::{Connection as _, Row as _};
 use weir_tests::dataset::Checker;
@@ -99,9 +99,11 @@ impl Target for Files {
             match self.format.as_str() {
                 "parquet" => {
                     let reader =
-                        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
-                            .and_then(|builder| builder.build())
-                            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(
+                            file,
+                        )
+                        .and_then(|builder| builder.build())
+                        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                     for batch in reader {
                         checker.add_batch(&batch.expect("the file is whole"));
                     }
@@ -133,9 +135,8 @@ impl Target for Files {
         for entry in beside {
             let name = entry.file_name().to_string_lossy().into_owned();
             // A replaced folder keeps its fence beside itself.
-            let fence = |path: &Path| {
-                visible_names(path).iter().all(|name| name.starts_with("fence-"))
-            };
+            let fence =
+                |path: &Path| visible_names(path).iter().all(|name| name.starts_with("fence-"));
             if name == "_weir-out" && fence(&entry.path()) {
                 continue;
             }
@@ -235,8 +236,11 @@ impl Target for Sqlite {
 
 /// One server for all tests of this binary; each test has a database of its own.
 fn server() -> &'static PostgresServer {
-    static SERVER: OnceLock<PostgresServer> = OnceLock::new();
-    SERVER.get_or_init(PostgresServer::start)
+    PostgresServer::shared()
+}
+
+pub(crate) fn server_port() -> u16 {
+    server().port()
 }
 
 /// The URL of a new, empty database on the tests' server.
