@@ -18,10 +18,7 @@ static LOG_FILE: OnceLock<Arc<Mutex<File>>> = OnceLock::new();
 /// above unless the filter asks for more.
 pub(crate) fn init(filter: Option<&str>, redactor: &Redactor) {
     let stderr_filter = EnvFilter::new(filter.unwrap_or("error"));
-    let file_filter = EnvFilter::new(match filter {
-        Some(filter) => format!("info,{filter}"),
-        None => "info".to_owned(),
-    });
+    let file_filter = EnvFilter::new(file_filter(filter.unwrap_or_default()));
     let stderr = tracing_subscriber::fmt::layer()
         .with_writer(Redacting { redactor: redactor.clone(), target: Target::Stderr })
         .with_filter(stderr_filter);
@@ -31,6 +28,20 @@ pub(crate) fn init(filter: Option<&str>, redactor: &Redactor) {
         .with_writer(Redacting { redactor: redactor.clone(), target: Target::File })
         .with_filter(file_filter);
     tracing_subscriber::registry().with(stderr).with(file).init();
+}
+
+/// `info`, and what the filter for standard error asks for beyond it.
+fn file_filter(filter: &str) -> String {
+    let mut directives = vec!["info"];
+    let quiet = ["off", "error", "warn", "info"];
+    directives.extend(
+        filter
+            .split(',')
+            .map(str::trim)
+            .filter(|directive| !directive.is_empty())
+            .filter(|directive| !quiet.contains(&directive.to_ascii_lowercase().as_str())),
+    );
+    directives.join(",")
 }
 
 /// The log of a pipeline.
@@ -108,5 +119,18 @@ impl Drop for Line {
                 None => Ok(()),
             },
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_filter;
+
+    #[test]
+    fn file_keeps_info_whatever_standard_error_shows() {
+        assert_eq!(file_filter(""), "info");
+        assert_eq!(file_filter("error"), "info");
+        assert_eq!(file_filter("error,weir_executor=debug"), "info,weir_executor=debug");
+        assert_eq!(file_filter("trace"), "info,trace");
     }
 }
