@@ -35,7 +35,8 @@ pub(crate) struct Global {
     /// comes first.
     #[arg(long, global = true, value_name = "FILE", env = "WEIR_SECRETS_FILE")]
     pub secrets_file: Option<PathBuf>,
-    /// Log filter for standard error, e.g. `info` or `weir_executor=trace`. Default: `warn`.
+    /// Log filter for standard error, e.g. `info` or `weir_executor=trace`. Default: `off`; a
+    /// failure is printed anyway.
     #[arg(long, global = true, value_name = "FILTER", env = "WEIR_LOG")]
     pub log: Option<String>,
 }

@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::prelude::*;
-use tracing_subscriber::EnvFilter;
 use weir_connectors::Redactor;
 
 /// Opened once the pipeline is known; lines before that go to standard error only.
@@ -17,7 +17,7 @@ static LOG_FILE: OnceLock<Arc<Mutex<File>>> = OnceLock::new();
 /// Installs the subscriber of the process. `filter` is for standard error; the file keeps `info` and
 /// above unless the filter asks for more.
 pub(crate) fn init(filter: Option<&str>, redactor: &Redactor) {
-    let stderr_filter = EnvFilter::new(filter.unwrap_or("error"));
+    let stderr_filter = EnvFilter::new(filter.unwrap_or("off"));
     let file_filter = EnvFilter::new(file_filter(filter.unwrap_or_default()));
     let stderr = tracing_subscriber::fmt::layer()
         .with_writer(Redacting { redactor: redactor.clone(), target: Target::Stderr })

@@ -20,6 +20,9 @@ impl Redactor {
     /// Values shorter than four characters are not registered: hiding them would hide ordinary text.
     pub fn register(&self, value: &str) {
         let mut forms = vec![value.to_owned()];
+        // As it stands inside a line of a JSON log.
+        let json = serde_json::Value::from(value).to_string();
+        forms.push(json.trim_matches('"').to_owned());
         forms.push(url::form_urlencoded::byte_serialize(value.as_bytes()).collect());
         use base64::Engine as _;
         forms.push(base64::engine::general_purpose::STANDARD.encode(value));
@@ -96,11 +99,28 @@ impl ConnectorContext {
         Self { base_dir: base_dir.into(), secrets: Arc::new(secrets), redactor }
     }
 
-    /// Renders `env` and `secret`. Every resolved secret, and every `env` value used inside a
-    /// connection, is registered with the redactor. The result must not be stored or logged.
+    /// Renders `env` and `secret`. Every resolved secret, and the password inside an `env` value that
+    /// is a URL, is registered with the redactor. The result must not be stored or logged.
     pub fn resolve(&self, text: &TemplateText) -> Result<String, ConnectorError> {
         let rendered = weir_spec::template::render_connect_time(text, &|root, name| match root {
-            "env" => self.secrets.env(name).map(str::to_owned),
+            "env" => {
+                let value = self.secrets.env(name)?.to_owned();
+                // The value as a whole may be ordinary text (a host name); its password is not.
+                if let Some(password) =
+                    url::Url::parse(&value).ok().as_ref().and_then(url::Url::password)
+                {
+                    self.redactor.register(password);
+                    let decoded: Option<String> = url::form_urlencoded::parse(
+                        format!("p={}", password.replace('+', "%2B")).as_bytes(),
+                    )
+                    .next()
+                    .map(|(_, value)| value.into_owned());
+                    if let Some(decoded) = decoded {
+                        self.redactor.register(&decoded);
+                    }
+                }
+                Some(value)
+            }
             "secret" => {
                 let value = self.secrets.secret(name)?.to_owned();
                 self.redactor.register(&value);

@@ -69,7 +69,7 @@ pub(crate) fn unfinished_run<'ledger>(
         .filter(|(_, run)| run.pipeline == *pipeline)
         .max_by_key(|(_, run)| run.started_at)?;
     let has_failed = matches!(run.state, RunState::Failed { .. });
-    (has_failed && run.has_committed() && !run.is_complete()).then_some((id, run))
+    (has_failed && run.may_have_committed() && !run.is_complete()).then_some((id, run))
 }
 
 fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {

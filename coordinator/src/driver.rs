@@ -159,6 +159,8 @@ impl<'session> Driver<'session> {
     /// The first reason counts; tasks stop at their next commit.
     fn end(&mut self, failure: Failure) {
         self.stop_tasks.cancel();
+        // Work that is cut short by a stop ends with errors of its own.
+        let failure = if self.session.stop.is_cancelled() { Failure::Stopped } else { failure };
         if self.ending.is_none() {
             self.ending = Some(Ending { failure, drop_at: Instant::now() + LONGEST_STOP });
         }

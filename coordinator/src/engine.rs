@@ -17,6 +17,7 @@ use weir_ledger::{
 use weir_plan::StageGraph;
 use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
 
+use crate::abandon::{ask_targets, open_intents};
 use crate::choose::{Choice, Wanted, choose};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
 use crate::lock::{Holder, PipelineLock, interrupt};
@@ -258,7 +259,9 @@ impl Engine {
         appended.map(|_| ()).map_err(|error| ledger_error(store.path(), &error))
     }
 
-    /// Gives an unfinished run up. Its committed rows stay, its staging goes.
+    /// Gives an unfinished run up. Its committed rows stay, its staging goes: first the targets say
+    /// which intended batches have landed, then the ledger gives the run up, and only then is
+    /// anything removed, so that a run that may still be taken up never lacks its staging.
     async fn abandon(
         &self,
         store: &LedgerStore,
@@ -266,14 +269,32 @@ impl Engine {
         epoch: u64,
         run: &RunId,
     ) -> Result<(), EngineError> {
-        let facts = store.ledger().await.run(run).cloned();
-        self.remove_staging(store, dir, epoch, run, facts.as_ref()).await?;
+        let Some(facts) = store.ledger().await.run(run).cloned() else { return Ok(()) };
+        let intents = open_intents(&facts);
+        if !intents.is_empty() {
+            if matches!(facts.state, RunState::Failed { .. }) {
+                let resume = ResumeRun { epoch, run: run.clone(), at: Utc::now() };
+                self.append(store, Command::ResumeRun(resume)).await?;
+            }
+            let frozen = read_frozen(dir, run)?;
+            let answers =
+                ask_targets(&facts, intents, &frozen.spec, run, epoch, self.systems.as_ref(), dir);
+            let answers = answers.await.map_err(|error| {
+                let error = self.options.context.redactor.redact(&error);
+                EngineError::Invalid(format!("run {run} cannot be given up now: {error}"))
+            })?;
+            for answer in answers {
+                self.append(store, answer).await?;
+            }
+        }
         let outcome = RunOutcome::Abandoned;
         let finish = FinishRun { epoch, run: run.clone(), outcome, at: Utc::now() };
-        self.append(store, Command::FinishRun(finish)).await
+        self.append(store, Command::FinishRun(finish)).await?;
+        self.remove_staging(store, dir, epoch, run, Some(&facts)).await
     }
 
-    /// Removes the staging of failed runs that nobody will take up, where that failed before.
+    /// Removes the staging of runs that are over, or that nobody will take up, where that failed
+    /// before.
     async fn clean_up_failed(
         &self,
         store: &LedgerStore,
@@ -283,8 +304,11 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let left: Vec<(RunId, RunFacts)> = (store.ledger().await.runs.iter())
             .filter(|(_, run)| run.pipeline == *pipeline && !run.cleaned_up)
-            .filter(|(_, run)| matches!(run.state, RunState::Failed { .. }))
-            .filter(|(_, run)| !run.has_committed() || run.is_complete())
+            .filter(|(_, run)| match run.state {
+                RunState::Running => false,
+                RunState::Failed { .. } => !run.may_have_committed() || run.is_complete(),
+                RunState::Succeeded { .. } | RunState::Abandoned { .. } => true,
+            })
             .map(|(id, run)| (id.clone(), run.clone()))
             .collect();
         for (run, facts) in left {
@@ -302,8 +326,13 @@ impl Engine {
         facts: Option<&RunFacts>,
     ) -> Result<(), EngineError> {
         let Some(facts) = facts.filter(|facts| !facts.cleaned_up) else { return Ok(()) };
-        let frozen = read_frozen(dir, run)?;
-        let removed = remove_staging(facts, &frozen.spec, run, self.systems.as_ref(), dir).await;
+        let removed = match read_frozen(dir, run) {
+            Ok(frozen) => {
+                remove_staging(facts, &frozen.spec, run, self.systems.as_ref(), dir).await
+            }
+            // Somebody has removed the run's folder.
+            Err(error) => Err(error.to_string()),
+        };
         if let Err(error) = removed {
             // The target may be gone for good: that must not keep the pipeline from running.
             let error = self.options.context.redactor.redact(&error);

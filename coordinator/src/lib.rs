@@ -8,6 +8,7 @@
 //! its pipeline's ledger (`<state dir>/<pipeline>/ledger.db`), which it guards with a file lock;
 //! readers ([`history`]) need no lock.
 
+mod abandon;
 pub mod api;
 mod audit;
 mod choose;
@@ -24,6 +25,7 @@ mod params;
 mod preview;
 mod progress_files;
 mod render;
+pub mod replay;
 mod retry;
 mod session;
 mod shape;

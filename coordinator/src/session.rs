@@ -120,7 +120,11 @@ impl Session {
         .map_err(|error| Failure::Run(error.to_string()))?;
         Driver::new(self, &graph, &sinks, Arc::new(env)).drive().await?;
 
-        self.clean_up(sinks.values()).await?;
+        // Everything is visible: what cannot be removed now is removed when the next run starts.
+        if let Err(error) = self.clean_up(sinks.values()).await {
+            let error = self.redact(&error);
+            tracing::warn!(error, "staging of the run is left");
+        }
         match exceeded_limit(&self.frozen.spec, &self.facts().await, true) {
             Some(message) => Err(Failure::Run(message)),
             None => Ok(()),
@@ -291,16 +295,15 @@ impl Session {
     }
 
     /// Removes the staging of sinks, and what only a running run needs of its folder.
-    async fn clean_up(&self, sinks: impl Iterator<Item = &OpenSink>) -> Result<(), Failure> {
+    async fn clean_up(&self, sinks: impl Iterator<Item = &OpenSink>) -> Result<(), String> {
         for OpenSink { node, sink, prepared } in sinks {
             retrying(&self.frozen.spec.retry, &self.stop, || sink.clean_up(prepared))
                 .await
-                .map_err(|error| {
-                    Failure::Run(format!("failed to clean up after sink `{node}`: {error}"))
-                })?;
+                .map_err(|error| format!("failed to clean up after sink `{node}`: {error}"))?;
         }
         let done = CleanUpDone { epoch: self.epoch, run: self.run.clone() };
-        self.append(Command::CleanUpDone(done)).await?;
+        let appended = self.store.append(Command::CleanUpDone(done)).await;
+        appended.map_err(|error| error.to_string())?;
         remove_working_files(&self.dir, &self.run);
         Ok(())
     }
@@ -322,7 +325,7 @@ impl Session {
         tracing::error!(error = message, "run failed");
         self.finish(RunOutcome::Failed { error: message.to_owned() }).await?;
         let facts = self.facts().await;
-        if !facts.has_committed() {
+        if !facts.may_have_committed() {
             let removed = remove_staging(
                 &facts,
                 &self.frozen.spec,

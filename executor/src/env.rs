@@ -1,9 +1,10 @@
 //! What all tasks of one run share on one executor: folders, memory, connectors.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use datafusion::execution::TaskContext;
@@ -93,6 +94,9 @@ pub struct ExecutorEnv {
     pub(crate) slots: NonZeroUsize,
     pub(crate) checkpoint_every: Duration,
     pub(crate) given: IndexMap<NodeName, Arc<dyn Source>>,
+    /// Opened once for all tasks: splits of a database are read under one snapshot, which lives as
+    /// long as its source.
+    opened: Mutex<HashMap<NodeName, Arc<dyn Source>>>,
     pub(crate) runtime: Arc<RuntimeEnv>,
 }
 
@@ -124,8 +128,24 @@ impl ExecutorEnv {
             slots: options.slots,
             checkpoint_every: options.checkpoint_every,
             given: options.given,
+            opened: Mutex::default(),
             runtime,
         })
+    }
+
+    /// The pipeline's own source, the same for all tasks of the run in this process.
+    pub(crate) fn open_source(
+        &self,
+        node: &NodeName,
+        source: &spec::Source,
+    ) -> Result<Arc<dyn Source>, ConnectorError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = opened.get(node) {
+            return Ok(Arc::clone(source));
+        }
+        let source = self.systems.open_source(node, source)?;
+        opened.insert(node.clone(), Arc::clone(&source));
+        Ok(source)
     }
 
     /// Where the run's files are.

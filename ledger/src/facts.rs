@@ -261,10 +261,16 @@ impl RunFacts {
         self.stage(stage)?.slices.get(usize::try_from(slice).ok()?)
     }
 
-    /// Whether any batch has been published or any exchange finished.
-    pub fn has_committed(&self) -> bool {
+    /// Whether any batch may be visible or any exchange is finished. A batch that was intended counts:
+    /// only the target knows whether it has landed.
+    pub fn may_have_committed(&self) -> bool {
         self.stages.iter().any(|stage| {
-            stage.finished_slices > 0 || stage.slices.iter().any(|slice| slice.next_sequence > 0)
+            stage.finished_slices > 0
+                || stage.run_commit != RunCommit::Open
+                || stage
+                    .slices
+                    .iter()
+                    .any(|slice| slice.next_sequence > 0 || slice.intent.is_some())
         })
     }
 

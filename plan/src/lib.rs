@@ -46,6 +46,7 @@ pub use stage::{
     EncodedPlan, EncodedSchema, Slice, Stage, StageGraph, StageId, StageKind, StageOutput,
     StreamInput,
 };
+pub use template::template_values;
 
 #[cfg(test)]
 mod tests;

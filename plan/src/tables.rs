@@ -64,7 +64,7 @@ impl TableProvider for SourceTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (columns, output, schema) = match projection {
+        let (mut columns, mut output, schema) = match projection {
             Some(indices) if indices.is_empty() && !self.schema.fields().is_empty() => {
                 let first = self.schema.field(0).name().clone();
                 (Some(vec![first]), Some(Vec::new()), Arc::new(Schema::empty()))
@@ -79,6 +79,17 @@ impl TableProvider for SourceTable {
             }
             _ => (None, None, Arc::clone(&self.schema)),
         };
+        let incremental = self.source.incremental();
+        // The watermark is made of what is read: the cursor is read even when nobody uses it.
+        if let (Some(incremental), Some(columns)) = (incremental, &mut columns)
+            && !columns.contains(&incremental.cursor)
+            && self.schema.field_with_name(&incremental.cursor).is_ok()
+        {
+            output.get_or_insert_with(|| (0..columns.len()).collect::<Vec<usize>>());
+            columns.push(incremental.cursor.clone());
+        }
+        // Rows that a limit leaves unread would lie behind the watermark.
+        let limit = limit.filter(|_| incremental.is_none());
         let request = ScanRequest {
             columns,
             predicates: filters.iter().filter_map(|filter| self.exact(filter)).collect(),

@@ -13,12 +13,12 @@ pub(crate) fn render_sql(
     text: &TemplateText,
     scope: &PlanScope,
 ) -> Result<String, PlanError> {
-    weir_spec::template::render_sql(text, &values(scope))
+    weir_spec::template::render_sql(text, &template_values(scope))
         .map_err(|error| PlanError::node(node, error.to_string()))
 }
 
 /// The scope as templates see it.
-fn values(scope: &PlanScope) -> Map<String, Value> {
+pub fn template_values(scope: &PlanScope) -> Map<String, Value> {
     let object = |values: &BTreeMap<String, Value>| {
         Value::Object(values.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
     };

@@ -70,8 +70,8 @@ async fn show(global: &Global, id: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Rejected rows become the whole input of the node that rejected them, in a run of its own: sources
-/// are not read again, and what the first run has loaded is not touched.
+/// Rejected rows become the whole input of the node that rejected them, in a run of its own that feeds
+/// only the sinks behind it. Other inputs of a join are read again; what was loaded is not touched.
 async fn replay(
     global: &Global,
     run: &str,
@@ -97,10 +97,13 @@ async fn replay(
             if !rows.is_file() {
                 return Err(Failure::Usage(format!("{} is not a file", rows.display())));
             }
-            IndexMap::from([(node, rows.to_owned())])
+            let rows = std::path::absolute(rows).unwrap_or_else(|_| rows.to_owned());
+            IndexMap::from([(node, rows)])
         }
         _ => {
             let folder = state_dir.join(&frozen.pipeline).join("replay").join(&frozen.run);
+            let folder = std::path::absolute(&folder).unwrap_or(folder);
+            check_replayable(&letters)?;
             write_rows(&folder, &letters)?
         }
     };
@@ -111,8 +114,22 @@ async fn replay(
     let context = files::context(global, &folder, redactor)?;
     let mut options = files::engine_options(global, &folder, context);
     options.state_dir = state_dir;
-    let request = RunRequest { given, ..frozen.request };
+    let spec = weir_coordinator::replay::replayed(&spec, &given).map_err(Failure::Usage)?;
+    let request = RunRequest { resume: None, fresh: false, ..frozen.request };
     super::run::execute(global, options, &spec, &text, request).await
+}
+
+/// Lines that a source could not read are raw text: what they should have been only a person can say.
+fn check_replayable(letters: &[DeadLetter]) -> Result<(), Failure> {
+    match letters.iter().find(|letter| !letter.row.is_object()) {
+        None => Ok(()),
+        Some(letter) => Err(Failure::Usage(format!(
+            "rejected rows of `{node}` are raw text that could not be read: write them as JSON lines \
+             with the columns of `{node}`, and replay with --node {node} --rows FILE; or replay another \
+             node alone with --node",
+            node = letter.node
+        ))),
+    }
 }
 
 /// One JSON-lines file a node.

@@ -142,14 +142,14 @@ fn declared_column_that_the_header_lacks_is_named() {
         "{ type: csv, path: in.csv, columns: { id: int32, nmae: string } }",
         &[("in.csv", b"id,name\n1,a\n")],
     );
-    case.fails(2, &["nmae", "in.csv"]);
+    case.fails(1, &["nmae", "in.csv"]);
 }
 
 #[test]
 fn missing_files_are_named() {
     case("{ type: csv, path: \"none/*.csv\", columns: { id: int32 } }", &[])
-        .fails(2, &["none/*.csv"]);
-    case("{ type: parquet, path: none.parquet }", &[]).fails(2, &["none.parquet"]);
+        .fails(1, &["none/*.csv"]);
+    case("{ type: parquet, path: none.parquet }", &[]).fails(1, &["none.parquet"]);
 }
 
 #[test]
@@ -188,22 +188,29 @@ fn broken_parquet_is_refused_by_name() {
     let broken: &[&[u8]] = &[b"", b"PAR1", b"not parquet at all, only text", b"PAR1xxxxxxxxPAR1"];
     for bytes in broken {
         case("{ type: parquet, path: in.parquet }", &[("in.parquet", bytes)])
-            .fails(2, &["in.parquet"]);
+            .fails(1, &["in.parquet"]);
     }
 }
 
 #[test]
 fn source_file_that_changes_between_sessions_is_noticed() {
+    let good: String = (0..30_000).map(|id| format!("{id},a\n")).collect();
+    let text = format!("id,name\n{good}x,b\n");
     let case = case(
         &format!("{{ type: csv, path: in.csv, {COLUMNS}, on_error: fail }}"),
-        &[("in.csv", b"id,name\n1,a\nx,b\n")],
+        &[("in.csv", text.as_bytes())],
     );
+    let path = case.folder.path().join("pipeline.yaml");
+    let pipeline = std::fs::read_to_string(&path).expect("it has just been written");
+    std::fs::write(&path, pipeline.replace("path: out", "path: out, batch_rows: 5000"))
+        .expect("the disk has room");
     case.run().expect_code(1);
+    assert!(!case.rows().is_empty(), "some batches are visible");
     std::fs::write(case.folder.path().join("in.csv"), "id,name\n1,a\n2,b\n5,e\n").expect("room");
     let output = case.run().expect_code(1);
     assert!(output.stderr.contains("--fresh"), "{}", output.stderr);
+    assert!(output.stderr.contains("in.csv"), "{}", output.stderr);
     case.weir.run(&["run", "pipeline.yaml", "--fresh"]).expect_code(0);
-    assert_eq!(case.rows().len(), 3);
 }
 
 #[test]

@@ -143,6 +143,6 @@ fn missing_secret_is_named_with_its_remedy() {
          sinks:\n  output: { input: input, type: csv, path: out }\n",
     )
     .expect("the disk has room");
-    let output = Weir::new(folder.path()).run(&["run", "pipeline.yaml"]).expect_code(2);
+    let output = Weir::new(folder.path()).run(&["run", "pipeline.yaml"]).expect_code(1);
     assert!(output.stderr.contains("WEIR_SECRET_NOT_SET"), "{}", output.stderr);
 }
