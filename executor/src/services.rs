@@ -93,6 +93,6 @@ pub(crate) fn open_source(
     recorder.declare_source(node, source, given.is_some());
     match given {
         Some(given) => Ok(Arc::clone(given)),
-        None => env.systems.open_source(node, source),
+        None => env.open_source(node, source),
     }
 }

@@ -348,7 +348,8 @@ async fn the_schema_policy_decides_before_the_first_row() {
     let ignoring = SchemaPolicy { new_columns: NewColumns::Ignore, ..SchemaPolicy::default() };
     let default = SchemaPolicy::default();
     // (table, policy, words of the error, or the row as text)
-    let cases: [(&str, SchemaPolicy, Result<&str, &[&str]>); 14] = [
+    type Expected = Result<&'static str, &'static [&'static str]>;
+    let cases: [(&str, SchemaPolicy, Expected); 14] = [
         ("id int8", default, Err(&["\"label\"", "Utf8", "ADD COLUMN", "new_columns: add"])),
         ("id int8", lenient, Ok("(1,x)")),
         ("id int8", ignoring, Ok("(1)")),

@@ -38,6 +38,7 @@ pub(crate) async fn connection(
     Ok(ExitCode::SUCCESS)
 }
 
+#[expect(clippy::large_enum_variant, reason = "one a command")]
 enum Found {
     Connection(weir_spec::Connection),
     Source(weir_spec::Source),

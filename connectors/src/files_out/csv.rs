@@ -106,7 +106,7 @@ impl CsvStyle {
         let bytes = cell.as_bytes();
         // White space at the ends is kept by quotes where readers trim bare cells.
         let padded = cell.starts_with(' ') || cell.ends_with(' ');
-        if !bytes.is_empty() && !padded && !bytes.iter().any(|byte| special(byte)) {
+        if !bytes.is_empty() && !padded && !bytes.iter().any(special) {
             line.extend_from_slice(bytes);
             return;
         }

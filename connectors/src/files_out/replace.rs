@@ -77,7 +77,7 @@ pub(super) fn refuse_foreign(layout: &Layout) -> Result<(), ConnectorError> {
     if owner(&layout.target).is_some() {
         return Ok(());
     }
-    for entry in entries {
+    if let Some(entry) = entries.into_iter().next() {
         let entry = entry.map_err(|error| io_error("list the folder", &layout.target, error))?;
         return Err(ConnectorError::config(format!(
             "{} holds files that Weir did not write (such as {}), and `mode: replace` would delete \

@@ -118,7 +118,7 @@ impl Database {
             },
             Some(26) => (ErrorKind::Data, " (the file is not a SQLite database)"),
             Some(11) => (ErrorKind::Data, " (the database is damaged)"),
-            Some(18 | 19 | 20) => (ErrorKind::Data, ""),
+            Some(18..=20) => (ErrorKind::Data, ""),
             Some(1) if text.contains("no such table") || text.contains("no such column") => {
                 (ErrorKind::NotFound, "")
             }

@@ -21,6 +21,7 @@ pub(super) struct SqliteWriter {
     pub(super) open: Open,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one a writer, and a batch most of the time")]
 pub(super) enum Open {
     Nothing,
     Batch(Spill),
