@@ -9,7 +9,6 @@
 # Installs with rustup, when missing: rustfmt, clippy. Nothing comes from PyPI or npm.
 set -euo pipefail
 cd "$(dirname "$0")"
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}"
 
 step() { printf '\n== %s (%s)\n' "$1" "$(date +%T)"; }
 

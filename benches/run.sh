@@ -4,7 +4,7 @@
 # Needs Rust, Python 3 with venv, and PostgreSQL 15 (test.sh installs it).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 work="${WEIR_BENCH_DIR:-$HOME/.cache/weir/bench}"
 mkdir -p "$work"
 if [ ! -x "$work/venv/bin/python" ]; then

@@ -237,3 +237,23 @@ fn the_audit_names_the_slice_that_does_not_add_up() {
         ]
     );
 }
+
+#[test]
+fn an_intended_batch_may_have_landed() {
+    let mut book = Book::planned();
+    let run = run_id(1);
+    assert!(!book.ledger.run(&run).expect("it is known").may_have_committed());
+    book.exchange(5, "1");
+    // A run whose exchange is not finished, but whose first batch was intended.
+    let mut facts = book.ledger.run(&run).expect("it is known").clone();
+    for stage in &mut facts.stages {
+        stage.finished_slices = 0;
+    }
+    assert!(!facts.may_have_committed());
+    let first = task(1, &run, 1, 0, 1);
+    book.accept(&start(&first));
+    book.accept(&intent(&first, 0, 2, false));
+    let intended = book.ledger.run(&run).expect("it is known");
+    facts.stages[1].slices[0].intent = intended.stages[1].slices[0].intent.clone();
+    assert!(facts.may_have_committed(), "only the target knows");
+}

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use weir_tests::dataset::{self, Checker};
+use weir_tests::postgres::PostgresServer;
 use weir_tests::weir::Weir;
 
 use crate::targets::{self, Target};
@@ -114,8 +115,10 @@ fn full_disk_under_postgres() {
     let disk = SmallDisk::mount(&folder.path().join("disk"), "2m");
     targets::give_to_postgres(folder.path());
     targets::give_to_postgres(&folder.path().join("disk"));
-    let target = targets::postgres_in("append", "batch", &folder.path().join("disk"));
+    let server = PostgresServer::start();
+    let target = targets::postgres_in(&server, "append", "batch", &folder.path().join("disk"));
     full_then_roomy(folder.path(), &disk, target.as_ref(), false);
+    server.stop();
 }
 
 #[test]

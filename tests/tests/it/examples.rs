@@ -113,6 +113,23 @@ fn quickstart_tests_pass() {
 }
 
 #[test]
+fn tests_of_a_file_fail_when_they_should() {
+    let (_guard, folder) = copied("quickstart");
+    let path = folder.join("pipeline.yaml");
+    let text = std::fs::read_to_string(&path).expect("the example is there");
+    for (right, wrong) in [
+        ("customer: Konrad Zuse, city: Hünfeld", "customer: Konrad Zuse, city: Berlin"),
+        ("_error: email does not match", "_error: id is null"),
+        ("      valid_contacts: []", "      valid_contacts: [{ id: 3 }]"),
+    ] {
+        assert!(text.contains(right), "`{right}` is in the example");
+        std::fs::write(&path, text.replace(right, wrong)).expect("the disk has room");
+        let output = Weir::new(&folder).run(&["test", "pipeline.yaml"]).expect_code(1);
+        assert!(output.stdout.contains("1 passed, 1 failed"), "{wrong}: {}", output.stdout);
+    }
+}
+
+#[test]
 fn events_go_from_postgres_to_one_folder_a_day() {
     let (_guard, folder) = copied("postgres-to-parquet");
     let url = targets::database("example_events");

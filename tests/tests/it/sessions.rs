@@ -237,3 +237,74 @@ fn target_that_loses_a_row_fails_the_audit() {
     assert_eq!(report["clean"], false);
     assert!(!report["findings"].as_array().expect("a list").is_empty(), "{report:#}");
 }
+
+/// Rows that move between splits while they are read: with one snapshot for all tasks each is read once.
+#[test]
+fn tasks_of_one_run_read_a_table_under_one_snapshot() {
+    const ROWS: i64 = 300_000;
+    let folder = folder();
+    let url = targets::database("snapshot");
+    targets::execute(
+        &url,
+        &format!(
+            "CREATE TABLE input (id bigint PRIMARY KEY, version int, filler text);
+             INSERT INTO input SELECT n, 0, repeat('x', 100) FROM generate_series(1, {ROWS}) n;
+             ANALYZE input"
+        ),
+    );
+    write(
+        &folder.path().join("pipeline.yaml"),
+        &format!(
+            "pipeline: snapshot\nconnections:\n  db: {{ type: postgres, url: \"{url}\" }}\n\
+             sources:\n  input: {{ connection: db, table: input }}\n\
+             sinks:\n  output: {{ input: input, type: csv, path: out, batch_rows: 10000 }}\n"
+        ),
+    );
+    let weir = Weir::new(folder.path());
+    let running = weir.start(&["run", "pipeline.yaml", "--parallelism", "2"]);
+    let end = Instant::now() + Duration::from_secs(30);
+    while targets::visible_files(&folder.path().join("out")).is_empty() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Every row gets a new version at the end of the table, behind all readers.
+    targets::execute(&url, "UPDATE input SET version = 1");
+    running.wait().expect_code(0);
+    let mut ids: Vec<i64> = Vec::new();
+    for file in targets::visible_files(&folder.path().join("out")) {
+        let text = std::fs::read_to_string(file).expect("CSV is text");
+        for line in text.lines().skip(1) {
+            let cells: Vec<&str> = line.split(',').collect();
+            assert_eq!(cells[1], "0", "a row was read under a later snapshot: {line}");
+            ids.push(cells[0].parse().expect("an id"));
+        }
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=ROWS).collect::<Vec<_>>());
+}
+
+#[test]
+fn cursor_that_no_sink_uses_still_moves_the_watermark() {
+    let folder = folder();
+    let url = targets::database("unused_cursor");
+    targets::execute(
+        &url,
+        "CREATE TABLE input (id bigint PRIMARY KEY, name text);
+         INSERT INTO input SELECT n, 'n' || n FROM generate_series(1, 100) n",
+    );
+    write(
+        &folder.path().join("pipeline.yaml"),
+        &format!(
+            "pipeline: unused\nconnections:\n  db: {{ type: postgres, url: \"{url}\" }}\n\
+             sources:\n  input: {{ connection: db, table: input, incremental: {{ cursor: id }} }}\n\
+             transforms:\n  names: {{ sql: SELECT name FROM input }}\n\
+             sinks:\n  output: {{ input: names, connection: db, table: output }}\n"
+        ),
+    );
+    let weir = Weir::new(folder.path());
+    for _ in 0..2 {
+        weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    }
+    assert_eq!(targets::rows(&url, "SELECT count(*)::text FROM output"), ["100"]);
+    let state = weir.run(&["state", "show", "unused", "--output", "json"]).json();
+    assert_eq!(state["input"], "100", "{state}");
+}

@@ -279,12 +279,18 @@ pub(crate) fn postgres(mode: &str, commit: &str) -> Box<dyn Target> {
     })
 }
 
-/// A database whose tables lie in a folder of their own (see [`give_to_postgres`]).
-pub(crate) fn postgres_in(mode: &str, commit: &str, folder: &Path) -> Box<dyn Target> {
-    let url = server().url();
+/// A database whose tables lie in a folder of their own (see [`give_to_postgres`]). On a server of its
+/// own: one whose disk goes away can make no checkpoint any more.
+pub(crate) fn postgres_in(
+    server: &PostgresServer,
+    mode: &str,
+    commit: &str,
+    folder: &Path,
+) -> Box<dyn Target> {
+    let url = server.url();
     execute(&url, &format!("CREATE TABLESPACE small LOCATION '{}'", folder.display()));
     execute(&url, "CREATE DATABASE small");
-    let url = server().database_url("small");
+    let url = server.database_url("small");
     // Only the tables go there: the catalogue would not fit.
     execute(&url, "ALTER DATABASE small SET default_tablespace = 'small'");
     Box::new(Postgres { url, mode: mode.to_owned(), commit: commit.to_owned() })
