@@ -185,7 +185,7 @@ class Bench:
 
     def parquet_rows(self, path):
         import duckdb
-        return duckdb.sql(f"SELECT count(*) FROM read_parquet('{path}/**/*.parquet')").fetchone()[0]
+        return duckdb.sql(f"SELECT count(*) FROM read_parquet('{path}/**/*.parquet')").fetchall()[0][0]
 
     # --- cases ----------------------------------------------------------------------------------
 
@@ -228,15 +228,17 @@ sinks:
 """)
             query = self.scratch / f"{name}.sql"
             query.write_text(sql)
-            views = ";".join(f"CREATE VIEW {table} AS SELECT * FROM '{self.data}/parquet/{table}.parquet'" for table in used)
-            duck = f"import duckdb; c = duckdb.connect(); c.execute('''{views.replace(chr(39) * 3, '')}'''); c.execute(\"COPY (\" + open('{query}').read() + \") TO '{out['duckdb']}/x.parquet'\")"
+            script = self.scratch / f"{name}-duckdb.py"
+            views = "\n".join(f"c.execute(\"CREATE VIEW {table} AS SELECT * FROM '{self.data}/parquet/{table}.parquet'\")" for table in used)
+            script.write_text(f"import duckdb\nc = duckdb.connect()\n{views}\nquery = open('{query}').read()\n"
+                              f"c.execute(f\"COPY ({{query}}) TO '{out['duckdb']}/x.parquet'\")\n")
             def make_duck(folder=out["duckdb"]):
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
             self.case(f"tpch_{name}", {
                 "weir": (self.fresh(out["weir"], self.scratch / name / "state"), weir),
                 "datafusion": (self.fresh(out["datafusion"]), [self.target / "plain-datafusion", "query", str(out["datafusion"]) + "/", query, *[f"{table}={self.data}/parquet/{table}.parquet" for table in used]]),
-                "duckdb": (make_duck, [self.python, "-c", duck]),
+                "duckdb": (make_duck, [self.python, script]),
             }, lambda who: self.parquet_rows(out[who]))
 
     def postgres_to_parquet(self):
