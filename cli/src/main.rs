@@ -4,6 +4,7 @@
 //! args ─▶ files (pipeline, weir.yaml, secrets, state folder) ─▶ commands/<verb> ─▶ engine ─▶ output
 //! ```
 
+mod allocator;
 mod args;
 mod commands;
 mod failure;
@@ -20,6 +21,7 @@ use weir_connectors::Redactor;
 use args::{Cli, Output};
 
 fn main() -> ExitCode {
+    allocator::limit_arenas();
     let cli = Cli::parse();
     let redactor = Redactor::default();
     logging::init(cli.global.log.as_deref(), &redactor);
