@@ -3,8 +3,8 @@
 //! For each sink and mode, a run over 200,000 rows is killed at seeded random moments and started again
 //! until it ends, at least [`KILLS`] times in all (with a fresh destination when one run has ended
 //! too early). Then: every row exactly once with the right values, audit clean, no staging left, and
-//! the rows read again are fewer than one batch a task and session. `WEIR_TEST_SEED` changes the
-//! moments.
+//! the rows read again are fewer than one batch, and what is read ahead of it, a task and kill.
+//! `WEIR_TEST_SEED` changes the moments.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
