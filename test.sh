@@ -6,6 +6,7 @@
 #   postgresql-15 (or the distribution's postgresql)  the real server that tests start for themselves
 #   gcc, libc6-dev, pkg-config                        linking, and the C parts of SQLite, zstd and ring
 #   util-linux                                        setpriv: PostgreSQL refuses to run as root
+#   procps                                            kill, with which tests interrupt what they have started
 # Installs with rustup, when missing: rustfmt, clippy. Nothing comes from PyPI or npm.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -16,6 +17,7 @@ install_packages() {
   local missing=()
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   command -v setpriv >/dev/null || missing+=(util-linux)
+  [ -x /bin/kill ] || [ -x /usr/bin/kill ] || missing+=(procps)
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
   [ ${#missing[@]} -eq 0 ] && return 0
   local root=()
