@@ -68,11 +68,7 @@ pub(crate) fn read_error(path: &Path, codec: Codec, error: std::io::Error) -> Co
     let format = if codec == Codec::Gzip { "gzip" } else { "zstd" };
     ConnectorError::caused(
         crate::ErrorKind::Data,
-        format!(
-            "{} is not a complete {format} file (write it again, or say with `compression` how it is \
-             compressed)",
-            path.display()
-        ),
+        format!("{} is not a complete {format} file", path.display()),
         error,
     )
 }

@@ -53,10 +53,7 @@ pub(crate) fn list(
             }
         }
         Err(error) => {
-            let attempt = format!(
-                "find path `{path}` (relative paths start at the folder of the pipeline file) at"
-            );
-            return Err(ConnectorError::io(&attempt, &absolute, error));
+            return Err(ConnectorError::io(&format!("find path `{path}` at"), &absolute, error));
         }
     }
     if found.is_empty() {
