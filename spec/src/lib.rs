@@ -14,7 +14,6 @@
 //! Deliberately unknown here: files, networks, clocks, Arrow, DataFusion. Nothing in this crate does
 //! I/O; reading the file and resolving `env` and `secret` is the caller's work.
 
-mod calendar;
 mod check;
 mod decode;
 mod diagnostic;

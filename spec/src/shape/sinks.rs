@@ -77,13 +77,9 @@ const TARGET_FILE_SIZE: Key = Key::new(
     "A file is closed once it is about this large.",
 )
 .default("128MiB");
-const TEXT_COMPRESSION: Key = Key::new("compression", COMPRESSION, "`auto`: none.").default("auto");
-const PARQUET_COMPRESSION: Key = Key::new(
-    "compression",
-    Kind::Choice { names: &["auto", "none", "zstd"], unsupported: &["gzip"] },
-    "Inside the files; `auto`: snappy.",
-)
-.default("auto");
+const SINK_COMPRESSION: Key =
+    Key::new("compression", COMPRESSION, "`auto`: none for text files, zstd inside Parquet.")
+        .default("auto");
 
 static CSV: Shape = Shape {
     name: "a csv sink",
@@ -98,7 +94,7 @@ static CSV: Shape = Shape {
         HEADER,
         PARTITION_BY,
         TARGET_FILE_SIZE,
-        TEXT_COMPRESSION,
+        SINK_COMPRESSION,
         MODE,
         KEY,
         COMMIT,
@@ -117,7 +113,7 @@ static JSON: Shape = Shape {
         PATH,
         PARTITION_BY,
         TARGET_FILE_SIZE,
-        TEXT_COMPRESSION,
+        SINK_COMPRESSION,
         MODE,
         KEY,
         COMMIT,
@@ -136,7 +132,7 @@ static PARQUET: Shape = Shape {
         PATH,
         PARTITION_BY,
         TARGET_FILE_SIZE,
-        PARQUET_COMPRESSION,
+        SINK_COMPRESSION,
         MODE,
         KEY,
         COMMIT,
