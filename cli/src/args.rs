@@ -133,7 +133,7 @@ pub(crate) struct Values {
     /// A parameter: `--param country=DE`. May be repeated.
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_param)]
     pub params: Vec<(String, String)>,
-    /// `window.start`: RFC 3339, or a date (UTC).
+    /// `window.start`: RFC 3339, or a date: its midnight in the pipeline's `timezone`.
     #[arg(long, value_name = "TIME", requires = "to")]
     pub from: Option<String>,
     /// `window.end`, exclusive.

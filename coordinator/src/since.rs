@@ -2,8 +2,32 @@
 
 use std::time::Duration;
 
+use arrow::datatypes::{DataType, Schema};
 use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
+use weir_connectors::ConnectorError;
 use weir_spec::Incremental;
+
+/// A lag is a time: refuses a cursor that is none, which could not be moved back by it. Text may hold
+/// a time.
+pub(crate) fn lag_fits(incremental: &Incremental, schema: &Schema) -> Result<(), ConnectorError> {
+    if incremental.lag.is_none() {
+        return Ok(());
+    }
+    let Ok(field) = schema.field_with_name(&incremental.cursor) else { return Ok(()) };
+    match field.data_type() {
+        DataType::Timestamp(_, _)
+        | DataType::Date32
+        | DataType::Date64
+        | DataType::Utf8
+        | DataType::LargeUtf8
+        | DataType::Utf8View => Ok(()),
+        other => Err(ConnectorError::config(format!(
+            "`lag` is a time, and the cursor `{}` is {other}: remove `lag`, or name a cursor that is a \
+             time",
+            incremental.cursor
+        ))),
+    }
+}
 
 /// The watermark minus the lag; before the first run what the file says, unchanged.
 pub(crate) fn read_since(incremental: &Incremental, watermark: Option<&str>) -> Option<String> {
@@ -64,6 +88,27 @@ mod tests {
         ] {
             assert_eq!(since(Some(watermark), Some(lag)).as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn a_lag_needs_a_cursor_that_is_a_time() {
+        let schema = Schema::new(vec![
+            arrow::datatypes::Field::new("id", DataType::Int64, true),
+            arrow::datatypes::Field::new("day", DataType::Date32, true),
+        ]);
+        let check = |cursor: &str, lag: Option<u64>| {
+            let incremental = Incremental {
+                cursor: cursor.into(),
+                param: None,
+                initial: None,
+                lag: lag.map(Duration::from_secs),
+            };
+            lag_fits(&incremental, &schema).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("id", None), Ok(()));
+        assert_eq!(check("day", Some(60)), Ok(()));
+        let message = check("id", Some(60)).expect_err("an id is no time");
+        assert!(message.contains("the cursor `id` is Int64: remove `lag`"), "{message}");
     }
 
     #[test]

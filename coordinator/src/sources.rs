@@ -13,7 +13,7 @@ use weir_spec::{NodeName, PipelineSpec};
 
 use crate::RunRequest;
 use crate::retry::retrying;
-use crate::since::read_since;
+use crate::since::{lag_fits, read_since};
 
 /// A source that could not be asked.
 #[derive(Debug)]
@@ -45,6 +45,9 @@ pub(crate) async fn describe_sources(
         let request = ScanRequest { since: since.clone(), ..ScanRequest::default() };
         let description =
             retrying(&spec.retry, stop, || opened.describe()).await.map_err(failed)?;
+        if let Some(incremental) = source.incremental().filter(|_| given.is_none()) {
+            lag_fits(incremental, &description.schema).map_err(failed)?;
+        }
         let splits = retrying(&spec.retry, stop, || opened.splits(&request, parallelism))
             .await
             .map_err(failed)?;

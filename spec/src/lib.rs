@@ -14,6 +14,7 @@
 //! Deliberately unknown here: files, networks, clocks, Arrow, DataFusion. Nothing in this crate does
 //! I/O; reading the file and resolving `env` and `secret` is the caller's work.
 
+mod calendar;
 mod check;
 mod decode;
 mod diagnostic;

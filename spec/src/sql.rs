@@ -62,6 +62,16 @@ pub(crate) fn table_references(text: &str) -> Vec<TableReference> {
     References { ctes: common_tables(&tokens), tokens: &tokens, found: Vec::new() }.find()
 }
 
+/// Where `WITH RECURSIVE` stands: offset and length in characters.
+pub(crate) fn recursive_with(text: &str) -> Option<(usize, usize)> {
+    let tokens = lex(text).tokens;
+    let at = (1..tokens.len()).find(|at| {
+        word(&tokens, at - 1) == Some("with") && word(&tokens, *at) == Some("recursive")
+    })?;
+    let start = tokens[at - 1].offset;
+    Some((start, tokens[at].offset + tokens[at].length - start))
+}
+
 fn lex(text: &str) -> Lexed {
     // An expression becomes one private-use character, so that the lexer sees one stream.
     const EXPRESSION: char = '\u{f8ff}';

@@ -156,7 +156,9 @@ pub(crate) fn request(spec: &PipelineSpec, values: &Values) -> Result<RunRequest
         params.insert(name.clone(), typed(name, &param.column_type, text)?);
     }
     let window = match (&values.from, &values.to) {
-        (Some(from), Some(to)) => Some((instant("--from", from)?, instant("--to", to)?)),
+        (Some(from), Some(to)) => {
+            Some((instant(spec, "--from", from)?, instant(spec, "--to", to)?))
+        }
         _ => None,
     };
     if let Some((from, to)) = window
@@ -184,17 +186,51 @@ fn typed(name: &str, column_type: &ColumnType, text: &str) -> Result<serde_json:
     })
 }
 
-fn instant(option: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
+/// A time as it is, or the midnight of a date in the pipeline's timezone.
+fn instant(spec: &PipelineSpec, option: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.with_timezone(&Utc));
     }
-    text.parse::<NaiveDate>()
-        .ok()
-        .and_then(|date| date.and_hms_opt(0, 0, 0))
-        .map(|time| time.and_utc())
-        .ok_or_else(|| {
-            Failure::Usage(format!(
-                "{option}: `{text}` is neither a date (2026-01-31) nor a time (2026-01-31T00:00:00Z)"
-            ))
-        })
+    text.parse::<NaiveDate>().ok().and_then(|date| spec.start_of_day(date)).ok_or_else(|| {
+        Failure::Usage(format!(
+            "{option}: `{text}` is neither a date (2026-01-31) nor a time (2026-01-31T00:00:00Z)"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_is_its_midnight_in_the_timezone_of_the_pipeline() {
+        let text = "pipeline: p\ntimezone: Europe/Berlin\n\
+                    sources: { a: { type: csv, path: a.csv } }\n\
+                    sinks: { s: { input: a, type: csv, path: out } }\n";
+        let spec = weir_spec::parse("p.yaml", text).expect("a good file").spec;
+        let values = |from: &str, to: &str| Values {
+            params: Vec::new(),
+            from: Some(from.to_owned()),
+            to: Some(to.to_owned()),
+        };
+        let window = |from: &str, to: &str| {
+            let request =
+                request(&spec, &values(from, to)).map_err(|error| error.message().to_owned());
+            request.map(|request| {
+                let (from, to) = request.window.expect("both ends are given");
+                (from.to_rfc3339(), to.to_rfc3339())
+            })
+        };
+        // In the night to the 29th the clocks change: that day has 23 hours.
+        assert_eq!(
+            window("2026-03-29", "2026-03-30"),
+            Ok(("2026-03-28T23:00:00+00:00".to_owned(), "2026-03-29T22:00:00+00:00".to_owned()))
+        );
+        assert_eq!(
+            window("2026-03-29T00:00:00Z", "2026-03-29T01:00:00+01:00"),
+            Err("--from must be before --to".to_owned())
+        );
+        let message = window("yesterday", "2026-03-30").expect_err("no date");
+        assert!(message.contains("`yesterday` is neither a date"), "{message}");
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use chrono::{NaiveDate, SecondsFormat};
 use serde_json::{Map, Value};
 use weir_plan::testing::{self, InMemoryServices};
 use weir_plan::{PlanScope, plan_node};
@@ -94,6 +95,12 @@ fn declared(source: &Source) -> Option<&DeclaredColumns> {
 /// Parameters at their defaults, and fixed values for everything that a run would bring.
 fn scope(spec: &PipelineSpec) -> PlanScope {
     let text = |text: &str| Value::String(text.to_owned());
+    let midnight = |day: u32| {
+        let start = NaiveDate::from_ymd_opt(2026, 1, day).and_then(|day| spec.start_of_day(day));
+        start.map_or(Value::Null, |start| {
+            Value::String(start.to_rfc3339_opts(SecondsFormat::Secs, true))
+        })
+    };
     let params = spec
         .params
         .iter()
@@ -107,8 +114,8 @@ fn scope(spec: &PipelineSpec) -> PlanScope {
             ("started_at".to_owned(), text("2026-01-01T00:00:00Z")),
         ]),
         window: BTreeMap::from([
-            ("start".to_owned(), text("2026-01-01T00:00:00Z")),
-            ("end".to_owned(), text("2026-01-02T00:00:00Z")),
+            ("start".to_owned(), midnight(1)),
+            ("end".to_owned(), midnight(2)),
         ]),
         state: BTreeMap::new(),
         parallelism: 1,

@@ -532,6 +532,33 @@ async fn a_partly_renamed_batch_is_finished_or_taken_back_whole() {
 }
 
 #[tokio::test]
+async fn parquet_files_have_the_codec_that_the_file_names() {
+    use parquet::basic::Compression as Codec;
+    for (compression, is_right) in [
+        (Compression::Auto, (|codec| codec == Codec::SNAPPY) as fn(Codec) -> bool),
+        (Compression::None, |codec| codec == Codec::UNCOMPRESSED),
+        (Compression::Zstd, |codec| matches!(codec, Codec::ZSTD(_))),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let sink = file_sink(
+            folder.path(),
+            FileFormat::Parquet,
+            WriteMode::Append,
+            CommitMode::Batch,
+            |target| target.compression = compression,
+        )
+        .expect("the compression is possible");
+        write_batch(&sink, &test_batch(&test_rows(0, 100))).await;
+        let files = data_files(folder.path());
+        let [file] = files.as_slice() else { panic!("one file is written: {files:?}") };
+        let file = fs::File::open(file).expect("the file is there");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("the file is Parquet");
+        let codec = reader.metadata().row_group(0).column(0).compression();
+        assert!(is_right(codec), "{compression:?} is written as {codec:?}");
+    }
+}
+
+#[tokio::test]
 async fn mistakes_are_named_before_the_first_row() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let open = |mode, change: &dyn Fn(&mut FileTarget)| {

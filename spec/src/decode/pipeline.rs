@@ -48,7 +48,7 @@ impl Decoder<'_, '_> {
             timezone: fields.text("timezone")?,
             triggers,
             catch_up: fields.choice("catch_up")?,
-            concurrency: concurrency(fields.node("concurrency"))?,
+            concurrency: self.concurrency(fields.node("concurrency"))?,
             params,
             connections,
             sources,
@@ -184,14 +184,23 @@ impl Decoder<'_, '_> {
         }
         Some(CheckpointPolicy { every })
     }
-}
 
-fn concurrency(node: Option<&Node>) -> Option<Concurrency> {
-    let fields = Fields::of(node, &CONCURRENCY);
-    Some(Concurrency {
-        runs: fields.integer("runs").and_then(|runs| NonZeroU32::new(u32::try_from(runs).ok()?))?,
-        on_overlap: fields.choice("on_overlap")?,
-    })
+    fn concurrency(&mut self, node: Option<&Node>) -> Option<Concurrency> {
+        let fields = Fields::of(node, &CONCURRENCY);
+        let runs = fields.integer("runs").and_then(|runs| u32::try_from(runs).ok());
+        let runs = runs.and_then(NonZeroU32::new)?;
+        if let Some(node) = fields.node("runs")
+            && runs > NonZeroU32::MIN
+        {
+            self.report.error_help(
+                "not-supported-yet",
+                node.span,
+                "more than one run of a pipeline at a time is not supported yet by this version",
+                "write `runs: 1`; `on_overlap` says what happens to a second run",
+            );
+        }
+        Some(Concurrency { runs, on_overlap: fields.choice("on_overlap")? })
+    }
 }
 
 fn retry(node: Option<&Node>) -> Option<RetryPolicy> {

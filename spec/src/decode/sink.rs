@@ -84,6 +84,20 @@ impl Decoder<'_, '_> {
                 "write `key: [COLUMN]` with the columns that identify a row",
             );
         }
+        if let Some(entry) = fields.entry("key")
+            && mode != WriteMode::Upsert
+        {
+            self.report.error_help(
+                "conflicting-keys",
+                entry.key_span,
+                "`key` is about `mode: upsert`; the other modes do not look at keys",
+                if is_table {
+                    "remove `key`, or write `mode: upsert`"
+                } else {
+                    "remove `key`; to keep one row of each key, add a `deduplicate` transform"
+                },
+            );
+        }
         if mode == WriteMode::Replace && commit == Some(CommitMode::Batch) {
             let span = fields.node("commit").map_or(fields.span, |node| node.span);
             self.report.error_help(
@@ -117,6 +131,9 @@ impl Decoder<'_, '_> {
 
     fn file_target(&mut self, type_name: &str, fields: &Fields<'_>) -> Option<FileTarget> {
         self.local_path(fields);
+        if type_name == "csv" {
+            self.cells_can_be_told_apart(fields);
+        }
         let path = fields.template("path")?;
         if let Some(node) = fields.node("path")
             && !path.as_str().contains("{{")

@@ -8,8 +8,8 @@ use crate::shape::check::{TagResult, shape_of};
 use crate::shape::{Kind, PAGINATION, SOURCE, Shape, format};
 use crate::syntax::{Entry, Node};
 use crate::{
-    Connection, CsvSource, DatabaseSource, DeclaredColumns, HttpSource, Incremental, JsonSource,
-    NodeName, Pagination, ParquetSource, Source, UnsupportedNode,
+    ColumnType, Connection, CsvSource, DatabaseSource, DeclaredColumns, HttpSource, Incremental,
+    JsonFormat, JsonSource, NodeName, OnError, Pagination, ParquetSource, Source, UnsupportedNode,
 };
 
 impl Decoder<'_, '_> {
@@ -55,15 +55,8 @@ impl Decoder<'_, '_> {
 
     fn csv(&mut self, fields: &Fields<'_>) -> Option<CsvSource> {
         self.local_path(fields);
-        if let (Some(delimiter), Some(quote)) = (fields.byte("delimiter"), fields.byte("quote"))
-            && delimiter == quote
-        {
-            self.report.error(
-                "conflicting-keys",
-                fields.node("delimiter").or(fields.node("quote"))?.span,
-                "`delimiter` and `quote` are the same character",
-            );
-        }
+        self.error_limit(fields);
+        self.cells_can_be_told_apart(fields);
         let null_values = match fields.has("null_values") {
             true => fields.items("null_values").iter().filter_map(written).collect(),
             false => vec![String::new()],
@@ -87,9 +80,21 @@ impl Decoder<'_, '_> {
 
     fn json(&mut self, fields: &Fields<'_>) -> Option<JsonSource> {
         self.local_path(fields);
+        self.error_limit(fields);
+        let format = fields.choice("format")?;
+        if let Some(entry) = fields.entry("records")
+            && format == JsonFormat::Lines
+        {
+            self.report.error_help(
+                "conflicting-keys",
+                entry.key_span,
+                "`records` searches one document a file, `format: lines` has a document a line",
+                "remove `records`, or remove `format: lines`",
+            );
+        }
         Some(JsonSource {
             path: fields.template("path")?,
-            format: fields.choice("format")?,
+            format,
             records: fields.text("records"),
             compression: fields.choice("compression")?,
             columns: columns(fields),
@@ -142,6 +147,11 @@ impl Decoder<'_, '_> {
                 "add `method: POST`, or use `query`",
             );
         }
+        self.error_limit(fields);
+        let columns = columns(fields);
+        if let Some(columns) = &columns {
+            self.lag_fits(fields, columns);
+        }
         let incremental = object_shape(fields, "incremental", SOURCE.shape("http")?);
         Some(HttpSource {
             connection: self.connection_of("http", fields, connections)?,
@@ -157,11 +167,66 @@ impl Decoder<'_, '_> {
             records: fields.text("records"),
             error_path: fields.text("error_path"),
             incremental: incremental.and_then(|(node, shape)| self::incremental(node, shape, true)),
-            columns: columns(fields),
+            columns,
             on_error: fields.choice("on_error")?,
             max_errors: fields.parse("max_errors", format::max_errors),
             max_pages: fields.integer("max_pages")?,
         })
+    }
+
+    /// Of CSV sources and sinks.
+    pub(super) fn cells_can_be_told_apart(&mut self, fields: &Fields<'_>) {
+        if let (Some(delimiter), Some(quote)) = (fields.byte("delimiter"), fields.byte("quote"))
+            && delimiter == quote
+            && let Some(node) = fields.node("delimiter").or(fields.node("quote"))
+        {
+            self.report.error_help(
+                "conflicting-keys",
+                node.span,
+                "`delimiter` and `quote` are the same character",
+                "change one of them",
+            );
+        }
+    }
+
+    /// `max_errors` limits what `on_error: fail` does not allow at all.
+    pub(super) fn error_limit(&mut self, fields: &Fields<'_>) {
+        if let Some(entry) = fields.entry("max_errors")
+            && fields.choice("on_error") == Some(OnError::Fail)
+        {
+            self.report.error_help(
+                "conflicting-keys",
+                entry.key_span,
+                "`on_error: fail` allows no rejected row, so `max_errors` has no effect",
+                "remove `max_errors`, or write `on_error: dead_letter`",
+            );
+        }
+    }
+
+    /// A lag is a time; a cursor that is known to be a number cannot be moved back by it.
+    fn lag_fits(&mut self, fields: &Fields<'_>, columns: &DeclaredColumns) {
+        let Some(incremental) = fields.node("incremental").and_then(Node::as_map) else { return };
+        let (Some(lag), Some(cursor)) = (incremental.entry("lag"), incremental.get("cursor"))
+        else {
+            return;
+        };
+        let declared = cursor.text().and_then(|cursor| columns.get(cursor));
+        if let (Some(cursor), Some(declared)) = (cursor.text(), declared)
+            && !matches!(
+                declared,
+                ColumnType::Timestamp
+                    | ColumnType::TimestampTz
+                    | ColumnType::Date
+                    | ColumnType::String
+            )
+        {
+            self.report.error_help(
+                "conflicting-keys",
+                lag.key_span,
+                format!("`lag` is a time, and the cursor `{cursor}` is declared as no time"),
+                "remove `lag`, or name a cursor of type timestamp_tz, timestamp or date",
+            );
+        }
     }
 
     fn pagination(&mut self, node: &Node) -> Option<Pagination> {
@@ -181,12 +246,24 @@ impl Decoder<'_, '_> {
             },
             "next_link" => Pagination::NextLink { next_path: fields.text("next_path")? },
             "link_header" => Pagination::LinkHeader,
-            "page_number" => Pagination::PageNumber {
-                page_param: fields.text("page_param")?,
-                start: fields.integer("start")?,
-                size_param: fields.text("size_param"),
-                page_size: fields.integer("page_size"),
-            },
+            "page_number" => {
+                if let Some(entry) = fields.entry("size_param")
+                    && !fields.has("page_size")
+                {
+                    self.report.error_help(
+                        "missing-key",
+                        entry.key_span,
+                        "`size_param` has no effect without `page_size`",
+                        "add `page_size: 100`, or remove `size_param`",
+                    );
+                }
+                Pagination::PageNumber {
+                    page_param: fields.text("page_param")?,
+                    start: fields.integer("start")?,
+                    size_param: fields.text("size_param"),
+                    page_size: fields.integer("page_size"),
+                }
+            }
             "offset" => Pagination::Offset {
                 offset_param: fields.text("offset_param")?,
                 limit_param: fields.text("limit_param")?,

@@ -22,6 +22,7 @@ impl Decoder<'_, '_> {
 
     fn transform(&mut self, node: &Node) -> Option<Transform> {
         let fields = &Fields::of(Some(node), &TRANSFORM);
+        self.error_limit(fields);
         if !fields.has("validate") {
             for key in ["on_error", "max_errors"] {
                 if let Some(entry) = fields.entry(key) {
@@ -62,6 +63,18 @@ impl Decoder<'_, '_> {
             }
         }
         let text = fields.template("sql")?;
+        if let (Some(node), Some((offset, length))) =
+            (fields.node("sql"), sql::recursive_with(text.as_str()))
+        {
+            let span = self.report.source.inside(node, offset, length);
+            self.report.error_help(
+                "not-supported-yet",
+                span,
+                "WITH RECURSIVE is not supported yet by this version",
+                "for a series of values write `FROM generate_series(1, 10)`; a database source can \
+                 run a recursive `query` itself",
+            );
+        }
         let mut inputs: Vec<InputRef> = Vec::new();
         for found in sql::table_references(text.as_str()) {
             if !inputs.contains(&found.input) {

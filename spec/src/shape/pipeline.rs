@@ -21,7 +21,7 @@ pub(crate) static PIPELINE: Shape = Shape {
         Key::new(
             "timezone",
             Kind::Format(&format::TIMEZONE),
-            "Of windows, and of triggers that name none.",
+            "Whose midnight a date in `--from` and `--to` is; and of triggers that name none.",
         )
         .default("UTC"),
         Key::new(
@@ -110,7 +110,12 @@ pub(crate) static HMAC: Shape = Shape {
 pub(crate) static CONCURRENCY: Shape = Shape {
     name: "`concurrency`",
     keys: &[
-        Key::new("runs", Kind::Integer { min: 1, max: 10_000 }, "Runs at once.").default("1"),
+        Key::new(
+            "runs",
+            Kind::Integer { min: 1, max: 10_000 },
+            "Runs at once; more than 1 is not supported yet.",
+        )
+        .default("1"),
         Key::new(
             "on_overlap",
             Kind::Choice { names: &["queue", "skip", "cancel_running"], unsupported: &[] },

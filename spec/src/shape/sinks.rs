@@ -77,9 +77,13 @@ const TARGET_FILE_SIZE: Key = Key::new(
     "A file is closed once it is about this large.",
 )
 .default("128MiB");
-const SINK_COMPRESSION: Key =
-    Key::new("compression", COMPRESSION, "`auto`: none for text files, zstd inside Parquet.")
-        .default("auto");
+const TEXT_COMPRESSION: Key = Key::new("compression", COMPRESSION, "`auto`: none.").default("auto");
+const PARQUET_COMPRESSION: Key = Key::new(
+    "compression",
+    Kind::Choice { names: &["auto", "none", "zstd"], unsupported: &["gzip"] },
+    "Inside the files; `auto`: snappy.",
+)
+.default("auto");
 
 static CSV: Shape = Shape {
     name: "a csv sink",
@@ -94,7 +98,7 @@ static CSV: Shape = Shape {
         HEADER,
         PARTITION_BY,
         TARGET_FILE_SIZE,
-        SINK_COMPRESSION,
+        TEXT_COMPRESSION,
         MODE,
         KEY,
         COMMIT,
@@ -113,7 +117,7 @@ static JSON: Shape = Shape {
         PATH,
         PARTITION_BY,
         TARGET_FILE_SIZE,
-        SINK_COMPRESSION,
+        TEXT_COMPRESSION,
         MODE,
         KEY,
         COMMIT,
@@ -132,7 +136,7 @@ static PARQUET: Shape = Shape {
         PATH,
         PARTITION_BY,
         TARGET_FILE_SIZE,
-        SINK_COMPRESSION,
+        PARQUET_COMPRESSION,
         MODE,
         KEY,
         COMMIT,
