@@ -46,12 +46,15 @@ pub struct RestServer {
 #[derive(Debug)]
 struct Shared {
     url: String,
-    records: usize,
     state: Mutex<ServerState>,
 }
 
 #[derive(Debug, Default)]
 struct ServerState {
+    /// How many records there are.
+    records: usize,
+    /// Records with another name, in the order of their updates.
+    updates: Vec<(usize, String)>,
     /// Path and query of every request, in order, with its time.
     requests: Vec<(Instant, String)>,
     /// How often each very same request has been answered with a fault.
@@ -65,7 +68,8 @@ impl RestServer {
     pub async fn start(records: usize) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let shared = Arc::new(Shared { url: url.clone(), records, state: Mutex::default() });
+        let state = Mutex::new(ServerState { records, ..ServerState::default() });
+        let shared = Arc::new(Shared { url: url.clone(), state });
         let router = axum::Router::new().fallback(answer).with_state(Arc::clone(&shared));
         let task = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("serving ends only with the task");
@@ -75,6 +79,17 @@ impl RestServer {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Adds new records behind those that are there.
+    pub fn add(&self, records: usize) {
+        self.shared.state.lock().expect("no holder of this lock panics").records += records;
+    }
+
+    /// Renames a record: it becomes one minute newer than all others.
+    pub fn update(&self, index: usize, name: &str) {
+        let mut state = self.shared.state.lock().expect("no holder of this lock panics");
+        state.updates.push((index, name.to_owned()));
     }
 
     /// How many requests a path has had.
@@ -175,7 +190,14 @@ impl Shared {
     /// The records that the request asks for, of all pages.
     fn selected(&self, query: &Query) -> Vec<Value> {
         let since = query.get("updated_since").unwrap_or("");
-        (0..self.records).filter(|index| updated_at(*index).as_str() >= since).map(record).collect()
+        let state = self.state.lock().expect("no holder of this lock panics");
+        let mut records: Vec<Value> = (0..state.records).map(record).collect();
+        for (updates, (index, name)) in state.updates.iter().enumerate() {
+            records[*index]["name"] = json!(name);
+            records[*index]["updated_at"] = json!(updated_at(state.records + updates));
+        }
+        records.retain(|record| record["updated_at"].as_str().is_some_and(|time| time >= since));
+        records
     }
 
     fn serve(

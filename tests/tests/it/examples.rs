@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sqlx::{Connection as _, Row as _};
+use weir_tests::rest_server::{API_KEY, RestServer};
 use weir_tests::weir::{self, Weir};
 
 use crate::targets;
@@ -170,4 +171,76 @@ fn full_sync_replaces_the_table() {
     weir.run(&["run", "pipeline.yaml"]).expect_code(0);
     assert_eq!(prices(), ["C-1 1.00 EUR"]);
     weir.assert_audit_clean();
+}
+
+#[test]
+fn items_of_an_api_are_upserted_and_then_only_the_newer_ones_read() {
+    const RECORDS: usize = 250;
+    let (_guard, folder) = copied("rest-to-postgres");
+    let url = targets::database("example_items");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let server = runtime.block_on(RestServer::start(RECORDS)).expect("a port is free");
+    let weir = Weir::new(&folder)
+        .env("ITEMS_API", server.url())
+        .env("WEIR_SECRET_ITEMS_KEY", API_KEY)
+        .env("WAREHOUSE_URL", &url);
+    let items = |condition: &str| {
+        let query = format!("SELECT name FROM public.items WHERE {condition} ORDER BY id");
+        targets::rows(&url, &query)
+    };
+    // Everything, page by page.
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    weir.assert_audit_clean();
+    assert_eq!(items("true").len(), RECORDS);
+    assert_eq!(items("id = 7"), ["record 7"]);
+    let first = server.requests();
+    assert_eq!(first.iter().filter(|uri| uri.contains("cursor=")).count(), 2, "{first:?}");
+    assert!(first.iter().all(|uri| uri.contains("updated_since=2020-01-01")), "{first:?}");
+
+    // Nothing is new: only the five minutes of the lag are read again.
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    weir.assert_audit_clean();
+    assert_eq!(items("true").len(), RECORDS);
+    let second = server.requests().split_off(first.len());
+    assert_eq!(second.len(), 1, "{second:?}");
+    assert!(second[0].contains("updated_since=2024-01-01T04%3A04%3A00Z"), "{second:?}");
+
+    // One record changes, one is new: the one is updated, the other inserted, no other is touched.
+    targets::execute(&url, "UPDATE public.items SET name = 'kept' WHERE id = 8");
+    server.update(7, "renamed");
+    server.add(1);
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    weir.assert_audit_clean();
+    assert_eq!(items("true").len(), RECORDS + 1);
+    assert_eq!(items("id IN (7, 8, 250)"), ["renamed", "kept", "record 250"]);
+    let state = weir.run(&["state", "show", "items", "--output", "json"]).expect_code(0);
+    let newest = weir_tests::rest_server::updated_at(RECORDS + 1);
+    assert!(state.stdout.contains(&newest[..16]), "{newest}: {}", state.stdout);
+}
+
+/// An example that no test runs would rot.
+#[test]
+fn every_example_is_run_by_a_test() {
+    let tests = include_str!("examples.rs");
+    let examples = std::fs::read_dir(weir::repository().join("examples"));
+    for entry in examples.expect("examples/ is there").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(tests.contains(&format!("copied(\"{name}\")")), "no test runs examples/{name}");
+    }
+}
+
+/// Of every example; those without tests say so.
+#[test]
+fn tests_of_the_examples_pass() {
+    for entry in std::fs::read_dir(weir::repository().join("examples")).expect("examples/ is there")
+    {
+        let name = entry.expect("examples/ can be listed").file_name();
+        let (_guard, folder) = copied(&name.to_string_lossy());
+        let has_tests = std::fs::read_to_string(folder.join("pipeline.yaml"))
+            .expect("the pipeline is there")
+            .contains("\ntests:");
+        let output = Weir::new(&folder).run(&["test", "pipeline.yaml"]);
+        assert_eq!(output.code(), 0, "{name:?}: {}{}", output.stdout, output.stderr);
+        assert_eq!(!output.stdout.contains("no tests"), has_tests, "{name:?}: {}", output.stdout);
+    }
 }
