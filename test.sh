@@ -48,6 +48,9 @@ step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
 step "test"
+# Snapshots are compared, never written: neither those of `insta` nor those that UPDATE rewrites.
+export INSTA_UPDATE=no INSTA_FORCE_PASS=0
+unset UPDATE
 cargo test --workspace --locked
 
 step "done"

@@ -298,8 +298,8 @@ fn build_array(values: &[Option<&Value>], field: &Field, cells: &mut Cells<'_>) 
         DataType::UInt64 => primitive::<UInt64Type>(values, field, cells, parse_integer),
         DataType::Float32 => primitive::<Float32Type>(values, field, cells, |value| {
             #[expect(clippy::cast_possible_truncation, reason = "float32 is what was declared")]
-            let narrow = parse_float(value)? as f32;
-            Some(narrow)
+            let (wide, narrow) = parse_float(value).map(|wide| (wide, wide as f32))?;
+            (narrow.is_finite() || !wide.is_finite()).then_some(narrow)
         }),
         DataType::Float64 => primitive::<Float64Type>(values, field, cells, parse_float),
         DataType::Decimal128(precision, scale) => {
@@ -510,9 +510,17 @@ fn parse_integer<T: TryFrom<i128>>(value: &Value) -> Option<T> {
 fn parse_float(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
-        Value::String(text) => Float64Type::parse(text),
+        Value::String(text) => {
+            Float64Type::parse(text).filter(|value| !is_number_too_large(text, *value))
+        }
         _ => None,
     }
+}
+
+/// Whether `text` is a number that became infinite because its type is too small for it, and not the
+/// word `inf`.
+pub(crate) fn is_number_too_large(text: &str, parsed: f64) -> bool {
+    parsed.is_infinite() && text.bytes().any(|byte| byte.is_ascii_digit())
 }
 
 fn parse_decimal_value(value: &Value, precision: u8, scale: i8) -> Option<i128> {

@@ -40,7 +40,7 @@ pub(crate) fn exceeded_limit(
         is_exceeded.then(|| {
             format!(
                 "node `{node}` has rejected {rejected} of {} rows, more than `max_errors: {allowed}` \
-                 allows",
+                 allows; mend the rows, or raise `max_errors`",
                 counts.rows_in
             )
         })

@@ -76,7 +76,11 @@ impl Recorder {
         match on_error {
             OnError::Fail => {
                 if let Some(row) = batch.rejected.first() {
-                    let message = format!("{} (the row: {})", row.reason, row.raw);
+                    let message = format!(
+                        "{} (the row: {}); mend the row, or write `on_error: dead_letter` to go on \
+                         without it",
+                        row.reason, row.raw
+                    );
                     return Err(NodeFailure::wrap(node, ConnectorError::data(message)));
                 }
             }

@@ -68,7 +68,11 @@ pub(crate) fn read_error(path: &Path, codec: Codec, error: std::io::Error) -> Co
     let format = if codec == Codec::Gzip { "gzip" } else { "zstd" };
     ConnectorError::caused(
         crate::ErrorKind::Data,
-        format!("{} is not a complete {format} file", path.display()),
+        format!(
+            "{} is not a complete {format} file (write it again, or say with `compression` how it is \
+             compressed)",
+            path.display()
+        ),
         error,
     )
 }

@@ -53,7 +53,10 @@ pub(crate) fn list(
             }
         }
         Err(error) => {
-            return Err(ConnectorError::io(&format!("find path `{path}` at"), &absolute, error));
+            let attempt = format!(
+                "find path `{path}` (relative paths start at the folder of the pipeline file) at"
+            );
+            return Err(ConnectorError::io(&attempt, &absolute, error));
         }
     }
     if found.is_empty() {

@@ -75,7 +75,8 @@ impl Encoder {
     ) -> Result<Self, ConnectorError> {
         let fits = |cause: arrow::error::ArrowError| {
             ConnectorError::data(format!(
-                "column \"{}\": a value of type {} does not fit into {declared}: {cause}",
+                "column \"{}\": a value of type {} does not fit into {declared}; filter such values \
+                 out or `validate` them before the sink, or give the column a wider type: {cause}",
                 field.name(),
                 field.data_type()
             ))

@@ -89,6 +89,23 @@ fn describe(error: &PgDatabaseError) -> String {
             text.push_str("; check user and password of the connection's url, and pg_hba.conf")
         }
         "3D000" => text.push_str("; check the database name at the end of the connection's url"),
+        "3F000" => text.push_str("; run CREATE SCHEMA, or name another schema in `table`"),
+        "53100" => text.push_str("; make room on the server's disk"),
+        "22P05" => text.push_str(
+            "; PostgreSQL cannot store the NUL character: remove it in SQL before the sink",
+        ),
+        "22001" | "22003" => text.push_str(
+            "; filter such values out or `validate` them before the sink, or give the column a wider \
+             type",
+        ),
+        "23502" => text.push_str(
+            "; `validate` the column with not_null, fill it with coalesce in SQL, or allow null in the \
+             table",
+        ),
+        "23505" => text.push_str("; write `mode: upsert`, or add a `deduplicate` transform"),
+        "23503" | "23514" => {
+            text.push_str("; `validate` the rows before the sink, or change the constraint")
+        }
         _ => {}
     }
     format!("{text} [SQLSTATE {}]", error.code())

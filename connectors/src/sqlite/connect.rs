@@ -101,6 +101,9 @@ impl Database {
         };
         let text = error.to_string();
         let (kind, remedy) = match code.map(|code| code & 0xff) {
+            Some(10 | 14) if self.path.is_dir() => {
+                (ErrorKind::Config, " (it is a folder: name a file in it)")
+            }
             Some(5 | 6) => (ErrorKind::Timeout, " (another process has held it locked for 30 s)"),
             Some(13) => (ErrorKind::Exhausted, " (make room on its file system)"),
             // The index of the write-ahead log is made with the database and fails first.
@@ -116,8 +119,11 @@ impl Database {
                 true => (ErrorKind::Denied, " (can this user write the file and its folder?)"),
                 false => (ErrorKind::NotFound, " (its folder does not exist)"),
             },
-            Some(26) => (ErrorKind::Data, " (the file is not a SQLite database)"),
-            Some(11) => (ErrorKind::Data, " (the database is damaged)"),
+            Some(26) => (
+                ErrorKind::Data,
+                " (the file is not a SQLite database: name another, or move it away)",
+            ),
+            Some(11) => (ErrorKind::Data, " (the database is damaged: restore it from a backup)"),
             Some(18..=20) => (ErrorKind::Data, ""),
             Some(1) if text.contains("no such table") || text.contains("no such column") => {
                 (ErrorKind::NotFound, "")

@@ -27,7 +27,10 @@ pub(crate) enum StoreError {
     #[error("failed to open {path}: {message}")]
     Open { path: String, message: String },
     /// Nothing of what was to be appended is in the ledger.
-    #[error("failed to write {path}: {message}")]
+    #[error(
+        "failed to write {path}: {message}; if its disk is full, make room there or choose another \
+         folder with --state"
+    )]
     Write { path: String, message: String },
     #[error(
         "{path} is damaged at entry {index}: {message}; restore the file from a backup, or move the \

@@ -226,7 +226,11 @@ async fn rejected_rows_are_dropped_or_fail_the_task_as_the_source_says() {
 
     let world = World::new(source(), Leaf::morsel);
     let error = world.run(with_policy(task, OnError::Fail)).await.expect_err("a row is bad");
-    assert_eq!(error.to_string(), "node `numbers`: 100 is a bad number (the row: 100)");
+    assert_eq!(
+        error.to_string(),
+        "node `numbers`: 100 is a bad number (the row: 100); mend the row, or write `on_error: \
+         dead_letter` to go on without it"
+    );
     assert!(!error.is_retryable());
     assert!(world.sink.ids().is_empty());
 }

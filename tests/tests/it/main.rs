@@ -1,10 +1,12 @@
 //! All integration tests, in one binary: each file a subject.
 
 mod bad_data;
+mod bad_databases;
 mod disk_full;
 mod examples;
 mod kill;
 mod layering;
+mod messages;
 mod secrets;
 mod sessions;
 mod targets;

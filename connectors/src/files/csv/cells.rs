@@ -7,7 +7,7 @@ use arrow::datatypes::{
     Int64Type, Time64MicrosecondType, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
-use crate::records::{column_from_text, decimal_from_text, quoted};
+use crate::records::{column_from_text, decimal_from_text, is_number_too_large, quoted};
 use crate::types::{is_json, type_name};
 
 /// Why `cell` is no value of `field`. Agrees with Arrow's decoder, and for the types that it does
@@ -25,8 +25,11 @@ pub(crate) fn misfit(field: &Field, cell: &str) -> Option<String> {
         DataType::UInt16 => parses::<UInt16Type>(cell),
         DataType::UInt32 => parses::<UInt32Type>(cell),
         DataType::UInt64 => parses::<UInt64Type>(cell),
-        DataType::Float32 => parses::<Float32Type>(cell),
-        DataType::Float64 => parses::<Float64Type>(cell),
+        DataType::Float32 => Float32Type::parse(cell)
+            .is_some_and(|value| !is_number_too_large(cell, f64::from(value))),
+        DataType::Float64 => {
+            Float64Type::parse(cell).is_some_and(|value| !is_number_too_large(cell, value))
+        }
         DataType::Date32 => parses::<Date32Type>(cell),
         DataType::Time64(TimeUnit::Microsecond) => parses::<Time64MicrosecondType>(cell),
         DataType::Timestamp(_, _) => string_to_datetime(&chrono::Utc, cell).is_ok(),

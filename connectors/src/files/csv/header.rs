@@ -75,7 +75,10 @@ fn parse_head(
                 let names = cutter.cells().ok_or_else(|| {
                     ConnectorError::new(
                         ErrorKind::Data,
-                        format!("the header of {} is not valid UTF-8", path.display()),
+                        format!(
+                            "the header of {} is not valid UTF-8; write the file as UTF-8",
+                            path.display()
+                        ),
                     )
                 })?;
                 head.names = Some(

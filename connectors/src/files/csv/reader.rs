@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::csv::ReaderBuilder;
 use arrow::csv::reader::Decoder;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef};
 use memchr::memchr;
 
 use crate::files::columns::Projection;
@@ -137,7 +137,7 @@ impl RangeReader {
         let has_nul = memchr(0, records).is_some();
         let mut start = 0;
         while start < records.len() {
-            let taken = match self.decode_fast(&records[start..], has_nul) {
+            let taken = match self.decode_fast(&records[start..], has_nul, false) {
                 Some((None, taken)) => taken,
                 Some((Some(rows), taken)) => {
                     let position = self.position((start + taken).min(end));
@@ -168,11 +168,13 @@ impl RangeReader {
         Some(Position((self.base + in_buffer as u64).to_string()))
     }
 
-    /// One batch and the bytes it took; `None` when a record in it is bad.
+    /// One batch and the bytes it took; `None` when a record in it is bad. `checked`: the cells of
+    /// `records` have passed [`misfit`].
     fn decode_fast(
         &mut self,
         records: &[u8],
         has_nul: bool,
+        checked: bool,
     ) -> Option<(Option<RecordBatch>, usize)> {
         let mut taken = 0;
         let batch = loop {
@@ -190,7 +192,10 @@ impl RangeReader {
         let nul = has_nul && memchr(0, &records[..taken]).is_some();
         let assembled = match batch {
             Ok(None) if !nul => return Some((None, taken)),
-            Ok(Some(batch)) if !nul => self.assemble(&batch).ok(),
+            // An infinity may be written as such, or be a number too large: the slow check knows.
+            Ok(Some(batch)) if !nul && (checked || !has_infinity(&batch)) => {
+                self.assemble(&batch).ok()
+            }
             _ => None,
         };
         if assembled.is_none() {
@@ -233,7 +238,7 @@ impl RangeReader {
                 }
             }
         }
-        let rows = match self.decode_fast(&clean, false) {
+        let rows = match self.decode_fast(&clean, false, true) {
             Some((Some(rows), length))
                 if length == clean.len() && rows.num_rows() == clean_records.len() =>
             {
@@ -258,7 +263,7 @@ impl RangeReader {
         for (index, (start, at)) in starts.iter().enumerate() {
             let end = starts.get(index + 1).map_or(clean.len(), |(next, _)| *next);
             let record = &clean[*start..end];
-            match self.decode_fast(record, false) {
+            match self.decode_fast(record, false, true) {
                 Some((Some(rows), _)) => batches.push(rows),
                 Some((None, _)) => {}
                 None => {
@@ -425,6 +430,18 @@ impl RangeReader {
         self.lines_before = Some(before);
         Ok(before + self.lines + lines + 1)
     }
+}
+
+fn has_infinity(batch: &RecordBatch) -> bool {
+    batch.columns().iter().any(|column| match column.data_type() {
+        DataType::Float32 => {
+            column.as_primitive::<Float32Type>().values().iter().any(|value| value.is_infinite())
+        }
+        DataType::Float64 => {
+            column.as_primitive::<Float64Type>().values().iter().any(|value| value.is_infinite())
+        }
+        _ => false,
+    })
 }
 
 /// `file_schema` as Arrow's decoder can read it.

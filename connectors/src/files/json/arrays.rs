@@ -6,7 +6,9 @@
 //! ```
 
 use crate::files::compression::{self, Bytes};
-use crate::files::json::reader::{CHUNK_BYTES, JsonRange, MAX_RECORD_BYTES, Record, Records};
+use crate::files::json::reader::{
+    CHUNK_BYTES, JsonRange, MAX_RECORD_BYTES, Record, Records, not_json,
+};
 use crate::{ConnectorError, ErrorKind};
 
 /// Positions are behind an element.
@@ -51,7 +53,11 @@ impl ArrayRecords {
     fn broken(&self, what: &str) -> ConnectorError {
         ConnectorError::new(
             ErrorKind::Data,
-            format!("{} is broken at byte offset {}: {what}", self.range.name, self.offset()),
+            format!(
+                "{} is broken at byte offset {}: {what}; mend the file there, or write it again",
+                self.range.name,
+                self.offset()
+            ),
         )
     }
 
@@ -133,7 +139,7 @@ impl Records for ArrayRecords {
                     let offset = self.offset();
                     let raw = &self.buffer[self.start..self.start + length];
                     let value = serde_json::from_slice(raw)
-                        .map_err(|error| self.broken(&format!("not valid JSON: {error}")))?;
+                        .map_err(|error| self.broken(&not_json(&error, raw)))?;
                     let raw = String::from_utf8_lossy(raw).into_owned();
                     self.start += length;
                     self.state = State::After;

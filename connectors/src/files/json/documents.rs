@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use crate::files::compression;
-use crate::files::json::reader::{JsonRange, Record, Records};
+use crate::files::json::reader::{JsonRange, Record, Records, not_json};
 use crate::{ConnectorError, ErrorKind};
 
 /// A larger document is refused: it would have to be held in memory. Uncompressed.
@@ -42,10 +42,21 @@ impl DocumentRecords {
         }
         let document: Value = serde_json::from_slice(text).map_err(|error| {
             let offset = offset_of(text, error.line(), error.column());
-            let message = format!("{} is broken at byte offset {offset}", range.name);
-            ConnectorError::caused(ErrorKind::Data, message, error)
+            ConnectorError::data(format!(
+                "{} is broken at byte offset {offset}: {}; mend the file there, or write it again",
+                range.name,
+                not_json(&error, text)
+            ))
         })?;
         let mut values: Vec<Value> = path.query(&document).all().into_iter().cloned().collect();
+        if values.is_empty() && !is_place_there(path, &document) {
+            return Err(ConnectorError::data(format!(
+                "{}: records path {path} matches nothing: the document is {}; name the place of the \
+                 records in `records`",
+                range.name,
+                shape_of(&document)
+            )));
+        }
         // A path that means the array rather than its elements.
         if let [Value::Array(_)] = values.as_slice()
             && let Some(Value::Array(items)) = values.pop()
@@ -56,6 +67,26 @@ impl DocumentRecords {
         let mut values = values.into_iter();
         values.by_ref().take(usize::try_from(done).unwrap_or(usize::MAX)).for_each(drop);
         Ok(Self { name: range.name.clone(), values, done })
+    }
+}
+
+/// Whether the document has what the path goes through before its last `[*]`: it tells a document
+/// without records from one that has its records elsewhere.
+fn is_place_there(path: &JsonPath, document: &Value) -> bool {
+    let written = path.to_string();
+    let place = written.strip_suffix("[*]").and_then(|place| JsonPath::parse(place).ok());
+    place.is_some_and(|place| !place.query(document).is_empty())
+}
+
+fn shape_of(document: &Value) -> String {
+    match document {
+        Value::Object(fields) if fields.is_empty() => "an empty object".to_owned(),
+        Value::Object(fields) => {
+            let keys: Vec<&str> = fields.keys().take(20).map(String::as_str).collect();
+            format!("an object with {}", keys.join(", "))
+        }
+        Value::Array(items) => format!("an array of {} elements", items.len()),
+        _ => "a single value".to_owned(),
     }
 }
 

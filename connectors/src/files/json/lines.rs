@@ -5,7 +5,9 @@ use memchr::memchr;
 use crate::ConnectorError;
 use crate::files::compression::{self, Bytes};
 use crate::files::csv::reader::escape_invalid;
-use crate::files::json::reader::{CHUNK_BYTES, JsonRange, MAX_RECORD_BYTES, Record, Records};
+use crate::files::json::reader::{
+    CHUNK_BYTES, JsonRange, MAX_RECORD_BYTES, Record, Records, not_json,
+};
 
 /// What is kept of a rejected line.
 const MAX_RAW_BYTES: usize = 1024 * 1024;
@@ -123,8 +125,7 @@ impl Records for LineRecords {
                 searched = end;
                 continue;
             }
-            let value =
-                serde_json::from_slice(line).map_err(|error| format!("not valid JSON: {error}"));
+            let value = serde_json::from_slice(line).map_err(|error| not_json(&error, line));
             let (raw, size) = (escape_invalid(line), line.len());
             self.start = end;
             return Ok(Some(self.record(value, raw, offset, size)));

@@ -138,3 +138,18 @@ fn decode(batch: &[Record], projection: &Projection) -> Result<SourceBatch, Conn
         position: batch.last().map(|record| Position(record.position.to_string())),
     })
 }
+
+/// Why `raw`, one record, is no JSON, and where in it.
+pub(crate) fn not_json(error: &serde_json::Error, raw: &[u8]) -> String {
+    if let Err(error) = std::str::from_utf8(raw) {
+        return format!("not valid UTF-8, from byte {} of the record", error.valid_up_to());
+    }
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let reason = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    match line {
+        0 => format!("not valid JSON: {reason}"),
+        1 => format!("not valid JSON: {reason}, at column {column} of the record"),
+        _ => format!("not valid JSON: {reason}, at line {line}, column {column} of the record"),
+    }
+}

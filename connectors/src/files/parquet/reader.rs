@@ -36,7 +36,10 @@ pub(crate) fn load_footer(path: &Path, name: &str) -> Result<ArrowReaderMetadata
     ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| {
         ConnectorError::caused(
             ErrorKind::Data,
-            format!("{name} is not a complete Parquet file"),
+            format!(
+                "{name} is not a complete Parquet file; write it again, or keep it out of the source's \
+                 `path`"
+            ),
             error,
         )
     })
@@ -68,7 +71,11 @@ pub(crate) fn read_row_groups(groups: &RowGroups, emitter: &mut Emitter) -> Resu
     let mask = ProjectionMask::roots(footer.parquet_schema(), wanted);
     for group in groups.first..groups.end {
         let failed = |error: &dyn std::fmt::Display| {
-            let message = format!("failed to read row group {group} of {}: {error}", groups.name);
+            let message = format!(
+                "failed to read row group {group} of {}, which is damaged or was changed; write the \
+                 file again: {error}",
+                groups.name
+            );
             ConnectorError::data(message)
         };
         let mut done = if group == groups.first { groups.skip } else { 0 };
