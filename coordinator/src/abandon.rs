@@ -1,13 +1,20 @@
-//! Before a run is given up: which of its intended batches have landed?
+//! Before a run is given up: which of its intended batches have landed, and which of its sinks may
+//! show a part of their rows?
+
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use weir_connectors::{ConnectorError, Recovery};
-use weir_executor::Systems;
-use weir_ledger::{Command, CommitDone, CommitLost, OpenIntent, RunFacts, RunId, SliceAttempt};
-use weir_plan::{StageId, StageOutput};
-use weir_spec::PipelineSpec;
+use weir_connectors::{ConnectorError, PreparedSink, Recovery, Sink};
+use weir_executor::{RunFolder, Systems};
+use weir_ledger::{
+    Command, CommitDone, CommitLost, OpenIntent, RunCommit, RunCommitDone, RunFacts, RunId,
+    SliceAttempt,
+};
+use weir_plan::{StageGraph, StageId, StageOutput};
+use weir_spec::{NodeName, PipelineSpec};
 
 use crate::frozen::read_graph;
+use crate::progress_files::read_manifests;
 use crate::retry::retrying;
 use crate::state_dir::PipelineDir;
 
@@ -23,6 +30,15 @@ pub(crate) fn open_intents(facts: &RunFacts) -> Vec<(StageId, u32, OpenIntent)> 
         .collect()
 }
 
+/// Stages whose sink was about to show all its rows at once: it may show some of them.
+pub(crate) fn open_run_commits(facts: &RunFacts) -> Vec<StageId> {
+    (0u32..)
+        .zip(&facts.stages)
+        .filter(|(_, stage)| stage.run_commit == RunCommit::Intended)
+        .map(|(stage, _)| StageId(stage))
+        .collect()
+}
+
 /// Asks each batch's target, which also keeps a writer that is still alive from publishing it later.
 /// Returns what the ledger is to be told.
 pub(crate) async fn ask_targets(
@@ -34,30 +50,75 @@ pub(crate) async fn ask_targets(
     systems: &dyn Systems,
     dir: &PipelineDir,
 ) -> Result<Vec<Command>, String> {
-    let graph = read_graph(dir, run, facts)
-        .map_err(|error| error.to_string())?
-        .ok_or_else(|| format!("run {run} has batches but no plan"))?;
+    let graph = planned(dir, run, facts)?;
     let mut answers = Vec::new();
     for (stage, slice, intent) in intents {
-        let output = graph.stages.get(stage.0 as usize).map(|stage| &stage.output);
-        let Some(StageOutput::Sink { node, sink, .. }) = output else {
-            return Err(format!("stage {stage} of run {run} has batches but no sink"));
-        };
-        let prepared = facts.prepared.get(node).ok_or_else(|| {
-            format!("sink `{node}` of run {run} has batches but was not prepared")
-        })?;
-        let failed = |error: ConnectorError| format!("failed to ask sink `{node}`: {error}");
-        let opened = systems.open_sink(node, sink).map_err(failed)?;
+        let (node, sink, prepared) = sink_of(&graph, facts, run, stage, systems)?;
         let never = CancellationToken::new();
         let manifest = &intent.commit.manifest;
-        let answer =
-            retrying(&spec.retry, &never, || opened.recover(prepared, manifest, epoch)).await;
+        let answer = retrying(&spec.retry, &never, || sink.recover(prepared, manifest, epoch))
+            .await
+            .map_err(|error| format!("failed to ask sink `{node}`: {error}"))?;
         let task = SliceAttempt { epoch, run: run.clone(), stage, slice, attempt: intent.attempt };
         let sequence = manifest.sequence;
-        answers.push(match answer.map_err(failed)? {
+        answers.push(match answer {
             Recovery::Published => Command::CommitDone(CommitDone { task, sequence }),
             Recovery::Lost => Command::CommitLost(CommitLost { task, sequence }),
         });
     }
     Ok(answers)
+}
+
+/// Shows the rest of the rows of sinks that were interrupted while they showed them: a target never
+/// keeps a part of a `commit: run`. Returns what the ledger is to be told.
+pub(crate) async fn finish_run_commits(
+    facts: &RunFacts,
+    stages: Vec<StageId>,
+    spec: &PipelineSpec,
+    run: &RunId,
+    epoch: u64,
+    systems: &dyn Systems,
+    dir: &PipelineDir,
+) -> Result<Vec<Command>, String> {
+    let graph = planned(dir, run, facts)?;
+    let folder = RunFolder::new(dir.run(run));
+    let mut done = Vec::new();
+    for stage in stages {
+        let (node, sink, prepared) = sink_of(&graph, facts, run, stage, systems)?;
+        let stage_facts = facts.stage(stage).expect("taken from these facts");
+        let manifests =
+            read_manifests(&folder, stage, stage_facts).map_err(|error| error.to_string())?;
+        let never = CancellationToken::new();
+        retrying(&spec.retry, &never, || sink.commit_run(prepared, &manifests, epoch))
+            .await
+            .map_err(|error| format!("failed to show the rows of sink `{node}`: {error}"))?;
+        done.push(Command::RunCommitDone(RunCommitDone { epoch, run: run.clone(), stage }));
+    }
+    Ok(done)
+}
+
+fn planned(dir: &PipelineDir, run: &RunId, facts: &RunFacts) -> Result<StageGraph, String> {
+    read_graph(dir, run, facts)
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("run {run} has batches but no plan"))
+}
+
+/// The sink that a stage feeds, opened, with what it has agreed with its target.
+fn sink_of<'run>(
+    graph: &'run StageGraph,
+    facts: &'run RunFacts,
+    run: &RunId,
+    stage: StageId,
+    systems: &dyn Systems,
+) -> Result<(&'run NodeName, Arc<dyn Sink>, &'run PreparedSink), String> {
+    let output = graph.stages.get(stage.0 as usize).map(|stage| &stage.output);
+    let Some(StageOutput::Sink { node, sink, .. }) = output else {
+        return Err(format!("stage {stage} of run {run} has batches but no sink"));
+    };
+    let prepared = (facts.prepared.get(node))
+        .ok_or_else(|| format!("sink `{node}` of run {run} has batches but was not prepared"))?;
+    let opened = systems
+        .open_sink(node, sink)
+        .map_err(|error: ConnectorError| format!("failed to ask sink `{node}`: {error}"))?;
+    Ok((node, opened, prepared))
 }

@@ -17,7 +17,7 @@ use weir_ledger::{
 use weir_plan::StageGraph;
 use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
 
-use crate::abandon::{ask_targets, open_intents};
+use crate::abandon::{ask_targets, finish_run_commits, open_intents, open_run_commits};
 use crate::choose::{Choice, Wanted, choose};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
 use crate::lock::{Holder, PipelineLock, interrupt};
@@ -260,7 +260,7 @@ impl Engine {
     }
 
     /// Gives an unfinished run up. Its committed rows stay, its staging goes: first the targets say
-    /// which intended batches have landed, then the ledger gives the run up, and only then is
+    /// which intended batches have landed, and show all rows of a sink that has begun to, then the ledger gives the run up, and only then is
     /// anything removed, so that a run that may still be taken up never lacks its staging.
     async fn abandon(
         &self,
@@ -271,18 +271,18 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let Some(facts) = store.ledger().await.run(run).cloned() else { return Ok(()) };
         let intents = open_intents(&facts);
-        if !intents.is_empty() {
+        let run_commits = open_run_commits(&facts);
+        if !intents.is_empty() || !run_commits.is_empty() {
             if matches!(facts.state, RunState::Failed { .. }) {
                 let resume = ResumeRun { epoch, run: run.clone(), at: Utc::now() };
                 self.append(store, Command::ResumeRun(resume)).await?;
             }
             let frozen = read_frozen(dir, run)?;
-            let answers =
-                ask_targets(&facts, intents, &frozen.spec, run, epoch, self.systems.as_ref(), dir);
-            let answers = answers.await.map_err(|error| {
-                let error = self.options.context.redactor.redact(&error);
-                EngineError::Invalid(format!("run {run} cannot be given up now: {error}"))
-            })?;
+            let (spec, systems) = (&frozen.spec, self.systems.as_ref());
+            let asking = ask_targets(&facts, intents, spec, run, epoch, systems, dir);
+            let mut answers = asking.await.map_err(|error| self.not_abandoned(run, &error))?;
+            let showing = finish_run_commits(&facts, run_commits, spec, run, epoch, systems, dir);
+            answers.extend(showing.await.map_err(|error| self.not_abandoned(run, &error))?);
             for answer in answers {
                 self.append(store, answer).await?;
             }
@@ -291,6 +291,11 @@ impl Engine {
         let finish = FinishRun { epoch, run: run.clone(), outcome, at: Utc::now() };
         self.append(store, Command::FinishRun(finish)).await?;
         self.remove_staging(store, dir, epoch, run, Some(&facts)).await
+    }
+
+    fn not_abandoned(&self, run: &RunId, error: &str) -> EngineError {
+        let error = self.options.context.redactor.redact(error);
+        EngineError::Invalid(format!("run {run} cannot be given up now: {error}"))
     }
 
     /// Removes the staging of runs that are over, or that nobody will take up, where that failed

@@ -1,6 +1,8 @@
 //! The engine as its callers see it, with real connectors on SQLite files: rows arrive exactly once,
 //! however often the work is interrupted.
 
+mod giving_up;
+
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
