@@ -82,6 +82,11 @@ impl Checker {
         }
     }
 
+    /// Rows so far.
+    pub fn count(&self) -> usize {
+        self.ids.len()
+    }
+
     /// Every id of the dataset exactly once.
     pub fn problem(mut self, rows: i64) -> Option<String> {
         self.ids.sort_unstable();

@@ -147,10 +147,10 @@ impl Running {
         self.child.id()
     }
 
-    /// SIGKILL after `delay`, unless it has ended by itself: then how.
-    pub fn kill_after(mut self, delay: Duration) -> Option<Output> {
-        let end = Instant::now() + delay;
-        while Instant::now() < end {
+    /// SIGKILL once `is_time` says so of the time since now, unless it has ended by itself: then how.
+    pub fn kill_when(mut self, mut is_time: impl FnMut(Duration) -> bool) -> Option<Output> {
+        let start = Instant::now();
+        while !is_time(start.elapsed()) {
             if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
                 return Some(self.output(status));
             }

@@ -272,11 +272,12 @@ pub(crate) fn rows(url: &str, query: &str) -> Vec<String> {
 }
 
 pub(crate) fn postgres(mode: &str, commit: &str) -> Box<dyn Target> {
-    Box::new(Postgres {
-        url: database(&format!("kill_{mode}_{commit}")),
-        mode: mode.to_owned(),
-        commit: commit.to_owned(),
-    })
+    postgres_named(&format!("kill_{mode}_{commit}"), mode, commit)
+}
+
+/// In a new database of that name.
+pub(crate) fn postgres_named(name: &str, mode: &str, commit: &str) -> Box<dyn Target> {
+    Box::new(Postgres { url: database(name), mode: mode.to_owned(), commit: commit.to_owned() })
 }
 
 /// A database whose tables lie in a folder of their own (see [`give_to_postgres`]). On a server of its
