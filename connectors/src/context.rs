@@ -19,13 +19,7 @@ pub struct Redactor {
 impl Redactor {
     /// Values shorter than four characters are not registered: hiding them would hide ordinary text.
     pub fn register(&self, value: &str) {
-        let mut forms = vec![value.to_owned()];
-        // As it stands inside a line of a JSON log.
-        let json = serde_json::Value::from(value).to_string();
-        forms.push(json.trim_matches('"').to_owned());
-        forms.push(url::form_urlencoded::byte_serialize(value.as_bytes()).collect());
-        use base64::Engine as _;
-        forms.push(base64::engine::general_purpose::STANDARD.encode(value));
+        let forms = shown_forms(value);
         let mut values = self.values.write().expect("no holder of this lock panics");
         for form in forms {
             if form.len() >= 4 && !values.contains(&form) {
@@ -47,6 +41,53 @@ impl Redactor {
         }
         clean
     }
+}
+
+/// How a value may appear in what others send back and in what is logged of that.
+fn shown_forms(value: &str) -> Vec<String> {
+    use base64::Engine as _;
+    let json = |text: &str| {
+        let quoted = serde_json::Value::from(text).to_string();
+        quoted[1..quoted.len() - 1].to_owned()
+    };
+    let plain = json(value);
+    let ascii: String = plain.chars().map(unicode_escaped_unless_ascii).collect();
+    // Some servers escape what could end a script element.
+    let for_html =
+        |text: &str| text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+    let in_json = [plain.clone(), ascii.clone(), for_html(&plain), for_html(&ascii)];
+    let in_html = value
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;");
+    let mut forms = vec![value.to_owned(), in_html];
+    // As it stands inside a line of a JSON log, and as JSON inside of it.
+    forms.extend(in_json.iter().map(|text| json(text)));
+    forms.extend(in_json);
+    forms.push(percent_encoded(value));
+    forms.push(url::form_urlencoded::byte_serialize(value.as_bytes()).collect());
+    forms.push(base64::engine::general_purpose::STANDARD.encode(value));
+    forms.push(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value));
+    forms
+}
+
+fn unicode_escaped_unless_ascii(character: char) -> String {
+    if character.is_ascii() {
+        return character.to_string();
+    }
+    character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect()
+}
+
+/// Everything but letters, digits and `-._~` as `%XX`.
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 impl std::fmt::Debug for Redactor {
@@ -99,9 +140,25 @@ impl ConnectorContext {
         Self { base_dir: base_dir.into(), secrets: Arc::new(secrets), redactor }
     }
 
+    /// As [`resolve`](Self::resolve), of a URL: a secret inside of it is taken literally, whatever
+    /// characters it has. One that is the whole URL stays as it is.
+    pub fn resolve_url(&self, text: &TemplateText) -> Result<String, ConnectorError> {
+        let written = text.as_str().trim();
+        let is_whole = written.starts_with("{{") && written.find("}}") == Some(written.len() - 2);
+        self.resolve_with(text, |secret| if is_whole { secret } else { percent_encoded(&secret) })
+    }
+
     /// Renders `env` and `secret`. Every resolved secret, and the password inside an `env` value that
     /// is a URL, is registered with the redactor. The result must not be stored or logged.
     pub fn resolve(&self, text: &TemplateText) -> Result<String, ConnectorError> {
+        self.resolve_with(text, |secret| secret)
+    }
+
+    fn resolve_with(
+        &self,
+        text: &TemplateText,
+        inserted: impl Fn(String) -> String,
+    ) -> Result<String, ConnectorError> {
         let rendered = weir_spec::template::render_connect_time(text, &|root, name| match root {
             "env" => {
                 let value = self.secrets.env(name)?.to_owned();
@@ -124,7 +181,7 @@ impl ConnectorContext {
             "secret" => {
                 let value = self.secrets.secret(name)?.to_owned();
                 self.redactor.register(&value);
-                Some(value)
+                Some(inserted(value))
             }
             _ => None,
         });
@@ -135,5 +192,47 @@ impl ConnectorContext {
     pub fn path(&self, path: &str) -> PathBuf {
         let path = path.strip_prefix("file://").unwrap_or(path);
         if Path::new(path).is_absolute() { PathBuf::from(path) } else { self.base_dir.join(path) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ODD: &str = "p@ss/w#rd:%41\"\\é<&";
+
+    fn context() -> ConnectorContext {
+        let file = BTreeMap::from([
+            ("PW".to_owned(), ODD.to_owned()),
+            ("DSN".to_owned(), "postgres://u:p%40@h/db".to_owned()),
+        ]);
+        let secrets = Secrets { environment: BTreeMap::new(), file };
+        ConnectorContext::new("/", secrets, Redactor::default())
+    }
+
+    #[test]
+    fn a_secret_inside_a_url_is_taken_literally() {
+        let context = context();
+        let text = TemplateText::new("postgres://u:{{ secret.PW }}@h/db");
+        let url = url::Url::parse(&context.resolve_url(&text).expect("known")).expect("a URL");
+        assert_eq!((url.host_str(), url.path()), (Some("h"), "/db"));
+        let password = url.password().expect("a password");
+        let pair = format!("p={}", password.replace('+', "%2B"));
+        let decoded = url::form_urlencoded::parse(pair.as_bytes()).next().expect("a pair").1;
+        assert_eq!(decoded, ODD);
+        let whole = context.resolve_url(&TemplateText::new("{{ secret.DSN }}")).expect("known");
+        assert_eq!(whole, "postgres://u:p%40@h/db");
+    }
+
+    #[test]
+    fn a_secret_is_hidden_in_every_form_in_which_others_send_it_back() {
+        let context = context();
+        context.resolve(&TemplateText::new("{{ secret.PW }}")).expect("known");
+        for form in shown_forms(ODD) {
+            let shown = context.redactor.redact(&format!("before {form} after"));
+            assert_eq!(shown, "before [secret] after", "{form}");
+        }
+        let echoed = r##"{"header":"p@ss/w#rd:%41\"\\\u00e9\u003c\u0026"}"##;
+        assert!(!context.redactor.redact(echoed).contains("w#rd"), "{echoed}");
     }
 }

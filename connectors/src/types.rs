@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
-use weir_spec::ColumnType;
+use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
+use weir_spec::{ColumnType, DeclaredColumns};
 
 /// The key of field metadata that marks a string column as JSON text.
 pub const JSON_METADATA: (&str, &str) = ("weir.type", "json");
@@ -56,6 +56,54 @@ pub fn arrow_field(name: &str, column_type: &ColumnType) -> Field {
 pub fn is_json(field: &Field) -> bool {
     let (key, value) = JSON_METADATA;
     field.metadata().get(key).is_some_and(|found| found == value)
+}
+
+/// The declared type that is nearest to an Arrow type; `None` for types that a file cannot declare.
+pub fn declared_type(field: &Field) -> Option<ColumnType> {
+    Some(match field.data_type() {
+        DataType::Boolean => ColumnType::Bool,
+        DataType::Int8 => ColumnType::Int8,
+        DataType::Int16 => ColumnType::Int16,
+        DataType::Int32 => ColumnType::Int32,
+        DataType::Int64 => ColumnType::Int64,
+        DataType::UInt8 => ColumnType::UInt8,
+        DataType::UInt16 => ColumnType::UInt16,
+        DataType::UInt32 => ColumnType::UInt32,
+        DataType::UInt64 => ColumnType::UInt64,
+        DataType::Float16 | DataType::Float32 => ColumnType::Float32,
+        DataType::Float64 => ColumnType::Float64,
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale) => {
+            ColumnType::Decimal { precision: *precision, scale: *scale }
+        }
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if is_json(field) => {
+            ColumnType::Json
+        }
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => ColumnType::String,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => ColumnType::Binary,
+        DataType::Date32 | DataType::Date64 => ColumnType::Date,
+        DataType::Time32(_) | DataType::Time64(_) => ColumnType::Time,
+        DataType::Timestamp(_, None) => ColumnType::Timestamp,
+        DataType::Timestamp(_, Some(_)) => ColumnType::TimestampTz,
+        DataType::List(item) | DataType::LargeList(item) => {
+            ColumnType::List(Box::new(declared_type(item)?))
+        }
+        DataType::Struct(fields) => ColumnType::Struct(
+            (fields.iter())
+                .map(|field| Some((field.name().clone(), declared_type(field)?)))
+                .collect::<Option<_>>()?,
+        ),
+        _ => return None,
+    })
+}
+
+/// The columns of a schema as a file would declare them. A column of a type that it cannot declare is
+/// text.
+pub fn declared_columns(schema: &Schema) -> DeclaredColumns {
+    (schema.fields().iter())
+        .map(|field| (field.name().clone(), declared_type(field).unwrap_or(ColumnType::String)))
+        .collect()
 }
 
 /// The name of an Arrow type as the pipeline file writes it, for messages; Arrow's own name for

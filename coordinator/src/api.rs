@@ -164,6 +164,8 @@ pub struct SinkAudit {
     pub batches: u64,
     pub rows_in_ledger: u64,
     pub rows_in_target: u64,
+    /// False while a `commit: run` has not been shown: the target is not asked then.
+    pub is_shown: bool,
     /// Hex, order-independent.
     pub checksum: String,
     /// Batches that the target knows differently.

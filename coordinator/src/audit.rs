@@ -127,6 +127,7 @@ fn audit_sink(
         batches: stage.slices.iter().map(|slice| slice.next_sequence).sum(),
         rows_in_ledger: account.rows_written,
         rows_in_target: published.iter().map(|batch| batch.rows).sum(),
+        is_shown: is_visible(stage),
         checksum: format!("{:016x}", account.checksum),
         differing,
     }

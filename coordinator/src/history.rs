@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use chrono::Utc;
+use indexmap::IndexMap;
 use uuid::Uuid;
 use weir_connectors::ConnectorContext;
 use weir_executor::{Registry, RunFolder, Systems};
 use weir_ledger::{
     Command, Ledger, NewEpoch, Rejection, ResetWatermark, RunFacts, RunId, SetWatermark,
 };
-use weir_spec::{NodeName, PipelineName};
+use weir_spec::{DeclaredColumns, NodeName, PipelineName};
 
 use crate::audit::audit_run;
 use crate::choose::find_run;
-use crate::frozen::read_frozen;
+use crate::frozen::{read_frozen, read_graph};
 use crate::lock::{PipelineLock, is_held};
 use crate::session::ledger_error;
 use crate::state_dir::{PipelineDir, StateDir};
@@ -136,6 +137,19 @@ pub async fn dead_letters(
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|panicked| {
         Err(EngineError::NotFound(format!("what was to be read of the dead letters ({panicked})")))
     })
+}
+
+/// The columns that came into the `validate` nodes of a run, for rows that are replayed into them.
+pub async fn validated_columns(
+    state_dir: &Path,
+    id: &str,
+) -> Result<IndexMap<NodeName, DeclaredColumns>, EngineError> {
+    let Found { dir, id, facts, .. } = find(state_dir, id).await?;
+    match read_graph(&dir, &id, &facts)? {
+        None => Ok(IndexMap::new()),
+        Some(graph) => crate::validated::validated_columns(&graph)
+            .map_err(|error| EngineError::Invalid(format!("the plan of run {id}: {error}"))),
+    }
 }
 
 struct Found {

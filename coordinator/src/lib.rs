@@ -36,6 +36,7 @@ mod store;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod validated;
 
 pub use api::*;
 pub use engine::Engine;

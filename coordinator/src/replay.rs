@@ -5,16 +5,17 @@ use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use weir_spec::{
-    Compression, InputRef, JsonFormat, JsonSource, NodeName, OnError, PipelineSpec, Source,
-    TemplateText, WriteMode,
+    Compression, DeclaredColumns, InputRef, JsonFormat, JsonSource, NodeName, OnError,
+    PipelineSpec, Source, TemplateText, WriteMode,
 };
 
 /// `given`: JSON lines by node. Rows given to a source take its place, with its declared columns; rows
-/// given to a transform become its only input. Sinks that no given row can reach are left out, and so
+/// given to a transform become its only input, with the columns that `inputs` names for it. Sinks that no given row can reach are left out, and so
 /// is everything that only they need. `Err` says why the rows cannot be replayed.
 pub fn replayed(
     spec: &PipelineSpec,
     given: &IndexMap<NodeName, PathBuf>,
+    inputs: &IndexMap<NodeName, DeclaredColumns>,
 ) -> Result<PipelineSpec, String> {
     let mut replay = spec.clone();
     for (node, path) in given {
@@ -29,7 +30,7 @@ pub fn replayed(
         } else if let Some(transform) = replay.transforms.get_mut(node) {
             let rows = NodeName::new(format!("{node}_replayed"));
             transform.inputs = vec![InputRef { node: rows.clone(), errors: false }];
-            replay.sources.insert(rows, rows_of(path, None));
+            replay.sources.insert(rows, rows_of(path, inputs.get(node).cloned()));
         } else {
             return Err(format!("the pipeline has no source or transform `{node}`"));
         }
@@ -55,7 +56,7 @@ pub fn replayed(
     Ok(replay)
 }
 
-fn rows_of(path: &std::path::Path, columns: Option<weir_spec::DeclaredColumns>) -> Source {
+fn rows_of(path: &std::path::Path, columns: Option<DeclaredColumns>) -> Source {
     Source::Json(JsonSource {
         path: TemplateText::new(path.display().to_string()),
         format: JsonFormat::Lines,
@@ -113,7 +114,8 @@ sinks:
     #[test]
     fn replay_of_a_transform_keeps_only_what_follows() {
         let spec = weir_spec::parse("p.yaml", PIPELINE).expect("the pipeline is valid").spec;
-        let replay = replayed(&spec, &given("valid")).expect("it can be replayed");
+        let replay =
+            replayed(&spec, &given("valid"), &IndexMap::new()).expect("it can be replayed");
         assert_eq!(names(replay.sinks.keys()), ["one"]);
         assert_eq!(names(replay.sources.keys()), ["b", "valid_replayed"]);
         assert_eq!(
@@ -125,8 +127,9 @@ sinks:
     #[test]
     fn replay_never_replaces_a_target() {
         let spec = weir_spec::parse("p.yaml", PIPELINE).expect("the pipeline is valid").spec;
-        let error = replayed(&spec, &given("b")).expect_err("`whole` would be replaced");
+        let error =
+            replayed(&spec, &given("b"), &IndexMap::new()).expect_err("`whole` would be replaced");
         assert!(error.contains("whole"), "{error}");
-        assert!(replayed(&spec, &given("nothing")).is_err());
+        assert!(replayed(&spec, &given("nothing"), &IndexMap::new()).is_err());
     }
 }

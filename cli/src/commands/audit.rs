@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use weir_connectors::Redactor;
-use weir_coordinator::history;
+use weir_coordinator::{AuditReport, history};
 
 use crate::args::{Global, Output};
 use crate::failure::Failure;
@@ -55,11 +55,57 @@ pub(crate) async fn audit(
         for finding in &report.findings {
             output::line(&format!("DIFFERS  {finding}"))?;
         }
-        output::line(if report.clean {
-            "clean: every row that was read is accounted for, and the targets agree"
-        } else {
-            "NOT clean"
-        })?;
+        output::line(&verdict(&report))?;
     }
     Ok(if report.clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Only what has been looked at is claimed.
+fn verdict(report: &AuditReport) -> String {
+    let hidden = report.sinks.iter().filter(|sink| !sink.is_shown);
+    let hidden: Vec<String> = hidden.map(|sink| format!("`{}`", sink.sink)).collect();
+    match (report.clean, hidden.is_empty()) {
+        (false, _) => "NOT clean".to_owned(),
+        (true, true) => {
+            "clean: every row that was read is accounted for, and the targets agree".to_owned()
+        }
+        (true, false) => format!(
+            "clean so far: every row that was read is accounted for; not shown yet, and therefore not \
+             compared: {}",
+            hidden.join(", ")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_coordinator::SinkAudit;
+    use weir_spec::NodeName;
+
+    use super::*;
+
+    #[test]
+    fn a_target_that_shows_nothing_yet_is_not_said_to_agree() {
+        let sink = |name: &str, is_shown| SinkAudit {
+            sink: NodeName::new(name),
+            batches: 1,
+            rows_in_ledger: 2,
+            rows_in_target: 0,
+            is_shown,
+            checksum: String::new(),
+            differing: Vec::new(),
+        };
+        let mut report = AuditReport {
+            run: String::new(),
+            clean: true,
+            nodes: Vec::new(),
+            sinks: vec![sink("a", true)],
+            findings: Vec::new(),
+        };
+        assert!(verdict(&report).ends_with("the targets agree"));
+        report.sinks.push(sink("b", false));
+        assert!(verdict(&report).ends_with("not compared: `b`"), "{}", verdict(&report));
+        report.clean = false;
+        assert_eq!(verdict(&report), "NOT clean");
+    }
 }

@@ -114,7 +114,9 @@ async fn replay(
     let context = files::context(global, &folder, redactor)?;
     let mut options = files::engine_options(global, &folder, context);
     options.state_dir = state_dir;
-    let spec = weir_coordinator::replay::replayed(&spec, &given).map_err(Failure::Usage)?;
+    let inputs = history::validated_columns(&options.state_dir, &frozen.run).await?;
+    let spec =
+        weir_coordinator::replay::replayed(&spec, &given, &inputs).map_err(Failure::Usage)?;
     let request = RunRequest { resume: None, fresh: false, ..frozen.request };
     super::run::execute(global, options, &spec, &text, request).await
 }

@@ -90,7 +90,7 @@ impl Auth {
                 ));
             }
             HttpAuth::Oauth2 { token_url, client_id, client_secret, scopes } => {
-                let token_url = parse_url("token_url", &context.resolve(token_url)?)?;
+                let token_url = parse_url("token_url", &context.resolve_url(token_url)?)?;
                 let (client_id, client_secret) =
                     (context.resolve(client_id)?, secret(client_secret)?);
                 Auth::Oauth2(Oauth2 {

@@ -50,7 +50,7 @@ impl Api {
                 connection.name.as_deref().unwrap_or("(written in the node)")
             )));
         };
-        let base_url = parse_url("base_url", &context.resolve(&config.base_url)?)?;
+        let base_url = parse_url("base_url", &context.resolve_url(&config.base_url)?)?;
         let auth = match &config.auth {
             Some(auth) => Auth::open(auth, context)?,
             None => Auth::None,

@@ -48,7 +48,7 @@ impl Server {
         context: &ConnectorContext,
     ) -> Result<Self, ConnectorError> {
         let name = connection.name.as_deref().unwrap_or("postgres");
-        let text = context.resolve(&postgres.url)?;
+        let text = context.resolve_url(&postgres.url)?;
         let invalid = |what: &str| {
             ConnectorError::config(format!(
                 "connection `{name}`: its url {what}; write postgres://user:password@host:5432/database"

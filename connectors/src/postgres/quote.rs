@@ -31,6 +31,15 @@ pub(super) struct TableName {
 }
 
 impl TableName {
+    /// Bytes of a name; PostgreSQL cuts the rest off, and so would mean another table.
+    pub(super) const LONGEST: usize = 63;
+
+    /// A part that PostgreSQL would cut.
+    pub(super) fn too_long(&self) -> Option<&str> {
+        let mut parts = self.schema.iter().chain([&self.table]);
+        parts.find(|part| part.len() > Self::LONGEST).map(String::as_str)
+    }
+
     /// Reads `table`, `schema.table`, and either part in double quotes. A name is taken as written:
     /// nothing is folded to lower case.
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -166,6 +175,15 @@ pub(super) fn decimal(unscaled: i128, scale: i8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_postgres_would_cut_is_found() {
+        let long = "m".repeat(64);
+        let table = TableName::parse(&format!("public.{long}")).expect("a table name");
+        assert_eq!(table.too_long(), Some(long.as_str()));
+        let table = TableName::parse(&long[1..]).expect("a table name");
+        assert_eq!(table.too_long(), None);
+    }
 
     #[test]
     fn names_and_text_cannot_leave_their_quotes() {

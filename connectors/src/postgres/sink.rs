@@ -61,6 +61,13 @@ impl PostgresSink {
                 "sink `{name}`: `{text}` is not a table name; write table or schema.table"
             ))
         })?;
+        if let Some(long) = table.too_long() {
+            return Err(ConnectorError::config(format!(
+                "sink `{name}`: `{long}` has {} bytes, and PostgreSQL cuts names to {}: shorten it",
+                long.len(),
+                TableName::LONGEST
+            )));
+        }
         if sink.mode == WriteMode::Upsert && sink.key.is_empty() {
             return Err(ConnectorError::config(format!(
                 "sink `{name}`: mode upsert needs a key: the columns that identify a row"

@@ -1,8 +1,9 @@
-//! What only the whole file can tell: references, cycles, columns. And templates, which the walk
+//! What only the whole file can tell: references, cycles, columns, targets. And templates, which the walk
 //! over single values calls.
 
 mod columns;
 mod references;
+mod targets;
 pub(crate) mod templates;
 
 use crate::PipelineSpec;
@@ -23,5 +24,6 @@ pub(crate) fn check_file(
         && references_hold
     {
         columns::check(root, spec, report);
+        targets::check(root, spec, report);
     }
 }

@@ -212,6 +212,52 @@ fn dead_letters_are_replayed_once_mended() {
     assert_eq!(rows.concat(), "{\"id\":1,\"n\":5}\n{\"id\":2,\"n\":6}\n");
 }
 
+/// Dead letters are JSON, which has no decimals, dates and times: the types come from the run's plan.
+#[test]
+fn replayed_rows_have_the_types_of_the_others() {
+    let folder = folder();
+    write(
+        &folder.path().join("in.csv"),
+        "id,amount,on_day,at\n1,1.50,2026-01-02,2026-01-02 03:04:05\n\
+         -2,2.25,2026-01-03,2026-01-03 03:04:05\n",
+    );
+    let pipeline = |lowest: i64| {
+        format!(
+            "pipeline: typed\nsources:\n\
+             \x20 input: {{ type: csv, path: in.csv, columns: {{ id: int64, \
+             amount: \"decimal(10,2)\", on_day: date, at: timestamp }} }}\n\
+             transforms:\n\
+             \x20 valid: {{ input: input, validate: [{{ column: id, between: [{lowest}, 9] }}] }}\n\
+             sinks:\n  output: {{ input: valid, type: parquet, path: out }}\n"
+        )
+    };
+    write(&folder.path().join("pipeline.yaml"), &pipeline(0));
+    let weir = Weir::new(folder.path());
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    write(&folder.path().join("mended.yaml"), &pipeline(-9));
+    let run = weir.latest_run();
+    weir.run(&["dead-letters", "replay", &run, "--file", "mended.yaml"]).expect_code(0);
+    let batches: Vec<_> = targets::visible_files(&folder.path().join("out"))
+        .into_iter()
+        .map(|path| {
+            let file = std::fs::File::open(path).expect("the file is there");
+            let reader =
+                parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
+                    .and_then(|builder| builder.build())
+                    .expect("the file is Parquet");
+            let batches: Vec<_> = reader.map(|batch| batch.expect("it is whole")).collect();
+            batches.into_iter().next().expect("a batch")
+        })
+        .collect();
+    assert_eq!(batches.len(), 2);
+    assert_eq!(batches[0].schema(), batches[1].schema());
+    let rows = arrow::util::pretty::pretty_format_batches(&batches).expect("rows can be shown");
+    assert!(
+        rows.to_string().contains("| -2 | 2.25   | 2026-01-03 | 2026-01-03T03:04:05 |"),
+        "{rows}"
+    );
+}
+
 #[test]
 fn target_that_loses_a_row_fails_the_audit() {
     let folder = folder();
