@@ -350,6 +350,69 @@ async fn an_incremental_source_reads_what_is_behind_its_cursor() {
     }
 }
 
+fn incremental(url: &str, name: &str, cursor: &str) -> Arc<dyn Source> {
+    let cursor = Incremental { cursor: cursor.to_owned(), param: None, initial: None, lag: None };
+    open(DatabaseSource { incremental: Some(cursor), ..node(url, Some(name), None) })
+}
+
+#[tokio::test]
+async fn a_run_reads_up_to_the_cursor_at_its_planning() {
+    let url = database(
+        "source_until",
+        "CREATE TABLE t (id int8, at timestamptz, name text COLLATE \"en-x-icu\", price numeric);
+         INSERT INTO t VALUES (1, '2024-01-01', 'B', 9), (2, '2024-01-02', 'a', 10.5),
+           (3, '2024-01-03', 'c', 11), (4, NULL, NULL, NULL)",
+    )
+    .await;
+    let cursors = ["id", "at", "name", "price"];
+    let request = ScanRequest::default();
+    let mut planned = Vec::new();
+    for cursor in cursors {
+        let source = incremental(&url, "t", cursor);
+        planned.push(source.splits(&request, 2).await.expect("the table can be split"));
+    }
+    execute(
+        &mut connect(&url).await,
+        "UPDATE t SET id = 10, at = '2024-02-01', name = 'd', price = 100 WHERE id = 1;
+         INSERT INTO t VALUES (11, '2024-02-02', 'e', 101)",
+    )
+    .await;
+    for (cursor, splits) in cursors.into_iter().zip(planned) {
+        // As a process does that resumes the run.
+        let source = incremental(&url, "t", cursor);
+        let batches = read_split(&*source, &splits[0], &request, None).await.expect("readable");
+        let rows: Vec<RecordBatch> = batches.into_iter().map(|(rows, _)| rows).collect();
+        assert_eq!(ids(&rows, 0), [2, 3, 4], "{cursor}");
+    }
+    for (cursor, since) in [("id", "10"), ("at", "2024-02-01"), ("name", "d"), ("price", "100")] {
+        let source = incremental(&url, "t", cursor);
+        let request = ScanRequest { since: Some(since.to_owned()), ..ScanRequest::default() };
+        let batches = read_all(&*source, &request, 2).await.expect("readable");
+        assert_eq!(ids(&batches, 0), [11], "{cursor}");
+    }
+    // Bytes, as the watermark goes: "B" is before "a".
+    let source = incremental(&url, "t", "name");
+    let request = ScanRequest { since: Some("Z".to_owned()), ..ScanRequest::default() };
+    assert_eq!(ids(&read_all(&*source, &request, 2).await.expect("readable"), 0), [2, 3, 10, 11]);
+    let request = ScanRequest { since: Some("z".to_owned()), ..ScanRequest::default() };
+    assert!(source.splits(&request, 2).await.expect("nothing is new").is_empty());
+}
+
+#[tokio::test]
+async fn a_cursor_without_a_common_order_is_refused() {
+    let url = database(
+        "source_no_cursor",
+        "CREATE TYPE mood AS ENUM ('sad', 'glad');
+         CREATE TABLE t (id int8, m mood, ip inet, wide numeric(50,0), c char(4))",
+    )
+    .await;
+    for cursor in ["m", "ip", "wide", "c", "nothing"] {
+        let error = incremental(&url, "t", cursor).describe().await.expect_err(cursor);
+        assert_eq!(error.kind, ErrorKind::Config, "{error}");
+        assert!(error.message.contains("cannot be the cursor"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn partitions_views_and_queries_are_read() {
     let url = database(

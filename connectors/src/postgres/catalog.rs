@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::connect::Server;
 use super::error::{classify, sql_state};
 use super::quote::TableName;
-use super::types::{CatalogType, Mapping, Wire, compares_alike, mapping};
+use super::types::{CatalogType, Mapping, Wire, compares_alike, mapping, orders_alike};
 use crate::{ConnectorError, ErrorKind};
 
 /// A column of a table or query.
@@ -21,6 +21,8 @@ pub(super) struct Column {
     pub mapping: Mapping,
     /// Predicates on it mean the same here and in the database.
     pub compares_alike: bool,
+    /// Its greatest value is the same here and in the database (text: by bytes).
+    pub orders_alike: bool,
     /// `GENERATED ALWAYS AS (…)`: computed by the table, cannot be written.
     pub is_generated: bool,
     /// Identity or default: may be left out when writing, even if not null.
@@ -161,6 +163,7 @@ fn column(row: &sqlx::postgres::PgRow) -> Column {
         not_null: row.get("not_null"),
         declared: row.get("declared"),
         compares_alike: compares_alike(&of, &mapping) && row.get::<bool, _>("deterministic"),
+        orders_alike: orders_alike(&of, &mapping),
         mapping,
         is_generated: row.get("generated"),
         has_default: row.get("has_default"),

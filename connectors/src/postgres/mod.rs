@@ -11,6 +11,7 @@
 mod books;
 mod catalog;
 mod connect;
+mod cursor;
 mod decode;
 mod encode;
 mod error;

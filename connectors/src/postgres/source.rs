@@ -22,6 +22,7 @@ use super::catalog::{
     Column, Relation, RelationKind, arrow_schema, describe_query, find_relation, run,
 };
 use super::connect::Server;
+use super::cursor::Cursor;
 use super::decode::Decoder;
 use super::error::classify;
 use super::quote::{self, TableName};
@@ -88,6 +89,9 @@ enum SplitPayload {
         is_shared: bool,
         rows_per_block: f64,
         columns: String,
+        /// The greatest cursor that belongs to the run; only of an incremental source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<String>,
     },
 }
 
@@ -170,17 +174,38 @@ impl PostgresSource {
         if described.columns.is_empty() {
             return Err(ConnectorError::config(format!("{} has no columns", self.label())));
         }
-        if let Some(incremental) = &self.incremental
-            && !described.columns.iter().any(|column| column.name == incremental.cursor)
-        {
-            return Err(ConnectorError::config(format!(
-                "source `{}`: {} has no column {} to be the cursor",
-                self.name,
-                self.label(),
-                incremental.cursor
-            )));
-        }
+        self.cursor(&described.columns)?;
         Ok(described)
+    }
+
+    /// The cursor of an incremental source.
+    fn cursor<'a>(&self, columns: &'a [Column]) -> Result<Option<Cursor<'a>>, ConnectorError> {
+        let Some(incremental) = &self.incremental else { return Ok(None) };
+        let column = columns.iter().find(|column| column.name == incremental.cursor);
+        let reason = match column.map(Cursor::of) {
+            Some(Ok(cursor)) => return Ok(Some(cursor)),
+            Some(Err(reason)) => reason,
+            None => "there is no such column".to_owned(),
+        };
+        Err(ConnectorError::config(format!(
+            "source `{}`: column \"{}\" of {} cannot be the cursor: {reason}",
+            self.name,
+            incremental.cursor,
+            self.label()
+        )))
+    }
+
+    /// The greatest cursor now, where a run reads up to it; `None` if there is nothing behind `since`.
+    async fn greatest_cursor(
+        &self,
+        cursor: &Cursor<'_>,
+        table: &TableName,
+        since: Option<&str>,
+    ) -> Result<Option<String>, ConnectorError> {
+        let mut connection = snapshot::own(&self.server).await?;
+        cursor.greatest(&mut connection, &table.quoted(), since).await.map_err(|cause| {
+            classify(format!("find the greatest cursor of {}", self.label()), cause)
+        })
     }
 
     async fn look_up_storage(
@@ -262,7 +287,12 @@ impl PostgresSource {
     }
 
     /// Conditions that the database applies, and whether those are all.
-    fn conditions(&self, described: &Described, request: &ScanRequest) -> (Vec<String>, bool) {
+    fn conditions(
+        &self,
+        described: &Described,
+        request: &ScanRequest,
+        until: Option<&str>,
+    ) -> Result<(Vec<String>, bool), ConnectorError> {
         let mut conditions = Vec::new();
         let mut are_all = true;
         for predicate in &request.predicates {
@@ -274,18 +304,12 @@ impl PostgresSource {
                 _ => are_all = false,
             }
         }
-        if let (Some(incremental), Some(since)) = (&self.incremental, &request.since)
-            && let Some(cursor) =
-                described.columns.iter().find(|column| column.name == incremental.cursor)
-        {
-            conditions.push(format!(
-                "{} > {}::{}",
-                quote::identifier(&cursor.name),
-                quote::text(since),
-                cursor.declared
-            ));
+        if let Some(cursor) = self.cursor(&described.columns)? {
+            let since = request.since.as_deref();
+            conditions.extend(since.map(|since| cursor.after(since)));
+            conditions.extend(until.map(|until| cursor.until(until, since.is_some())));
         }
-        (conditions, are_all)
+        Ok((conditions, are_all))
     }
 }
 
@@ -368,6 +392,16 @@ impl Source for PostgresSource {
             let payload = to_value(&SplitPayload::Whole { columns });
             return Ok(vec![Split { label, payload, weight: 1, estimated_rows: None }]);
         }
+        let until = match (self.cursor(&described.columns)?, &self.subject) {
+            (Some(cursor), Subject::Table(table)) => {
+                let since = request.since.as_deref();
+                let Some(until) = self.greatest_cursor(&cursor, table, since).await? else {
+                    return Ok(Vec::new());
+                };
+                Some(until)
+            }
+            _ => None,
+        };
         let total: u64 = described.stored.iter().map(|stored| stored.blocks).sum();
         let wanted = u64::try_from(parallelism.max(1)).unwrap_or(u64::MAX);
         let size = total.div_ceil(wanted).max(SPLIT_BLOCKS_MIN);
@@ -401,6 +435,7 @@ impl Source for PostgresSource {
                     is_shared,
                     rows_per_block: stored.rows_per_block,
                     columns: columns.clone(),
+                    until: until.clone(),
                 }),
                 weight: (blocks * stored.block_size_bytes).max(1),
                 estimated_rows: stored.rows.map(|_| (stored.rows_per_block * blocks as f64) as u64),
@@ -430,7 +465,11 @@ impl Source for PostgresSource {
             ));
         }
         let selected = self.selected(&described, request)?;
-        let (conditions, are_all) = self.conditions(&described, request);
+        let until = match &payload {
+            SplitPayload::Blocks { until, .. } => until.as_deref(),
+            SplitPayload::Whole { .. } => None,
+        };
+        let (conditions, are_all) = self.conditions(&described, request, until)?;
         let list = selected
             .iter()
             .map(|column| {

@@ -222,6 +222,30 @@ pub(super) fn compares_alike(of: &CatalogType, mapping: &Mapping) -> bool {
         }
 }
 
+/// Whether the greatest of some values is the same in PostgreSQL and in Arrow, text being compared by
+/// bytes: then a column can be the cursor of an incremental source.
+pub(super) fn orders_alike(of: &CatalogType, mapping: &Mapping) -> bool {
+    mapping.cast.is_none()
+        && !mapping.is_json
+        && match mapping.wire {
+            Wire::Int2
+            | Wire::Int4
+            | Wire::Int8
+            | Wire::Oid
+            | Wire::Float4
+            | Wire::Float8
+            | Wire::Numeric { .. }
+            | Wire::Date
+            | Wire::Time
+            | Wire::Timestamp
+            | Wire::TimestampTz
+            | Wire::Uuid => true,
+            // name, text, varchar; not the blanks of char(n), nor the order of an enum
+            Wire::Text => of.kind == 'b' && matches!(of.oid, 19 | 25 | 1043),
+            Wire::Bool | Wire::Bytea | Wire::Jsonb | Wire::List { .. } => false,
+        }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

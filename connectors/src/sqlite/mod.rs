@@ -18,6 +18,7 @@
 mod commit;
 mod connect;
 mod convert;
+mod cursor;
 mod insert;
 mod read;
 mod sink;

@@ -13,7 +13,8 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow, SqliteValueRef};
 use sqlx::{Arguments as _, AssertSqlSafe, Decode, Row as _, TypeInfo as _, ValueRef as _};
 
 use super::connect::{Session, quote};
-use super::source::{RowRange, Shape};
+use super::cursor::Cursor;
+use super::source::{RowRange, Shape, TablePart};
 use crate::{
     Comparison, ConnectorError, ErrorKind, Literal, Position, Predicate, ScanRequest, SourceBatch,
     SourceStream,
@@ -42,13 +43,13 @@ pub(super) struct Reading {
 
 /// SQL with its parameters.
 #[derive(Debug)]
-struct Condition {
-    sql: String,
-    values: Vec<Bound>,
+pub(super) struct Condition {
+    pub sql: String,
+    pub values: Vec<Bound>,
 }
 
 #[derive(Clone, Debug)]
-enum Bound {
+pub(super) enum Bound {
     Int(i64),
     Real(f64),
     Text(String),
@@ -58,8 +59,8 @@ impl Reading {
     pub(super) fn new(
         shape: &Shape,
         request: &ScanRequest,
-        cursor: Option<&str>,
-        range: Option<RowRange>,
+        cursor: Option<&Cursor>,
+        part: Option<&TablePart>,
         from: Option<&Position>,
     ) -> Result<Self, ConnectorError> {
         let schema = match &request.columns {
@@ -79,9 +80,15 @@ impl Reading {
                 conditions.push(condition(predicate)?);
             }
         }
-        if let (Some(cursor), Some(since)) = (cursor, &request.since) {
-            conditions.push(since_condition(shape, cursor, since)?);
+        if let Some(cursor) = cursor {
+            if let Some(since) = &request.since {
+                conditions.push(cursor.after(since)?);
+            }
+            if let Some(until) = part.and_then(|part| part.until.as_deref()) {
+                conditions.push(cursor.until(until, request.since.is_some())?);
+            }
         }
+        let range = part.map(|part| part.range);
         let rowid = range.and(shape.rowid);
         let mut names: Vec<String> =
             schema.fields().iter().map(|field| quote(field.name())).collect();
@@ -240,7 +247,7 @@ fn parse_position(position: &Position) -> Result<(Option<i64>, u64), ConnectorEr
         })
 }
 
-fn column<'a>(shape: &'a Shape, name: &str) -> Result<&'a FieldRef, ConnectorError> {
+pub(super) fn column<'a>(shape: &'a Shape, name: &str) -> Result<&'a FieldRef, ConnectorError> {
     let fields = shape.schema.fields();
     fields.iter().find(|field| field.name() == name).ok_or_else(|| {
         let names: Vec<_> = fields.iter().map(|field| field.name().as_str()).collect();
@@ -253,61 +260,6 @@ fn column<'a>(shape: &'a Shape, name: &str) -> Result<&'a FieldRef, ConnectorErr
             ),
         )
     })
-}
-
-/// The incremental cursor: a column whose values SQLite can compare.
-pub(super) fn cursor_column<'a>(
-    shape: &'a Shape,
-    cursor: &str,
-) -> Result<&'a FieldRef, ConnectorError> {
-    let field = column(shape, cursor)?;
-    match field.data_type() {
-        DataType::Int64
-        | DataType::Float64
-        | DataType::Utf8
-        | DataType::Date32
-        | DataType::Timestamp(..)
-        | DataType::Decimal128(..) => Ok(field),
-        other => Err(ConnectorError::config(format!(
-            "incremental: column `{cursor}` of type {other} cannot be a cursor"
-        ))),
-    }
-}
-
-fn since_condition(shape: &Shape, cursor: &str, since: &str) -> Result<Condition, ConnectorError> {
-    let field = cursor_column(shape, cursor)?;
-    let wrong = || {
-        ConnectorError::config(format!(
-            "incremental: the cursor `{since}` is no {} as column `{cursor}` has it",
-            field.data_type()
-        ))
-    };
-    let name = quote(cursor);
-    let (sql, value) = match field.data_type() {
-        DataType::Int64 => {
-            (format!("{name} > ?"), Bound::Int(since.trim().parse().map_err(|_| wrong())?))
-        }
-        DataType::Float64 | DataType::Decimal128(..) => {
-            (format!("{name} > ?"), Bound::Real(since.trim().parse().map_err(|_| wrong())?))
-        }
-        // However times are written (`T` or space, with or without fraction or zone), as instants.
-        DataType::Timestamp(..) => {
-            let micros = parse_timestamp(since).ok_or_else(wrong)?;
-            let time = chrono::DateTime::from_timestamp_micros(micros).ok_or_else(wrong)?;
-            let text = time.naive_utc().format("%Y-%m-%d %H:%M:%S%.6f").to_string();
-            let value = Bound::Text(text);
-            // SQLite's own functions keep milliseconds; finer differences are compared as text.
-            return Ok(Condition {
-                sql: format!(
-                    "(julianday({name}) > julianday(?) OR (julianday({name}) = julianday(?) AND \
-                     replace(substr({name}, 1, 26), 'T', ' ') > ?))"
-                ),
-                values: vec![value.clone(), value.clone(), value],
-            });
-        }
-        _ => (format!("{name} > ?"), Bound::Text(since.to_owned())),
-    };
-    Ok(Condition { sql, values: vec![value] })
 }
 
 /// A predicate on a column of type Int64, Float64 or text.
@@ -511,7 +463,7 @@ impl Builder {
 
 /// A value by its storage class.
 #[derive(Debug)]
-enum Stored<'a> {
+pub(super) enum Stored<'a> {
     Null,
     Int(i64),
     Real(f64),
@@ -520,7 +472,7 @@ enum Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn of(value: SqliteValueRef<'a>) -> Result<Self, String> {
+    pub(super) fn of(value: SqliteValueRef<'a>) -> Result<Self, String> {
         if value.is_null() {
             return Ok(Stored::Null);
         }
@@ -535,7 +487,7 @@ impl<'a> Stored<'a> {
     }
 
     /// As people see it, and as numbers are kept in string columns.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Stored::Null => "null".to_owned(),
             Stored::Int(number) => number.to_string(),
@@ -568,7 +520,7 @@ fn decimal(stored: &Stored<'_>, precision: u8, scale: i8) -> Option<i128> {
 }
 
 /// Microseconds of `2024-05-31[ T]13:45[:00[.123456]][Z|+01:00]` or of a date, in UTC.
-fn parse_timestamp(text: &str) -> Option<i64> {
+pub(super) fn parse_timestamp(text: &str) -> Option<i64> {
     let text = text.trim();
     if let Ok(time) = chrono::DateTime::parse_from_rfc3339(text) {
         return Some(time.timestamp_micros());

@@ -13,7 +13,8 @@ use sqlx::{Row as _, TypeInfo as _, ValueRef as _};
 use weir_spec as spec;
 
 use super::connect::{Database, Session, arguments, quote};
-use super::read::{self, Reading};
+use super::cursor::Cursor;
+use super::read::Reading;
 use super::table;
 use super::types::{Affinity, read_type};
 use crate::{
@@ -111,7 +112,17 @@ pub(super) struct Shape {
     pub comparable: Vec<String>,
 }
 
-/// The payload of a split: rowids, both included; `None` for a relation that is read whole.
+/// The payload of a split; `None` for a relation that is read whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TablePart {
+    #[serde(flatten)]
+    pub range: RowRange,
+    /// The greatest cursor that belongs to the run; only of an incremental source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// Rowids, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RowRange {
     pub first: i64,
@@ -216,7 +227,7 @@ impl Source for SqliteSource {
         let mut session = open(&self.database, &self.relation).await?;
         let shape = shape(&mut session, &self.relation).await?;
         if let Some(cursor) = &self.cursor {
-            read::cursor_column(&shape, cursor)?;
+            Cursor::of(&shape, cursor)?;
         }
         let how = match shape.rowid {
             Some(_) => "read by ranges of its rowid",
@@ -236,7 +247,7 @@ impl Source for SqliteSource {
 
     async fn splits(
         &self,
-        _request: &ScanRequest,
+        request: &ScanRequest,
         parallelism: usize,
     ) -> Result<Vec<Split>, ConnectorError> {
         let mut session = open(&self.database, &self.relation).await?;
@@ -248,6 +259,19 @@ impl Source for SqliteSource {
                 weight: 1,
                 estimated_rows: None,
             }]);
+        };
+        // Before the rowids: a row with a cursor up to it must lie between them.
+        let until = match &self.cursor {
+            None => None,
+            Some(cursor) => {
+                let cursor = Cursor::of(&shape, cursor)?;
+                // A watermark that is none is refused before anything is read.
+                request.since.as_deref().map(|since| cursor.after(since)).transpose()?;
+                match cursor.greatest(&mut session, &shape).await? {
+                    Some(until) => Some(until),
+                    None => return Ok(Vec::new()),
+                }
+            }
         };
         let sql = format!(
             "SELECT (SELECT min({rowid}) FROM {0}), (SELECT max({rowid}) FROM {0})",
@@ -265,7 +289,8 @@ impl Source for SqliteSource {
             .into_iter()
             .map(|range| Split {
                 label: format!("rowids {}–{}", range.first, range.last),
-                payload: serde_json::to_value(range).expect("numbers are always JSON"),
+                payload: serde_json::to_value(TablePart { range, until: until.clone() })
+                    .expect("numbers and text are always JSON"),
                 weight: 1,
                 estimated_rows: u64::try_from(i128::from(range.last) - i128::from(range.first) + 1)
                     .ok(),
@@ -281,7 +306,7 @@ impl Source for SqliteSource {
     ) -> Result<SourceStream, ConnectorError> {
         let mut session = open(&self.database, &self.relation).await?;
         let shape = shape(&mut session, &self.relation).await?;
-        let range: Option<RowRange> =
+        let part: Option<TablePart> =
             serde_json::from_value(split.payload.clone()).map_err(|error| {
                 ConnectorError::caused(
                     ErrorKind::Internal,
@@ -289,7 +314,7 @@ impl Source for SqliteSource {
                     error,
                 )
             })?;
-        if range.is_some() && shape.rowid.is_none() {
+        if part.is_some() && shape.rowid.is_none() {
             return Err(ConnectorError::new(
                 ErrorKind::Changed,
                 format!(
@@ -299,7 +324,8 @@ impl Source for SqliteSource {
                 ),
             ));
         }
-        let reading = Reading::new(&shape, request, self.cursor.as_deref(), range, from)?;
+        let cursor = self.cursor.as_deref().map(|cursor| Cursor::of(&shape, cursor)).transpose()?;
+        let reading = Reading::new(&shape, request, cursor.as_ref(), part.as_ref(), from)?;
         Ok(reading.stream(session))
     }
 

@@ -21,13 +21,17 @@ struct TestDatabase {
 impl TestDatabase {
     async fn with(statements: &[&str]) -> Self {
         let made = Self { folder: tempfile::tempdir().expect("a temporary folder can be made") };
-        let path = made.folder.path().join("in.db");
+        made.run(statements).await;
+        made
+    }
+
+    async fn run(&self, statements: &[&str]) {
+        let path = self.folder.path().join("in.db");
         let mut transaction = Database { path }.begin().await.expect("can be written");
         for sql in statements {
             transaction.session.execute("set up", sql).await.expect("is SQL");
         }
         transaction.commit().await.expect("can be committed");
-        made
     }
 
     fn open(
@@ -289,11 +293,76 @@ async fn incremental_reading_starts_behind_the_cursor() {
     }
     let source = database.open(Some("t"), None, Some("at"));
     let request = ScanRequest { since: Some("soon".to_owned()), ..ScanRequest::default() };
-    let splits = source.splits(&request, 1).await.expect("can be split");
-    let error = read(&source, &splits[0], &request, None).await.expect_err("is no time");
+    let error = source.splits(&request, 1).await.expect_err("is no time");
     assert_eq!(error.kind, ErrorKind::Config);
     let error = database.open(Some("t"), None, Some("nope")).describe().await.expect_err("unknown");
     assert!(error.message.contains("id, at, day"), "{error}");
+}
+
+#[tokio::test]
+async fn a_run_reads_up_to_the_cursor_at_its_planning() {
+    let database = TestDatabase::with(&[
+        "CREATE TABLE t (id INTEGER, at TIMESTAMP, name TEXT COLLATE NOCASE, price DECIMAL(9,2))",
+        "INSERT INTO t VALUES (1, '2024-01-01T00:00:00Z', 'B', 1), \
+         (2, '2024-01-01 00:00:00.0009996', 'a', 1.5), \
+         (3, '2024-01-01T01:00:00.001+01:00', 'c', 10), (4, NULL, NULL, NULL)",
+    ])
+    .await;
+    let cursors = ["id", "at", "name", "price"];
+    let since = |since: Option<&str>| ScanRequest {
+        since: since.map(str::to_owned),
+        ..ScanRequest::default()
+    };
+    let mut planned = Vec::new();
+    for cursor in cursors {
+        let source = database.open(Some("t"), None, Some(cursor));
+        planned.push(source.splits(&since(None), 1).await.expect("can be split"));
+    }
+    database
+        .run(&[
+            // Rows behind what a first session may have read get a greater cursor.
+            "UPDATE t SET id = 20, at = '2024-02-01', name = 'd', price = 11 WHERE id = 1",
+            "UPDATE t SET id = 30, at = '2024-02-02', name = 'e', price = 12 WHERE id = 3",
+        ])
+        .await;
+    for (cursor, splits) in cursors.into_iter().zip(planned) {
+        let source = database.open(Some("t"), None, Some(cursor));
+        let request = since(None);
+        let batches = read(&source, &splits[0], &request, None).await.expect("can be read");
+        assert_eq!(ids(&batches), [2, 4], "{cursor}");
+    }
+    // The watermark of a run that has read all: the rows equal to it are not read again.
+    for (cursor, watermark, expected) in [
+        ("at", "2024-01-01T00:00:00.000999", vec![20, 30]),
+        ("at", "2024-02-01T00:00:00.000000", vec![30]),
+        ("name", "d", vec![30]),
+        ("price", "11.00", vec![30]),
+        ("id", "20", vec![30]),
+    ] {
+        let source = database.open(Some("t"), None, Some(cursor));
+        assert_eq!(ids(&read_all(&source, &since(Some(watermark))).await), expected, "{cursor}");
+    }
+}
+
+#[tokio::test]
+async fn cursors_without_values_are_not_read_and_wrong_ones_refused() {
+    let database = TestDatabase::with(&[
+        "CREATE TABLE t (id INTEGER, at TIMESTAMP, number NUMERIC, day DATE)",
+        "INSERT INTO t VALUES (1, NULL, 5, '2024-01-01'), (2, NULL, 10, 20240102)",
+    ])
+    .await;
+    let request = ScanRequest::default();
+    let nothing = database.open(Some("t"), None, Some("at"));
+    assert!(nothing.splits(&request, 4).await.expect("can be split").is_empty());
+    let error = database.open(Some("t"), None, Some("number")).describe().await;
+    let error = error.expect_err("10 would come before 5");
+    assert!(error.message.contains("cannot be a cursor"), "{error}");
+    let error = database.open(Some("t"), None, Some("day")).splits(&request, 4).await;
+    let error = error.expect_err("a number is no date");
+    assert!(error.message.contains("holds 20240102"), "{error}");
+    database.run(&["UPDATE t SET at = '2024-01-01 00:00:00+0100' WHERE id = 2"]).await;
+    let error = nothing.splits(&request, 4).await.expect_err("SQLite cannot compare it");
+    assert!(error.message.contains("+0100"), "{error}");
 }
 
 #[tokio::test]

@@ -354,3 +354,63 @@ fn cursor_that_no_sink_uses_still_moves_the_watermark() {
     let state = weir.run(&["state", "show", "unused", "--output", "json"]).json();
     assert_eq!(state["input"], "100", "{state}");
 }
+
+/// Rows come into blocks that are read already, and a later row would carry the watermark past them.
+#[test]
+fn rows_that_come_while_a_run_is_interrupted_are_left_to_the_next() {
+    const ROWS: i64 = 300_000;
+    let folder = folder();
+    let url = targets::database("interrupted_cursor");
+    targets::execute(
+        &url,
+        &format!(
+            "CREATE TABLE input (id bigint, filler text) WITH (autovacuum_enabled = false);
+             INSERT INTO input SELECT n, repeat('x', 100) FROM generate_series(-1000, {ROWS}) n;
+             DELETE FROM input WHERE id <= 0"
+        ),
+    );
+    // The first blocks get room for new rows.
+    targets::execute(&url, "VACUUM ANALYZE input");
+    write(
+        &folder.path().join("pipeline.yaml"),
+        &format!(
+            "pipeline: cursor\nconnections:\n  db: {{ type: postgres, url: \"{url}\" }}\n\
+             sources:\n  input: {{ connection: db, table: input, incremental: {{ cursor: id }} }}\n\
+             sinks:\n  output: {{ input: input, type: csv, path: out, batch_rows: 10000 }}\n"
+        ),
+    );
+    let weir = Weir::new(folder.path());
+    let arguments = ["run", "pipeline.yaml", "--parallelism", "1"];
+    let running = weir.start(&arguments);
+    let end = Instant::now() + Duration::from_secs(60);
+    while targets::visible_files(&folder.path().join("out")).is_empty() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    drop(running);
+    targets::execute(
+        &url,
+        &format!(
+            "INSERT INTO input SELECT n, 'new' FROM generate_series({ROWS} + 1, {ROWS} + 100) n;
+             UPDATE input SET id = 1000000 WHERE id = {ROWS}"
+        ),
+    );
+    let early = targets::rows(&url, "SELECT max(ctid)::text FROM input WHERE filler = 'new'");
+    assert!(
+        early[0].starts_with("(0,") || early[0].starts_with("(1,"),
+        "the rows are in blocks that were read first: {early:?}"
+    );
+    weir.run(&arguments).expect_code(0);
+    weir.run(&arguments).expect_code(0);
+    let runs = weir.run(&["runs", "--output", "json"]).json();
+    assert_eq!(runs.as_array().map(Vec::len), Some(2), "the first run was resumed: {runs:#}");
+    let mut ids: Vec<i64> = Vec::new();
+    for file in targets::visible_files(&folder.path().join("out")) {
+        let text = std::fs::read_to_string(file).expect("CSV is text");
+        ids.extend(text.lines().skip(1).map(|line| {
+            line.split(',').next().and_then(|id| id.parse::<i64>().ok()).expect("an id")
+        }));
+    }
+    ids.sort_unstable();
+    let expected: Vec<i64> = (1..ROWS).chain(ROWS + 1..=ROWS + 100).chain([1_000_000]).collect();
+    assert!(ids == expected, "{} rows instead of {}", ids.len(), expected.len());
+}
