@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use weir_spec::DeclaredColumns;
 
 use crate::files::listing::SourceFile;
+use crate::records::column_from_text;
 use crate::types::{arrow_field, type_name};
 use crate::{ConnectorError, ScanRequest};
 
@@ -150,15 +151,20 @@ fn constant(
         .find(|(key, _)| key == field.name())
         .and_then(|(_, value)| value.as_ref());
     let Some(text) = value else { return Ok(new_null_array(field.data_type(), 1)) };
-    let array: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
-    let options = CastOptions { safe: false, ..CastOptions::default() };
-    cast_with_options(&array, field.data_type(), &options).map_err(|_| {
+    let misfit = || {
         ConnectorError::data(format!(
             "partition folder {}={text}: \"{text}\" does not fit the declared type {}",
             field.name(),
             type_name(field.data_type(), false)
         ))
-    })
+    };
+    // Arrow's cast rounds.
+    if matches!(field.data_type(), DataType::Decimal128(_, _)) {
+        return column_from_text(&[Some(text)], field).map_err(|_| misfit());
+    }
+    let array: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(&array, field.data_type(), &options).map_err(|_| misfit())
 }
 
 /// The partitions of the first file: all files have the same keys.

@@ -37,7 +37,6 @@ use futures::stream::{self, TryStreamExt as _};
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::sync::OnceCell;
 use weir_spec as spec;
 
@@ -47,7 +46,7 @@ use self::pagination::Progress;
 use self::reader::{Page, Reader};
 use self::resource::Resource;
 use self::since::{SinceFilter, cursor_column};
-use crate::records::{decode_records, infer_schema};
+use crate::records::{Json, decode_records, infer_schema};
 use crate::types::arrow_field;
 use crate::{
     ConnectorContext, ConnectorError, ErrorKind, Position, ScanRequest, Source, SourceBatch,
@@ -142,7 +141,7 @@ impl HttpSource {
     }
 
     /// The first records, from the initial watermark on, for inference only.
-    async fn sample(&self, resource: &Arc<Resource>) -> Result<Vec<Value>, ConnectorError> {
+    async fn sample(&self, resource: &Arc<Resource>) -> Result<Vec<Json>, ConnectorError> {
         let since = self.node.incremental.as_ref().and_then(|since| since.initial.clone());
         let mut reader = Reader::new(Arc::clone(resource), since, None);
         let mut records = Vec::new();
@@ -308,7 +307,7 @@ impl Reading {
     fn cut(&mut self, page: Page) -> Result<(), ConnectorError> {
         let mut records = page.records.into_iter();
         loop {
-            let chunk: Vec<Value> = records.by_ref().take(BATCH_ROWS).collect();
+            let chunk: Vec<Json> = records.by_ref().take(BATCH_ROWS).collect();
             let is_last = records.len() == 0;
             let (rows, mut rejected) = decode_records(&self.schema, chunk);
             for row in &mut rejected {

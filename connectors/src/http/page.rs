@@ -1,13 +1,13 @@
 //! One page: from the bytes of an answer to its records, or to the reason why it is none.
 
 use reqwest::StatusCode;
-use serde_json::Value;
 use serde_json::error::Category;
 use serde_json_path::JsonPath;
 
 use super::connection::Api;
 use super::fetch::{Answer, Failure};
 use super::message::excerpt;
+use crate::records::Json;
 use crate::{ConnectorError, ErrorKind};
 
 /// Where the records of a page are.
@@ -59,11 +59,11 @@ impl RecordsPath {
     }
 
     /// Takes the records out of a page. The error says what the page has instead.
-    pub(super) fn take(&self, mut page: Value) -> Result<Vec<Value>, String> {
+    pub(super) fn take(&self, mut page: Json) -> Result<Vec<Json>, String> {
         match self {
             RecordsPath::Whole => match page {
-                Value::Array(records) => Ok(records),
-                Value::Object(_) => Ok(vec![page]),
+                Json::Array(records) => Ok(records),
+                Json::Object(_) => Ok(vec![page]),
                 other => Err(format!("the page is {}, not an array or object", kind(&other))),
             },
             RecordsPath::Array { keys, written } => {
@@ -71,13 +71,11 @@ impl RecordsPath {
                 for key in keys {
                     place = place.and_then(|value| value.get_mut(key.as_str()));
                 }
-                match place.map(Value::take) {
-                    Some(Value::Array(records)) => Ok(records),
+                match place.map(Json::take) {
+                    Some(Json::Array(records)) => Ok(records),
                     // What some APIs answer instead of an empty array.
-                    Some(Value::Null) => Ok(Vec::new()),
-                    Some(record @ Value::Object(_)) if !written.ends_with("[*]") => {
-                        Ok(vec![record])
-                    }
+                    Some(Json::Null) => Ok(Vec::new()),
+                    Some(record @ Json::Object(_)) if !written.ends_with("[*]") => Ok(vec![record]),
                     Some(other) => Err(format!(
                         "the records path {written} leads to {}, not to an array",
                         kind(&other)
@@ -86,15 +84,15 @@ impl RecordsPath {
                 }
             }
             RecordsPath::Query { path, container, written } => {
-                let records = path.query(&page).all();
+                let records = page.query(path);
                 let is_page = match container {
-                    Some(container) => !container.query(&page).is_empty(),
+                    Some(container) => !page.query(container).is_empty(),
                     None => !records.is_empty(),
                 };
                 if !is_page {
                     return Err(no_match(written, &page));
                 }
-                if let [Value::Array(records)] = records.as_slice() {
+                if let [Json::Array(records)] = records.as_slice() {
                     return Ok(records.clone());
                 }
                 Ok(records.into_iter().cloned().collect())
@@ -109,27 +107,27 @@ fn is_plain_key(key: &str) -> bool {
         && characters.all(|character| character.is_ascii_alphanumeric() || character == '_')
 }
 
-fn no_match(written: &str, page: &Value) -> String {
+fn no_match(written: &str, page: &Json) -> String {
     let has = match page {
-        Value::Object(fields) if fields.is_empty() => "the page is an empty object".to_owned(),
-        Value::Object(fields) => {
+        Json::Object(fields) if fields.is_empty() => "the page is an empty object".to_owned(),
+        Json::Object(fields) => {
             let keys: Vec<_> = fields.keys().take(20).map(String::as_str).collect();
             format!("the page is an object with {}", keys.join(", "))
         }
-        Value::Array(items) => format!("the page is an array of {} elements", items.len()),
+        Json::Array(items) => format!("the page is an array of {} elements", items.len()),
         other => format!("the page is {}", kind(other)),
     };
     format!("the records path {written} matches nothing: {has}")
 }
 
-fn kind(value: &Value) -> &'static str {
+fn kind(value: &Json) -> &'static str {
     match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+        Json::Null => "null",
+        Json::Bool(_) => "a boolean",
+        Json::Number(_) => "a number",
+        Json::String(_) => "a text",
+        Json::Array(_) => "an array",
+        Json::Object(_) => "an object",
     }
 }
 
@@ -140,9 +138,9 @@ impl Api {
         answer: &Answer,
         label: &str,
         error_path: Option<&JsonPath>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Json, Failure> {
         if answer.status == StatusCode::NO_CONTENT {
-            return Ok(Value::Array(Vec::new()));
+            return Ok(Json::Array(Vec::new()));
         }
         let status = answer.status;
         let said = || excerpt(&answer.body, &self.redactor);
@@ -156,7 +154,7 @@ impl Api {
             ))));
         }
         let text = answer.body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&answer.body);
-        let page: Value = serde_json::from_slice(text).map_err(|cause| {
+        let page: Json = Json::parse(text).map_err(|cause| {
             if text.is_empty() {
                 return Failure::transient(fail(format!(
                     "{label} answered {status} with an empty body instead of JSON"
@@ -178,7 +176,7 @@ impl Api {
             )))
         })?;
         if let Some(error_path) = error_path
-            && let Some(error) = error_path.query(&page).iter().find(|found| !found.is_null())
+            && let Some(error) = page.query(error_path).iter().find(|found| !found.is_null())
         {
             let error = excerpt(error.to_string().as_bytes(), &self.redactor);
             return Err(Failure::last(fail(format!(
@@ -191,12 +189,33 @@ impl Api {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn take(path: Option<&str>, page: Value) -> Result<Vec<Value>, String> {
-        RecordsPath::new(path).expect("a path").take(page)
+        let records = RecordsPath::new(path).expect("a path").take(page.into())?;
+        Ok(records
+            .iter()
+            .map(|record| serde_json::from_str(&record.to_string()).expect("JSON"))
+            .collect())
+    }
+
+    #[test]
+    fn records_and_cursors_keep_every_digit() {
+        let text = r#"{"data": [{"id": 0.1234567890123456789}], "next": 123456789012345678901}"#;
+        let page = Json::parse(text.as_bytes()).expect("JSON");
+        for path in ["$.data[*]", "$.data[?@.id]"] {
+            let records = RecordsPath::new(Some(path)).expect("a path").take(page.clone());
+            assert_eq!(records.expect("records")[0].to_string(), r#"{"id":0.1234567890123456789}"#);
+        }
+        let pager = crate::http::pagination::Pager::new(&weir_spec::Pagination::Cursor {
+            cursor_path: "$.next".to_owned(),
+            cursor_param: "after".to_owned(),
+        });
+        let next = pager.expect("a pager").continuation(&page, &reqwest::header::HeaderMap::new());
+        let cursor = "123456789012345678901".to_owned();
+        assert_eq!(next, Ok(crate::http::pagination::Continuation::Cursor(cursor)));
     }
 
     #[test]

@@ -6,12 +6,12 @@
 
 use reqwest::header::{HeaderMap, LINK};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json_path::JsonPath;
 use url::Url;
 use weir_spec::Pagination;
 
 use super::page::json_path;
+use crate::records::Json;
 use crate::{ConnectorError, Position};
 
 /// What the next request asks for. Part of [`Progress`], so it holds no credential.
@@ -155,7 +155,7 @@ impl Pager {
     /// Finds the cursor or link of the next page. The error says what is there instead.
     pub(super) fn continuation(
         &self,
-        body: &Value,
+        body: &Json,
         headers: &HeaderMap,
     ) -> Result<Continuation, String> {
         Ok(match self {
@@ -243,18 +243,18 @@ impl Pager {
 }
 
 /// A cursor or link in the body. Missing, `null`, `false` and the empty text mean the end.
-fn scalar(path: &JsonPath, written: &str, body: &Value) -> Result<Option<String>, String> {
-    let found = path
-        .query(body)
-        .at_most_one()
-        .map_err(|_| format!("{written} matches more than one value: it must match one"))?;
-    match found {
-        None | Some(Value::Null | Value::Bool(false)) => Ok(None),
-        Some(Value::String(text)) => Ok((!text.is_empty()).then(|| text.clone())),
-        Some(Value::Number(number)) => Ok(Some(number.to_string())),
-        Some(Value::Bool(true)) => Err(format!("{written} is `true`, not a cursor or a link")),
-        Some(Value::Array(_)) => Err(format!("{written} is an array, not a cursor or a link")),
-        Some(Value::Object(_)) => Err(format!("{written} is an object, not a cursor or a link")),
+fn scalar(path: &JsonPath, written: &str, body: &Json) -> Result<Option<String>, String> {
+    let found = body.query(path);
+    if found.len() > 1 {
+        return Err(format!("{written} matches more than one value: it must match one"));
+    }
+    match found.first() {
+        None | Some(Json::Null | Json::Bool(false)) => Ok(None),
+        Some(Json::String(text)) => Ok((!text.is_empty()).then(|| text.clone())),
+        Some(Json::Number(digits)) => Ok(Some(digits.to_string())),
+        Some(Json::Bool(true)) => Err(format!("{written} is `true`, not a cursor or a link")),
+        Some(Json::Array(_)) => Err(format!("{written} is an array, not a cursor or a link")),
+        Some(Json::Object(_)) => Err(format!("{written} is an object, not a cursor or a link")),
     }
 }
 

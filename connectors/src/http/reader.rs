@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::pagination::{PageRequest, Progress};
 use super::resource::Resource;
+use crate::records::Json;
 use crate::{ConnectorError, ErrorKind};
 
 /// Reads the pages of one resource in order.
@@ -20,7 +19,7 @@ pub(super) struct Reader {
 }
 
 pub(super) struct Page {
-    pub(super) records: Vec<Value>,
+    pub(super) records: Vec<Json>,
     /// Behind this page.
     pub(super) progress: Progress,
     /// For messages.
@@ -128,13 +127,13 @@ fn request_hash(request: &PageRequest) -> [u8; 32] {
 }
 
 /// Of the records only: the cursor beside them may change while they repeat. `None` without any.
-fn records_hash(records: &[Value]) -> Option<String> {
+fn records_hash(records: &[Json]) -> Option<String> {
     if records.is_empty() {
         return None;
     }
     let mut hasher = blake3::Hasher::new();
     for record in records {
-        serde_json::to_writer(&mut hasher, record).expect("a hasher takes every byte");
+        hasher.update(record.to_string().as_bytes());
         hasher.update(b"\n");
     }
     Some(hasher.finalize().to_hex()[..32].to_owned())

@@ -11,6 +11,7 @@ use super::connection::{Api, header};
 use super::fetch::{Answer, Body, Failure, Request};
 use super::page::{RecordsPath, json_path};
 use super::pagination::{Continuation, PageRequest, Pager, resolve_link};
+use crate::records::Json;
 use crate::{ConnectorContext, ConnectorError, ErrorKind};
 
 /// Stands for the path of `base_url` in a link that is kept.
@@ -35,7 +36,7 @@ pub(super) struct Resource {
 
 /// One page as it came.
 pub(super) struct FetchedPage {
-    pub(super) records: Vec<Value>,
+    pub(super) records: Vec<Json>,
     pub(super) next: Option<PageRequest>,
     /// For messages.
     pub(super) label: String,

@@ -2,6 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::records::Json;
+use crate::records::quoted::{self, shorten};
+use crate::records::values::{
+    parse_binary, parse_bool, parse_date, parse_decimal, parse_float, parse_integer,
+    parse_timestamp,
+};
+use crate::types::{is_json, type_name};
 use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanArray, BooleanBufferBuilder, ListArray, NullArray,
     PrimitiveArray, StringBuilder, StructArray,
@@ -13,14 +20,6 @@ use arrow::datatypes::{
     Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType, TimeUnit,
     TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use serde_json::Value;
-
-use crate::records::quoted::shorten;
-use crate::records::values::{
-    parse_binary, parse_bool, parse_date, parse_decimal_value, parse_float, parse_integer,
-    parse_timestamp,
-};
-use crate::types::{is_json, type_name};
 
 /// Every reason against a record, by row.
 pub(super) struct Reasons {
@@ -53,12 +52,12 @@ impl Cells<'_> {
     }
 }
 
-pub(super) fn present(value: Option<&Value>) -> Option<&Value> {
+pub(super) fn present(value: Option<&Json>) -> Option<&Json> {
     value.filter(|value| !value.is_null())
 }
 
 pub(super) fn build_array(
-    values: &[Option<&Value>],
+    values: &[Option<&Json>],
     field: &Field,
     cells: &mut Cells<'_>,
 ) -> ArrayRef {
@@ -84,7 +83,7 @@ pub(super) fn build_array(
         DataType::Decimal128(precision, scale) => {
             let (precision, scale) = (*precision, *scale);
             let parsed =
-                collect(values, field, cells, |value| parse_decimal_value(value, precision, scale));
+                collect(values, field, cells, |value| parse_decimal(value, precision, scale));
             let array: PrimitiveArray<Decimal128Type> = parsed.into_iter().collect();
             Arc::new(array.with_data_type(field.data_type().clone()))
         }
@@ -126,10 +125,10 @@ pub(super) fn build_array(
 
 /// Values parsed one by one; those that do not fit are null and rejected.
 fn collect<T>(
-    values: &[Option<&Value>],
+    values: &[Option<&Json>],
     field: &Field,
     cells: &mut Cells<'_>,
-    parse: impl Fn(&Value) -> Option<T>,
+    parse: impl Fn(&Json) -> Option<T>,
 ) -> Vec<Option<T>> {
     values
         .iter()
@@ -146,20 +145,20 @@ fn collect<T>(
 }
 
 fn primitive<T: ArrowPrimitiveType>(
-    values: &[Option<&Value>],
+    values: &[Option<&Json>],
     field: &Field,
     cells: &mut Cells<'_>,
-    parse: impl Fn(&Value) -> Option<T::Native>,
+    parse: impl Fn(&Json) -> Option<T::Native>,
 ) -> ArrayRef {
     Arc::new(collect(values, field, cells, parse).into_iter().collect::<PrimitiveArray<T>>())
 }
 
-fn build_strings(values: &[Option<&Value>], json: bool) -> ArrayRef {
+fn build_strings(values: &[Option<&Json>], json: bool) -> ArrayRef {
     let mut builder = StringBuilder::with_capacity(values.len(), values.len() * 16);
     for value in values {
         match value {
             None => builder.append_null(),
-            Some(Value::String(text)) if !json => builder.append_value(text),
+            Some(Json::String(text)) if !json => builder.append_value(text),
             Some(value) => builder.append_value(value.to_string()),
         }
     }
@@ -167,7 +166,7 @@ fn build_strings(values: &[Option<&Value>], json: bool) -> ArrayRef {
 }
 
 fn build_list(
-    values: &[Option<&Value>],
+    values: &[Option<&Json>],
     field: &Field,
     item: &Arc<Field>,
     cells: &mut Cells<'_>,
@@ -178,7 +177,7 @@ fn build_list(
     let mut child_rows = Vec::new();
     for (index, value) in values.iter().enumerate() {
         match value {
-            Some(Value::Array(items)) => {
+            Some(Json::Array(items)) => {
                 lengths.push(items.len());
                 valid.append(true);
                 for item in items {
@@ -207,14 +206,14 @@ fn build_list(
 }
 
 fn build_struct(
-    values: &[Option<&Value>],
+    values: &[Option<&Json>],
     field: &Field,
     fields: &Fields,
     cells: &mut Cells<'_>,
 ) -> ArrayRef {
     let mut valid = BooleanBufferBuilder::new(values.len());
     for (index, value) in values.iter().enumerate() {
-        valid.append(value.is_some_and(Value::is_object));
+        valid.append(value.is_some_and(Json::is_object));
         if let Some(value) = value.filter(|value| !value.is_object()) {
             cells.reject(index, misfit(value, field));
         }
@@ -222,7 +221,7 @@ fn build_struct(
     let children: Vec<ArrayRef> = fields
         .iter()
         .map(|child| {
-            let below: Vec<Option<&Value>> = values
+            let below: Vec<Option<&Json>> = values
                 .iter()
                 .map(|value| present(value.and_then(|value| value.get(child.name()))))
                 .collect();
@@ -238,8 +237,12 @@ fn build_struct(
     Arc::new(StructArray::new(fields.clone(), children, Some(nulls)))
 }
 
-fn misfit(value: &Value, field: &Field) -> String {
-    let name = type_name(field.data_type(), is_json(field));
-    let article = if name.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
-    format!("{} is not {article} {name}", shorten(&value.to_string()))
+fn misfit(value: &Json, field: &Field) -> String {
+    let shown = shorten(&value.to_string());
+    let text = match value {
+        Json::Number(text) => text,
+        Json::String(text) => text.trim_ascii(),
+        _ => "",
+    };
+    quoted::misfit(text, &shown, field)
 }

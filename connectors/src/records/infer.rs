@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use indexmap::IndexMap;
-use serde_json::Value;
+
+use crate::records::Json;
 
 /// A schema that holds all of `records`: the union of their keys in order of appearance, all
 /// nullable. Integers and floats meet as `float64`; other mixed columns are strings (JSON text).
 /// A column without any value is a string.
-pub fn infer_schema(records: &[Value]) -> Schema {
+pub fn infer_schema(records: &[Json]) -> Schema {
     let mut columns: IndexMap<String, Inferred> = IndexMap::new();
     for record in records {
-        if let Value::Object(object) = record {
+        if let Json::Object(object) = record {
             for (key, value) in object {
                 let seen = columns.entry(key.clone()).or_insert(Inferred::Nothing);
                 *seen = std::mem::replace(seen, Inferred::Nothing).with(value);
@@ -43,15 +44,17 @@ enum Inferred {
 }
 
 impl Inferred {
-    fn with(self, value: &Value) -> Inferred {
+    fn with(self, value: &Json) -> Inferred {
         let next = match value {
-            Value::Null => return self,
-            Value::Bool(_) => Inferred::Bool,
-            Value::Number(number) if number.is_i64() => Inferred::Int,
-            Value::Number(number) if number.is_u64() => Inferred::UInt,
-            Value::Number(_) => Inferred::Float,
-            Value::String(_) => Inferred::String,
-            Value::Array(items) => {
+            Json::Null => return self,
+            Json::Bool(_) => Inferred::Bool,
+            Json::Number(text) if text.contains(['.', 'e', 'E']) => Inferred::Float,
+            Json::Number(text) if text.parse::<i64>().is_ok() => Inferred::Int,
+            Json::Number(text) if text.parse::<u64>().is_ok() => Inferred::UInt,
+            // A float would lose digits; a string does not.
+            Json::Number(_) => Inferred::Mixed,
+            Json::String(_) => Inferred::String,
+            Json::Array(items) => {
                 let before = match self {
                     Inferred::Nothing => Inferred::Nothing,
                     Inferred::List(item) => *item,
@@ -59,7 +62,7 @@ impl Inferred {
                 };
                 return Inferred::List(Box::new(items.iter().fold(before, Inferred::with)));
             }
-            Value::Object(object) => {
+            Json::Object(object) => {
                 let mut fields = match self {
                     Inferred::Nothing => IndexMap::new(),
                     Inferred::Struct(fields) => fields,

@@ -4,10 +4,11 @@
 //! | JSON | into | becomes |
 //! | --- | --- | --- |
 //! | `null`, missing key | anything | null |
-//! | number, boolean, object, array | string | its JSON text, compact |
-//! | anything | `json` column | its JSON text, compact |
-//! | string | number, decimal, bool | parsed; rejected when it does not fit |
-//! | number with a fraction | integer | rejected |
+//! | number, boolean, object, array | string | its JSON text, compact, numbers as they are written |
+//! | anything | `json` column | the same |
+//! | number, string | integer, decimal | parsed digit by digit; rejected when it does not fit exactly |
+//! | number, string | float | the nearest float |
+//! | string | bool | parsed; rejected when it does not fit |
 //! | string | timestamp | RFC 3339 (converted to UTC) or `YYYY-MM-DD[ T]HH:MM:SS[.f]` |
 //! | string | date | `YYYY-MM-DD` |
 //! | string | binary | `\x` and hexadecimal digits, or base64 |
@@ -15,7 +16,9 @@
 //! Keys that the schema does not name are ignored.
 
 mod arrays;
+mod decimal;
 mod infer;
+mod json;
 mod quoted;
 #[cfg(test)]
 mod tests;
@@ -23,24 +26,25 @@ mod values;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, BooleanArray, Decimal128Builder, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use serde_json::Value;
 
 use crate::RejectedRow;
 use arrays::{Cells, Reasons, build_array, present};
+pub(crate) use decimal::decimal_from_text;
 pub use infer::infer_schema;
-pub(crate) use quoted::quoted;
+pub use json::Json;
 use quoted::shorten;
-pub(crate) use values::{decimal_from_text, is_number_too_large};
+pub(crate) use quoted::{misfit, quoted};
+pub(crate) use values::is_number_too_large;
 
 /// Records as rows of `schema`. A record with a value that does not fit is left out and returned
 /// with every reason; the caller prefixes where it came from and adds offsets.
 ///
 /// Fields inside lists and structs must be nullable, as [`crate::types::arrow_type`] and
 /// [`infer_schema`] make them.
-pub fn decode_records(schema: &SchemaRef, records: Vec<Value>) -> (RecordBatch, Vec<RejectedRow>) {
-    let references: Vec<&Value> = records.iter().collect();
+pub fn decode_records(schema: &SchemaRef, records: Vec<Json>) -> (RecordBatch, Vec<RejectedRow>) {
+    let references: Vec<&Json> = records.iter().collect();
     let decoded = decode_slice(schema, &references);
     let rejected = decoded
         .rejected
@@ -63,7 +67,7 @@ pub struct DecodedRecords {
 }
 
 /// [`decode_records`] for borrowed records, naming rejected ones by index.
-pub fn decode_slice(schema: &SchemaRef, records: &[&Value]) -> DecodedRecords {
+pub fn decode_slice(schema: &SchemaRef, records: &[&Json]) -> DecodedRecords {
     let mut reasons = Reasons { by_row: vec![None; records.len()] };
     let rows: Vec<usize> = (0..records.len()).collect();
     for (row, record) in records.iter().enumerate() {
@@ -75,7 +79,7 @@ pub fn decode_slice(schema: &SchemaRef, records: &[&Value]) -> DecodedRecords {
         .fields()
         .iter()
         .map(|field| {
-            let values: Vec<Option<&Value>> =
+            let values: Vec<Option<&Json>> =
                 records.iter().map(|record| present(record.get(field.name()))).collect();
             if !field.is_nullable() {
                 for (row, value) in values.iter().enumerate() {
@@ -115,25 +119,28 @@ pub fn decode_slice(schema: &SchemaRef, records: &[&Value]) -> DecodedRecords {
     DecodedRecords { rows, rejected }
 }
 
-/// One column from the text of its cells, for types that only JSON can write (lists, structs) and
-/// for binary. The error names the first row that does not fit.
+/// One column from the text of its cells, for types that only JSON can write (lists, structs), for
+/// binary and for decimals, which Arrow would round. The error names the first row that does not fit.
 pub(crate) fn column_from_text(
     cells: &[Option<&str>],
     field: &Field,
 ) -> Result<ArrayRef, (usize, String)> {
+    if let DataType::Decimal128(precision, scale) = field.data_type() {
+        return decimals_from_text(cells, field, *precision, *scale);
+    }
     let mut values = Vec::with_capacity(cells.len());
     for (row, cell) in cells.iter().enumerate() {
         values.push(match cell {
             None => None,
             Some(text) if *field.data_type() == DataType::Binary => {
-                Some(Value::String((*text).to_owned()))
+                Some(Json::String((*text).to_owned()))
             }
-            Some(text) => Some(serde_json::from_str::<Value>(text).map_err(|error| {
+            Some(text) => Some(Json::parse(text.as_bytes()).map_err(|error| {
                 (row, format!("column {}: {} is not JSON: {error}", field.name(), quoted(text)))
             })?),
         });
     }
-    let references: Vec<Option<&Value>> =
+    let references: Vec<Option<&Json>> =
         values.iter().map(|value| present(value.as_ref())).collect();
     let rows: Vec<usize> = (0..cells.len()).collect();
     let mut reasons = Reasons { by_row: vec![None; cells.len()] };
@@ -146,4 +153,27 @@ pub(crate) fn column_from_text(
         None => Ok(array),
         Some(bad) => Err(bad),
     }
+}
+
+fn decimals_from_text(
+    cells: &[Option<&str>],
+    field: &Field,
+    precision: u8,
+    scale: i8,
+) -> Result<ArrayRef, (usize, String)> {
+    let mut builder =
+        Decimal128Builder::with_capacity(cells.len()).with_data_type(field.data_type().clone());
+    for (row, cell) in cells.iter().enumerate() {
+        match cell {
+            None => builder.append_null(),
+            Some(text) => match decimal_from_text(text, precision, scale) {
+                Some(unscaled) => builder.append_value(unscaled),
+                None => {
+                    let reason = misfit(text, &quoted(text), field);
+                    return Err((row, format!("column {}: {reason}", field.name())));
+                }
+            },
+        }
+    }
+    Ok(Arc::new(builder.finish()))
 }

@@ -2,9 +2,15 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{
     Date32Type, Decimal128Type, Int32Type, Schema, TimeUnit, TimestampMicrosecondType,
 };
-use serde_json::json;
 
 use super::*;
+
+/// As the text of a file would be read.
+macro_rules! json {
+    ($($json:tt)+) => {
+        Json::from(serde_json::json!($($json)+))
+    };
+}
 
 fn schema(fields: Vec<Field>) -> SchemaRef {
     Arc::new(Schema::new(fields))
@@ -104,4 +110,52 @@ fn json_column_keeps_valid_json_text() {
     let raw = rows.column(0).as_string::<i32>();
     assert_eq!((raw.value(0), raw.value(1)), ("\"text\"", "{\"a\":1}"));
     assert!(raw.is_null(2));
+}
+
+#[test]
+fn numbers_arrive_with_all_their_digits_or_are_rejected() {
+    let schema = schema(vec![
+        Field::new("big", DataType::UInt64, true),
+        Field::new("price", DataType::Decimal128(38, 20), true),
+        Field::new("text", DataType::Utf8, true),
+    ]);
+    let parse = |text: &str| Json::parse(text.as_bytes()).expect("JSON");
+    let (rows, rejected) = decode_records(
+        &schema,
+        vec![
+            parse(
+                r#"{"big": 18446744073709551615.0, "price": 123456789012345678.12345678901234567890, "text": 1.50}"#,
+            ),
+            parse(r#"{"big": 9007199254740993e0, "price": "0.1", "text": 1e400}"#),
+            parse(r#"{"big": 18446744073709551614.9999999999999}"#),
+            parse(r#"{"price": 0.123456789012345678901}"#),
+            parse(&format!("{{\"price\": {}}}", "7".repeat(256))),
+        ],
+    );
+    let big = rows.column(0).as_primitive::<arrow::datatypes::UInt64Type>();
+    assert_eq!(big.values(), &[u64::MAX, 9_007_199_254_740_993]);
+    let price = rows.column(1).as_primitive::<Decimal128Type>();
+    assert_eq!(
+        price.values(),
+        &[12_345_678_901_234_567_812_345_678_901_234_567_890, 10_000_000_000_000_000_000]
+    );
+    let text = rows.column(2).as_string::<i32>();
+    assert_eq!((text.value(0), text.value(1)), ("1.50", "1e400"));
+    let reasons: Vec<&str> = rejected.iter().map(|row| row.reason.as_str()).collect();
+    assert_eq!(
+        reasons[..2],
+        [
+            "column big: 18446744073709551614.9999999999999 is not a uint64",
+            "column price: 0.123456789012345678901 does not fit decimal(38,20) exactly",
+        ]
+    );
+    assert!(reasons[2].starts_with("column price: 777"), "{}", reasons[2]);
+}
+
+#[test]
+fn integers_beyond_64_bits_are_inferred_as_text() {
+    let record = Json::parse(br#"{"id": 123456789012345678901234567890}"#).expect("JSON");
+    let schema = Arc::new(infer_schema(std::slice::from_ref(&record)));
+    let (rows, _) = decode_records(&schema, vec![record]);
+    assert_eq!(rows.column(0).as_string::<i32>().value(0), "123456789012345678901234567890");
 }

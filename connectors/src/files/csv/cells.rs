@@ -7,8 +7,8 @@ use arrow::datatypes::{
     Int64Type, Time64MicrosecondType, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
-use crate::records::{column_from_text, decimal_from_text, is_number_too_large, quoted};
-use crate::types::{is_json, type_name};
+use crate::records;
+use crate::records::{column_from_text, is_number_too_large, quoted};
 
 /// Why `cell` is no value of `field`. Agrees with Arrow's decoder, and for the types that it does
 /// not know with [`column_from_text`].
@@ -33,9 +33,6 @@ pub(crate) fn misfit(field: &Field, cell: &str) -> Option<String> {
         DataType::Date32 => parses::<Date32Type>(cell),
         DataType::Time64(TimeUnit::Microsecond) => parses::<Time64MicrosecondType>(cell),
         DataType::Timestamp(_, _) => string_to_datetime(&chrono::Utc, cell).is_ok(),
-        DataType::Decimal128(precision, scale) => {
-            decimal_from_text(cell, *precision, *scale).is_some()
-        }
         _ if is_read_as_text(field) => match column_from_text(&[Some(cell)], field) {
             Ok(_) => true,
             Err((_, reason)) => return Some(reason),
@@ -43,15 +40,16 @@ pub(crate) fn misfit(field: &Field, cell: &str) -> Option<String> {
         _ => true,
     };
     (!fits).then(|| {
-        let name = type_name(field.data_type(), is_json(field));
-        let article = if name.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
-        format!("column {}: {} is not {article} {name}", field.name(), quoted(cell))
+        format!("column {}: {}", field.name(), records::misfit(cell, &quoted(cell), field))
     })
 }
 
 /// Columns that are decoded as strings and converted afterwards.
 pub(crate) fn is_read_as_text(field: &Field) -> bool {
-    matches!(field.data_type(), DataType::Binary | DataType::List(_) | DataType::Struct(_))
+    matches!(
+        field.data_type(),
+        DataType::Binary | DataType::Decimal128(_, _) | DataType::List(_) | DataType::Struct(_)
+    )
 }
 
 fn parses<T: ArrowPrimitiveType + Parser>(cell: &str) -> bool {

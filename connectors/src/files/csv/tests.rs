@@ -167,6 +167,40 @@ async fn bad_rows_are_rejected_and_the_others_read() {
 }
 
 #[tokio::test]
+async fn decimals_fit_exactly_or_are_rejected() {
+    let mut source = csv_source("t/price=0.10");
+    source.columns = declared(&[
+        ("amount", ColumnType::Decimal { precision: 5, scale: 2 }),
+        ("price", ColumnType::Decimal { precision: 5, scale: 2 }),
+    ]);
+    let long = "1".repeat(256);
+    let text = format!("amount\n1.50\n1.505\n1.500\n1000\n{long}\n1e2\n");
+    let folder = Folder::with(&[("t/price=0.10/a.csv", text.as_bytes())]);
+    let batches = read_all(&folder.open(&source)).await.expect("batches");
+    let amounts = batches[0].rows.column(0).as_primitive::<Decimal128Type>();
+    assert_eq!(amounts.values(), &[150, 150, 10_000]);
+    assert_eq!(batches[0].rows.column(1).as_primitive::<Decimal128Type>().value(0), 10);
+    let reasons: Vec<&str> = batches[0].rejected.iter().map(|row| row.reason.as_str()).collect();
+    assert_eq!(
+        reasons[..2],
+        [
+            "t/price=0.10/a.csv line 3 (byte offset 12): column amount: \"1.505\" does not fit decimal(5,2) \
+             exactly",
+            "t/price=0.10/a.csv line 5 (byte offset 24): column amount: \"1000\" does not fit decimal(5,2) \
+             exactly",
+        ]
+    );
+    assert_eq!(reasons.len(), 3);
+
+    source.path = TemplateText::new("t");
+    for price in ["0.105", &"1".repeat(200)] {
+        let folder = Folder::with(&[(&format!("t/price={price}/a.csv"), b"amount\n1\n")]);
+        let error = read_all(&folder.open(&source)).await.expect_err("a price that does not fit");
+        assert!(error.message.contains("does not fit the declared type decimal(5,2)"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn nul_bytes_and_invalid_utf8_are_rejected() {
     let (rows, rejected) = read(&csv_source("a.csv"), b"a,b\n1,x\0y\n2,\xff\n3,z\n").await;
     assert_eq!(rows, ["3,z"]);

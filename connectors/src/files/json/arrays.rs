@@ -9,6 +9,7 @@ use crate::files::compression::{self, Bytes};
 use crate::files::json::reader::{
     CHUNK_BYTES, JsonRange, MAX_RECORD_BYTES, Record, Records, not_json,
 };
+use crate::records::Json;
 use crate::{ConnectorError, ErrorKind};
 
 /// Positions are behind an element.
@@ -138,8 +139,8 @@ impl Records for ArrayRecords {
                     let length = self.element()?;
                     let offset = self.offset();
                     let raw = &self.buffer[self.start..self.start + length];
-                    let value = serde_json::from_slice(raw)
-                        .map_err(|error| self.broken(&not_json(&error, raw)))?;
+                    let value =
+                        Json::parse(raw).map_err(|error| self.broken(&not_json(&error, raw)))?;
                     let raw = String::from_utf8_lossy(raw).into_owned();
                     self.start += length;
                     self.state = State::After;

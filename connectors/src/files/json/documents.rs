@@ -2,11 +2,11 @@
 
 use std::vec::IntoIter;
 
-use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use crate::files::compression;
 use crate::files::json::reader::{JsonRange, Record, Records, not_json};
+use crate::records::Json;
 use crate::{ConnectorError, ErrorKind};
 
 /// A larger document is refused: it would have to be held in memory. Uncompressed.
@@ -15,7 +15,7 @@ pub(crate) const MAX_DOCUMENT_BYTES: usize = 64 * 1024 * 1024;
 /// Positions are numbers of records.
 pub(crate) struct DocumentRecords {
     name: String,
-    values: IntoIter<Value>,
+    values: IntoIter<Json>,
     done: u64,
 }
 
@@ -40,7 +40,7 @@ impl DocumentRecords {
         if text.trim_ascii().is_empty() {
             return Ok(Self { name: range.name.clone(), values: Vec::new().into_iter(), done: 0 });
         }
-        let document: Value = serde_json::from_slice(text).map_err(|error| {
+        let document = Json::parse(text).map_err(|error| {
             let offset = offset_of(text, error.line(), error.column());
             ConnectorError::data(format!(
                 "{} is broken at byte offset {offset}: {}; mend the file there, or write it again",
@@ -48,7 +48,7 @@ impl DocumentRecords {
                 not_json(&error, text)
             ))
         })?;
-        let mut values: Vec<Value> = path.query(&document).all().into_iter().cloned().collect();
+        let mut values: Vec<Json> = document.query(path).into_iter().cloned().collect();
         if values.is_empty() && !is_place_there(path, &document) {
             return Err(ConnectorError::data(format!(
                 "{}: records path {path} matches nothing: the document is {}; name the place of the \
@@ -58,8 +58,8 @@ impl DocumentRecords {
             )));
         }
         // A path that means the array rather than its elements.
-        if let [Value::Array(_)] = values.as_slice()
-            && let Some(Value::Array(items)) = values.pop()
+        if let [Json::Array(_)] = values.as_slice()
+            && let Some(Json::Array(items)) = values.pop()
         {
             values = items;
         }
@@ -72,20 +72,20 @@ impl DocumentRecords {
 
 /// Whether the document has what the path goes through before its last `[*]`: it tells a document
 /// without records from one that has its records elsewhere.
-fn is_place_there(path: &JsonPath, document: &Value) -> bool {
+fn is_place_there(path: &JsonPath, document: &Json) -> bool {
     let written = path.to_string();
     let place = written.strip_suffix("[*]").and_then(|place| JsonPath::parse(place).ok());
-    place.is_some_and(|place| !place.query(document).is_empty())
+    place.is_some_and(|place| !document.query(&place).is_empty())
 }
 
-fn shape_of(document: &Value) -> String {
+fn shape_of(document: &Json) -> String {
     match document {
-        Value::Object(fields) if fields.is_empty() => "an empty object".to_owned(),
-        Value::Object(fields) => {
+        Json::Object(fields) if fields.is_empty() => "an empty object".to_owned(),
+        Json::Object(fields) => {
             let keys: Vec<&str> = fields.keys().take(20).map(String::as_str).collect();
             format!("an object with {}", keys.join(", "))
         }
-        Value::Array(items) => format!("an array of {} elements", items.len()),
+        Json::Array(items) => format!("an array of {} elements", items.len()),
         _ => "a single value".to_owned(),
     }
 }

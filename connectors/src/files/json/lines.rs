@@ -8,6 +8,7 @@ use crate::files::csv::reader::escape_invalid;
 use crate::files::json::reader::{
     CHUNK_BYTES, JsonRange, MAX_RECORD_BYTES, Record, Records, not_json,
 };
+use crate::records::Json;
 
 /// What is kept of a rejected line.
 const MAX_RAW_BYTES: usize = 1024 * 1024;
@@ -79,7 +80,7 @@ impl LineRecords {
 
     fn record(
         &mut self,
-        value: Result<serde_json::Value, String>,
+        value: Result<Json, String>,
         raw: String,
         offset: u64,
         size: usize,
@@ -125,7 +126,7 @@ impl Records for LineRecords {
                 searched = end;
                 continue;
             }
-            let value = serde_json::from_slice(line).map_err(|error| not_json(&error, line));
+            let value = Json::parse(line).map_err(|error| not_json(&error, line));
             let (raw, size) = (escape_invalid(line), line.len());
             self.start = end;
             return Ok(Some(self.record(value, raw, offset, size)));

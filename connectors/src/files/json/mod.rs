@@ -23,6 +23,7 @@ use crate::files::csv::line_ranges;
 use crate::files::listing::{SourceFile, list};
 use crate::files::split::{FileSplit, encode_schema};
 use crate::files::stream::{blocking, read_blocking};
+use crate::records::{Json, infer_schema};
 use crate::{
     ConnectorContext, ConnectorError, Position, ScanRequest, Source, SourceDescription,
     SourceStream, Split,
@@ -131,13 +132,13 @@ impl JsonFiles {
             while sample.len() < SAMPLE_RECORDS && bytes < SAMPLE_BYTES {
                 let Some(record) = records.next()? else { break };
                 bytes += record.size;
-                sample.extend(record.value.ok().filter(serde_json::Value::is_object));
+                sample.extend(record.value.ok().filter(Json::is_object));
             }
             if sample.len() >= SAMPLE_RECORDS || bytes >= SAMPLE_BYTES {
                 break;
             }
         }
-        let schema = crate::records::infer_schema(&sample);
+        let schema = infer_schema(&sample);
         if schema.fields().is_empty() {
             return Err(ConnectorError::data(format!(
                 "source `{}`: the columns cannot be found out, because the files hold no JSON \

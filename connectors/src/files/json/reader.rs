@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use crate::files::columns::Projection;
@@ -12,7 +11,7 @@ use crate::files::json::arrays::ArrayRecords;
 use crate::files::json::documents::DocumentRecords;
 use crate::files::json::lines::LineRecords;
 use crate::files::stream::{Emitter, Stop};
-use crate::records::decode_slice;
+use crate::records::{Json, decode_slice};
 use crate::{ConnectorError, Position, RejectedRow, SourceBatch};
 
 const BATCH_ROWS: usize = 8192;
@@ -47,7 +46,7 @@ pub(crate) struct JsonRange {
 /// One record.
 pub(crate) struct Record {
     /// Or why it is no JSON.
-    pub value: Result<Value, String>,
+    pub value: Result<Json, String>,
     /// As it is written; `None` where only the value is left.
     pub raw: Option<String>,
     /// `events.json line 3 (byte offset 210)`.
@@ -108,7 +107,7 @@ pub(crate) fn read_records(
 
 fn decode(batch: &[Record], projection: &Projection) -> Result<SourceBatch, ConnectorError> {
     let sound: Vec<usize> = (0..batch.len()).filter(|index| batch[*index].value.is_ok()).collect();
-    let values: Vec<&Value> =
+    let values: Vec<&Json> =
         sound.iter().filter_map(|index| batch[*index].value.as_ref().ok()).collect();
     let decoded = decode_slice(&projection.in_file, &values);
     let mut bad: Vec<(usize, &str)> =
