@@ -4,6 +4,7 @@ use arrow::array::RecordBatch;
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use weir_connectors::records::Json;
 
 use crate::failure::Failure;
 
@@ -37,7 +38,7 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
 }
 
 /// Rows as JSON objects, nulls written.
-pub(crate) fn rows_as_json(batches: &[RecordBatch]) -> Result<Vec<serde_json::Value>, Failure> {
+pub(crate) fn rows_as_json(batches: &[RecordBatch]) -> Result<Vec<Json>, Failure> {
     let mut writer = arrow::json::WriterBuilder::new()
         .with_explicit_nulls(true)
         .build::<_, arrow::json::writer::LineDelimited>(Vec::new());

@@ -183,7 +183,7 @@ pub struct DeadLetter {
     pub attempt: u32,
     pub at: DateTime<Utc>,
     pub reasons: Vec<String>,
-    pub row: serde_json::Value,
+    pub row: weir_connectors::records::Json,
     pub offset: Option<u64>,
 }
 

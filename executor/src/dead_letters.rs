@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use weir_connectors::records::Json;
 use weir_plan::{Rejection, StageId};
 use weir_spec::NodeName;
 
@@ -31,7 +32,7 @@ pub struct DeadLetterLine {
     pub attempt: u32,
     pub at: DateTime<Utc>,
     pub reasons: Vec<String>,
-    pub row: serde_json::Value,
+    pub row: Json,
     pub offset: Option<u64>,
 }
 

@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use arrow::json::ReaderBuilder;
-use arrow::json::reader::infer_json_schema_from_iterator;
 use async_trait::async_trait;
 use futures::StreamExt;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
-use weir_connectors::types::JSON_METADATA;
+use weir_connectors::records::{Json, decode_given, infer_schema};
 use weir_connectors::{
     ConnectorError, Position, ScanRequest, Source, SourceBatch, SourceDescription, SourceStream,
     Split,
@@ -44,12 +42,17 @@ impl GivenSource {
         let path = path.into();
         let file =
             std::fs::File::open(&path).map_err(|cause| ConnectorError::io("open", &path, cause))?;
+        let mut broken = None;
         let rows = serde_json::Deserializer::from_reader(std::io::BufReader::new(file))
-            .into_iter::<Value>()
-            .map(|row| row.map_err(|cause| arrow::error::ArrowError::JsonError(cause.to_string())));
-        let schema = infer_json_schema_from_iterator(rows).map_err(|cause| {
-            ConnectorError::data(format!("failed to find columns in {}: {cause}", path.display()))
-        })?;
+            .into_iter::<Json>()
+            .map_while(|row| row.map_err(|cause| broken = Some(cause)).ok());
+        let schema = infer_schema(rows);
+        if let Some(cause) = broken {
+            return Err(ConnectorError::data(format!(
+                "failed to find columns in {}: {cause}",
+                path.display()
+            )));
+        }
         Ok(Self::with_schema(path, &schema))
     }
 }
@@ -167,60 +170,37 @@ impl Lines {
         Ok(Some(SourceBatch { rows, rejected: Vec::new(), position }))
     }
 
-    fn parse(&self, line: &[u8]) -> Result<Map<String, Value>, ConnectorError> {
+    fn parse(&self, line: &[u8]) -> Result<Json, ConnectorError> {
         let place = || format!("{} byte offset {}", self.path.display(), self.offset);
-        let mut row: Map<String, Value> = serde_json::from_slice(line).map_err(|cause| {
+        let row = Json::parse(line).map_err(|cause| {
             ConnectorError::data(format!("{}: not a JSON object: {cause}", place()))
         })?;
-        for (column, value) in &mut row {
-            let Ok(field) = self.schema.field_with_name(column) else {
+        let Json::Object(fields) = &row else {
+            return Err(ConnectorError::data(format!("{}: not a JSON object: {row}", place())));
+        };
+        match fields.keys().find(|column| self.schema.field_with_name(column).is_err()) {
+            None => Ok(row),
+            Some(column) => {
                 let columns: Vec<&str> =
                     self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-                return Err(ConnectorError::data(format!(
+                Err(ConnectorError::data(format!(
                     "{}: there is no column `{column}`; columns are {}",
                     place(),
                     columns.join(", ")
-                )));
-            };
-            let (key, json) = JSON_METADATA;
-            let is_json = field.metadata().get(key).is_some_and(|kind| kind == json);
-            if is_json && !matches!(value, Value::String(_) | Value::Null) {
-                *value = Value::String(value.to_string());
+                )))
             }
         }
-        Ok(row)
     }
 }
 
-fn decode(
-    schema: &SchemaRef,
-    rows: &[Map<String, Value>],
-    path: &Path,
-) -> Result<RecordBatch, ConnectorError> {
-    let decoded = try_decode(schema, rows);
-    decoded.map_err(|cause| {
-        // Find the row to show.
-        let culprit =
-            rows.iter().find(|row| try_decode(schema, std::slice::from_ref(*row)).is_err());
-        let shown = culprit.map(|row| Value::Object(row.clone()).to_string()).unwrap_or_default();
+fn decode(schema: &SchemaRef, rows: &[Json], path: &Path) -> Result<RecordBatch, ConnectorError> {
+    decode_given(schema, rows).map_err(|(row, reason)| {
         ConnectorError::data(format!(
-            "a row of {} does not fit the columns: {cause}: {shown}",
-            path.display()
+            "a row of {} does not fit the columns: {reason}: {}",
+            path.display(),
+            rows[row]
         ))
     })
-}
-
-fn try_decode(
-    schema: &SchemaRef,
-    rows: &[Map<String, Value>],
-) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let mut decoder = ReaderBuilder::new(SchemaRef::clone(schema))
-        .with_batch_size(rows.len())
-        .with_coerce_primitive(true)
-        .build_decoder()?;
-    decoder.serialize(rows)?;
-    let decoded = decoder.flush()?;
-    Ok(decoded.unwrap_or_else(|| RecordBatch::new_empty(SchemaRef::clone(schema))))
 }
 
 #[cfg(test)]
@@ -280,6 +260,20 @@ mod tests {
             message.contains("does not fit the columns") && message.ends_with("{\"id\":\"x\"}"),
             "{message}"
         );
+    }
+
+    #[tokio::test]
+    async fn numbers_keep_their_digits() {
+        let price = Field::new("price", DataType::Decimal128(38, 20), true);
+        let schema = Schema::new(vec![price]);
+        let exact = file("{\"price\": 123456789012345678.12345678901234567891}\n");
+        let batches = read(&GivenSource::with_schema(exact.path(), &schema), None).await;
+        let column = batches.expect("readable")[0].rows.column(0).to_data();
+        assert_eq!(column.buffer::<i128>(0)[0], 12_345_678_901_234_567_812_345_678_901_234_567_891);
+        let longer = file("{\"price\": 0.123456789012345678901}\n");
+        let error = read(&GivenSource::with_schema(longer.path(), &schema), None).await;
+        let message = error.expect_err("one digit too many").message;
+        assert!(message.contains("does not fit decimal(38,20) exactly"), "{message}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use arrow::array::{Array, RecordBatch};
 use datafusion::error::{DataFusionError, Result};
 use indexmap::IndexMap;
 use tokio::sync::mpsc::UnboundedSender;
+use weir_connectors::records::Json;
 use weir_connectors::{ConnectorError, SourceBatch};
 use weir_plan::operators::NodeFailure;
 use weir_plan::{NodeCounts, Rejection, RowAccount, StageId};
@@ -88,7 +89,7 @@ impl Recorder {
             OnError::DeadLetter => {
                 counts.dead_lettered = rejected;
                 let rows = batch.rejected.iter().map(|row| Rejection {
-                    row: serde_json::Value::String(row.raw.clone()),
+                    row: Json::String(row.raw.clone()),
                     reasons: vec![row.reason.clone()],
                     offset: row.offset,
                 });

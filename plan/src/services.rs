@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::error::Result;
 use datafusion::execution::SendableRecordBatchStream;
 use serde::{Deserialize, Serialize};
+use weir_connectors::records::Json;
 use weir_connectors::{ConnectorError, Source, SourceBatch};
 use weir_spec::NodeName;
 
@@ -37,7 +38,7 @@ impl std::ops::AddAssign for NodeCounts {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rejection {
     /// The row as JSON, or the raw text that could not be read.
-    pub row: serde_json::Value,
+    pub row: Json,
     /// Every reason, in the order of the rules.
     pub reasons: Vec<String>,
     /// Byte offset of the record in its file, where there is one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
@@ -13,6 +13,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value};
+use weir_connectors::records::{Json, decode_given, infer_schema};
 use weir_connectors::types::arrow_field;
 use weir_connectors::{
     ConnectorError, Position, ScanRequest, Source, SourceBatch, SourceDescription, SourceStream,
@@ -263,32 +264,23 @@ pub fn table(
     rows: &[Map<String, Value>],
     declared: Option<&DeclaredColumns>,
 ) -> Result<RecordBatch, PlanError> {
-    let failed =
-        |error: arrow::error::ArrowError| PlanError::engine("failed to read the given rows", error);
-    let values = || rows.iter().map(|row| Ok(Value::Object(row.clone())));
-    let inferred =
-        arrow::json::reader::infer_json_schema_from_iterator(values()).map_err(failed)?;
+    let rows: Vec<Json> = rows.iter().map(|row| Value::Object(row.clone()).into()).collect();
     let mut fields: Vec<_> = declared
         .into_iter()
         .flatten()
         .map(|(name, column_type)| Arc::new(arrow_field(name, column_type)))
         .collect();
-    // In the order in which the rows name them; inference sorts by name.
-    for name in rows.iter().flat_map(|row| row.keys()) {
-        if !fields.iter().any(|field| field.name() == name)
-            && let Ok(field) = inferred.field_with_name(name)
-        {
-            fields.push(Arc::new(field.clone()));
+    for field in infer_schema(&rows).fields() {
+        if !fields.iter().any(|declared| declared.name() == field.name()) {
+            fields.push(Arc::clone(field));
         }
     }
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let mut decoder = arrow::json::ReaderBuilder::new(Arc::clone(&schema))
-        .with_batch_size(rows.len().max(1))
-        .build_decoder()
-        .map_err(failed)?;
-    decoder.serialize(rows).map_err(failed)?;
-    let batch = decoder.flush().map_err(failed)?;
-    Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(schema)))
+    decode_given(&Arc::new(Schema::new(fields)), &rows).map_err(|(row, reason)| {
+        PlanError::engine(
+            "failed to read the given rows",
+            ConnectorError::data(format!("row {}: {reason}", row + 1)),
+        )
+    })
 }
 
 fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {

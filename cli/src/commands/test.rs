@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use chrono::{NaiveDate, SecondsFormat};
 use serde_json::{Map, Value};
+use weir_connectors::records::{Json, same_number};
 use weir_plan::testing::{self, InMemoryServices};
 use weir_plan::{PlanScope, plan_node};
 use weir_spec::{DeclaredColumns, InputRef, NodeName, PipelineSpec, Source, TestCase};
@@ -124,8 +125,8 @@ fn scope(spec: &PipelineSpec) -> PlanScope {
 
 /// Each expected row is matched with a row of its own that agrees in the columns that it names; the
 /// number of rows must be equal.
-fn compare(node: &str, expected: &[Map<String, Value>], actual: &[Value]) -> Result<(), String> {
-    let mut left: Vec<&Value> = actual.iter().collect();
+fn compare(node: &str, expected: &[Map<String, Value>], actual: &[Json]) -> Result<(), String> {
+    let mut left: Vec<&Json> = actual.iter().collect();
     let mut missing = Vec::new();
     // Rows that say more are matched first, so that a vague row does not take a precise one's match.
     let mut order: Vec<&Map<String, Value>> = expected.iter().collect();
@@ -150,29 +151,25 @@ fn compare(node: &str, expected: &[Map<String, Value>], actual: &[Value]) -> Res
     Err(lines.join("\n"))
 }
 
-fn agrees(expected: &Map<String, Value>, actual: &Value) -> bool {
-    expected.iter().all(|(column, value)| {
-        actual.as_object().is_some_and(|row| row.get(column).is_some_and(|cell| equal(value, cell)))
-    })
+fn agrees(expected: &Map<String, Value>, actual: &Json) -> bool {
+    expected.iter().all(|(column, value)| actual.get(column).is_some_and(|cell| equal(value, cell)))
 }
 
 /// Numbers by value (`10.5` and `10.50`), times and dates by their text's beginning, structures by
 /// their parts.
-fn equal(expected: &Value, actual: &Value) -> bool {
+fn equal(expected: &Value, actual: &Json) -> bool {
     match (expected, actual) {
-        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
-        (Value::Number(number), Value::String(text)) => {
-            text.parse::<f64>().is_ok_and(|value| Some(value) == number.as_f64())
-        }
-        (Value::String(text), Value::Number(number)) => {
-            text.parse::<f64>().is_ok_and(|value| Some(value) == number.as_f64())
-        }
-        (Value::String(a), Value::String(b)) => a == b || same_instant(a, b),
-        (Value::Array(a), Value::Array(b)) => {
+        (Value::Number(a), Json::Number(b)) => same_number(&a.to_string(), b),
+        (Value::Number(a), Json::String(b)) => same_number(&a.to_string(), b),
+        (Value::String(a), Json::Number(b)) => same_number(a, b),
+        (Value::String(a), Json::String(b)) => a == b || same_instant(a, b),
+        (Value::Array(a), Json::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b))
         }
-        (Value::Object(a), actual @ Value::Object(_)) => agrees(a, actual),
-        (a, b) => a == b,
+        (Value::Object(a), actual @ Json::Object(_)) => agrees(a, actual),
+        (Value::Bool(a), Json::Bool(b)) => a == b,
+        (Value::Null, Json::Null) => true,
+        _ => false,
     }
 }
 
@@ -201,28 +198,32 @@ mod tests {
         let actual = [
             serde_json::json!({ "id": 1, "name": "a", "more": true }),
             serde_json::json!({ "id": 2, "name": "b", "more": null }),
-        ];
+        ]
+        .map(Json::from);
         assert_eq!(compare("n", &expected, &actual), Ok(()));
     }
 
     #[test]
     fn missing_and_unexpected_rows_are_named() {
         let expected = rows(serde_json::json!([{ "id": 1 }]));
-        let actual = [serde_json::json!({ "id": 2 })];
+        let actual = [serde_json::json!({ "id": 2 }).into()];
         let problem = compare("n", &expected, &actual).expect_err("the rows differ");
         assert!(problem.contains("missing") && problem.contains("unexpected"), "{problem}");
-        let more = [serde_json::json!({ "id": 1 }), serde_json::json!({ "id": 1 })];
+        let more = [serde_json::json!({ "id": 1 }), serde_json::json!({ "id": 1 })].map(Json::from);
         assert!(compare("n", &expected, &more).is_err(), "the number of rows counts");
     }
 
     #[test]
     fn numbers_and_times_are_compared_by_value() {
-        assert!(equal(&serde_json::json!(10.5), &serde_json::json!(10.50)));
-        assert!(equal(
-            &serde_json::json!("2026-01-01"),
-            &serde_json::json!("2026-01-01T00:00:00Z")
-        ));
-        assert!(!equal(&serde_json::json!(1), &serde_json::json!(null)));
-        assert!(!equal(&serde_json::json!("a"), &serde_json::json!("b")));
+        let equal = |expected: Value, actual: &str| {
+            equal(&expected, &Json::parse(actual.as_bytes()).expect("JSON"))
+        };
+        assert!(equal(serde_json::json!(10.5), "10.50"));
+        assert!(equal(serde_json::json!("0.12345678901234567890"), "0.1234567890123456789"));
+        assert!(!equal(serde_json::json!("0.12345678901234567891"), "0.1234567890123456789"));
+        assert!(!equal(serde_json::json!(9_007_199_254_740_992_i64), "9007199254740993"));
+        assert!(equal(serde_json::json!("2026-01-01"), "\"2026-01-01T00:00:00Z\""));
+        assert!(!equal(serde_json::json!(1), "null"));
+        assert!(!equal(serde_json::json!("a"), "\"b\""));
     }
 }

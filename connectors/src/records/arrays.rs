@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::records::Json;
 use crate::records::quoted::{self, shorten};
 use crate::records::values::{
-    parse_binary, parse_bool, parse_date, parse_decimal, parse_float, parse_integer,
-    parse_timestamp,
+    parse_binary, parse_bool, parse_date, parse_decimal, parse_float, parse_hexadecimal,
+    parse_integer, parse_timestamp,
 };
 use crate::types::{is_json, type_name};
 use arrow::array::{
@@ -20,6 +20,15 @@ use arrow::datatypes::{
     Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType, TimeUnit,
     TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
+
+/// Who has written the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notation {
+    /// Someone else's JSON.
+    Source,
+    /// Rows as Weir writes them: a string in a `json` column is JSON text, binary is hexadecimal.
+    Given,
+}
 
 /// Every reason against a record, by row.
 pub(super) struct Reasons {
@@ -44,6 +53,7 @@ pub(super) struct Cells<'a> {
     pub(super) path: &'a str,
     pub(super) rows: &'a [usize],
     pub(super) reasons: &'a mut Reasons,
+    pub(super) notation: Notation,
 }
 
 impl Cells<'_> {
@@ -98,9 +108,15 @@ pub(super) fn build_array(
             let array: PrimitiveArray<TimestampMicrosecondType> = parsed.into_iter().collect();
             Arc::new(array.with_timezone_opt(zone.clone()))
         }
-        DataType::Utf8 => build_strings(values, is_json(field)),
+        DataType::Utf8 => {
+            build_strings(values, is_json(field) && cells.notation == Notation::Source)
+        }
         DataType::Binary => {
-            let parsed = collect(values, field, cells, |value| parse_binary(value.as_str()?));
+            let parse = match cells.notation {
+                Notation::Source => parse_binary,
+                Notation::Given => parse_hexadecimal,
+            };
+            let parsed = collect(values, field, cells, |value| parse(value.as_str()?));
             let mut builder = BinaryBuilder::new();
             for bytes in parsed {
                 builder.append_option(bytes);
@@ -195,7 +211,8 @@ fn build_list(
         }
     }
     let path = format!("{}[]", cells.path);
-    let mut below = Cells { path: &path, rows: &child_rows, reasons: cells.reasons };
+    let mut below =
+        Cells { path: &path, rows: &child_rows, reasons: cells.reasons, notation: cells.notation };
     let items = build_array(&children, item, &mut below);
     Arc::new(ListArray::new(
         Arc::clone(item),
@@ -226,7 +243,12 @@ fn build_struct(
                 .map(|value| present(value.and_then(|value| value.get(child.name()))))
                 .collect();
             let path = format!("{}.{}", cells.path, child.name());
-            let mut cells = Cells { path: &path, rows: cells.rows, reasons: cells.reasons };
+            let mut cells = Cells {
+                path: &path,
+                rows: cells.rows,
+                reasons: cells.reasons,
+                notation: cells.notation,
+            };
             build_array(&below, child, &mut cells)
         })
         .collect();

@@ -73,6 +73,33 @@ fn exponent_from(text: &[u8]) -> Option<i64> {
     Some(if is_negative { -magnitude } else { magnitude })
 }
 
+/// Whether two texts are one number: `10.5`, `10.50` and `105e-1`.
+pub fn same_number(a: &str, b: &str) -> bool {
+    matches!((normal(a), normal(b)), (Some(a), Some(b)) if a == b)
+}
+
+/// Whether it is negative, its digits without zeros at either end, and the exponent of the last.
+fn normal(text: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent_from(exponent.as_bytes())?),
+        None => (text, 0),
+    };
+    let unsigned = mantissa.strip_prefix(['-', '+']).unwrap_or(mantissa);
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let digits = format!("{whole}{fraction}");
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let significant = digits.trim_end_matches('0');
+    if significant.is_empty() {
+        return Some((false, String::new(), 0));
+    }
+    let zeros = i64::try_from(digits.len() - significant.len()).ok()?;
+    let exponent = exponent.saturating_add(zeros - i64::try_from(fraction.len()).ok()?);
+    let significant = significant.trim_start_matches('0').to_owned();
+    Some((mantissa.starts_with('-'), significant, exponent))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +161,14 @@ mod tests {
             decimal_from_text(&format!("1{}e-300", "0".repeat(300)), 38, 37),
             Some(10_i128.pow(37))
         );
+    }
+
+    #[test]
+    fn numbers_are_compared_by_value() {
+        assert!(same_number("10.5", "105e-1") && same_number("-0", "0.00"));
+        assert!(same_number("100", "1e2") && same_number("0010", "10"));
+        assert!(!same_number("1", "-1") && !same_number("1", "10") && !same_number("x", "x"));
+        assert!(!same_number("0.1234567890123456789", "0.12345678901234567891"));
     }
 
     proptest! {

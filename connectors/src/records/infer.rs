@@ -1,5 +1,6 @@
 //! Columns that nobody has declared, from the records themselves.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
@@ -10,10 +11,10 @@ use crate::records::Json;
 /// A schema that holds all of `records`: the union of their keys in order of appearance, all
 /// nullable. Integers and floats meet as `float64`; other mixed columns are strings (JSON text).
 /// A column without any value is a string.
-pub fn infer_schema(records: &[Json]) -> Schema {
+pub fn infer_schema(records: impl IntoIterator<Item: Borrow<Json>>) -> Schema {
     let mut columns: IndexMap<String, Inferred> = IndexMap::new();
     for record in records {
-        if let Json::Object(object) = record {
+        if let Json::Object(object) = record.borrow() {
             for (key, value) in object {
                 let seen = columns.entry(key.clone()).or_insert(Inferred::Nothing);
                 *seen = std::mem::replace(seen, Inferred::Nothing).with(value);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use indexmap::IndexMap;
 use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use serde_json_path::{JsonPath, PathElement};
@@ -96,6 +97,17 @@ impl Json {
         }
     }
 
+    pub(super) fn with_numbers_as_text(&self) -> Value {
+        match self {
+            Json::Number(text) => Value::from(&**text),
+            Json::Array(items) => items.iter().map(Json::with_numbers_as_text).collect(),
+            Json::Object(fields) => (fields.iter())
+                .map(|(key, field)| (key.clone(), field.with_numbers_as_text()))
+                .collect(),
+            other => other.rounded(),
+        }
+    }
+
     /// A field of an object.
     pub fn get(&self, key: &str) -> Option<&Json> {
         match self {
@@ -145,6 +157,30 @@ impl From<Value> for Json {
                 Json::Object(fields.into_iter().map(|(key, field)| (key, field.into())).collect())
             }
         }
+    }
+}
+
+/// Through `serde_json` only, which alone can write a number of any length.
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Json::Null => serializer.serialize_unit(),
+            Json::Bool(value) => serializer.serialize_bool(*value),
+            Json::Number(text) => RawValue::from_string(text.to_string())
+                .map_err(serde::ser::Error::custom)?
+                .serialize(serializer),
+            Json::String(text) => serializer.serialize_str(text),
+            Json::Array(items) => items.serialize(serializer),
+            Json::Object(fields) => fields.serialize(serializer),
+        }
+    }
+}
+
+/// From JSON text only.
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Self::parse(raw.get().as_bytes()).map_err(D::Error::custom)
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod arrays;
 mod decimal;
+mod given;
 mod infer;
 mod json;
 mod quoted;
@@ -30,8 +31,10 @@ use arrow::array::{ArrayRef, BooleanArray, Decimal128Builder, RecordBatch, Recor
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
 use crate::RejectedRow;
-use arrays::{Cells, Reasons, build_array, present};
+use arrays::{Cells, Notation, Reasons, build_array, present};
 pub(crate) use decimal::decimal_from_text;
+pub use decimal::same_number;
+pub use given::decode_given;
 pub use infer::infer_schema;
 pub use json::Json;
 use quoted::shorten;
@@ -68,6 +71,10 @@ pub struct DecodedRecords {
 
 /// [`decode_records`] for borrowed records, naming rejected ones by index.
 pub fn decode_slice(schema: &SchemaRef, records: &[&Json]) -> DecodedRecords {
+    decode(schema, records, Notation::Source)
+}
+
+fn decode(schema: &SchemaRef, records: &[&Json], notation: Notation) -> DecodedRecords {
     let mut reasons = Reasons { by_row: vec![None; records.len()] };
     let rows: Vec<usize> = (0..records.len()).collect();
     for (row, record) in records.iter().enumerate() {
@@ -91,7 +98,7 @@ pub fn decode_slice(schema: &SchemaRef, records: &[&Json]) -> DecodedRecords {
             build_array(
                 &values,
                 field,
-                &mut Cells { path: field.name(), rows: &rows, reasons: &mut reasons },
+                &mut Cells { path: field.name(), rows: &rows, reasons: &mut reasons, notation },
             )
         })
         .collect();
@@ -147,7 +154,12 @@ pub(crate) fn column_from_text(
     let array = build_array(
         &references,
         field,
-        &mut Cells { path: field.name(), rows: &rows, reasons: &mut reasons },
+        &mut Cells {
+            path: field.name(),
+            rows: &rows,
+            reasons: &mut reasons,
+            notation: Notation::Source,
+        },
     );
     match reasons.by_row.into_iter().enumerate().find_map(|(row, reason)| Some((row, reason?))) {
         None => Ok(array),

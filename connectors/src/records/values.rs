@@ -62,14 +62,20 @@ pub(super) fn parse_timestamp(value: &Json) -> Option<i64> {
 
 /// `\x` and hexadecimal digits, or base64.
 pub(super) fn parse_binary(text: &str) -> Option<Vec<u8>> {
-    if let Some(digits) = text.strip_prefix("\\x") {
-        let nibbles: Option<Vec<u8>> = digits
-            .bytes()
-            .map(|digit| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-            .collect();
-        let nibbles = nibbles.filter(|nibbles| nibbles.len() % 2 == 0)?;
-        return Some(nibbles.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect());
+    if text.starts_with("\\x") {
+        return parse_hexadecimal(text);
     }
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.decode(text).ok()
+}
+
+/// Hexadecimal digits, with or without `\x` before them.
+pub(super) fn parse_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix("\\x").unwrap_or(text);
+    let nibbles: Option<Vec<u8>> = digits
+        .bytes()
+        .map(|digit| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect();
+    let nibbles = nibbles.filter(|nibbles| nibbles.len() % 2 == 0)?;
+    Some(nibbles.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

@@ -3,10 +3,10 @@
 use arrow::array::RecordBatch;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use datafusion::error::{DataFusionError, Result};
-use serde_json::Value;
+use weir_connectors::records::Json;
 
 /// One object a row, in the order of the columns, nulls written out.
-pub(crate) fn rows_to_json(batch: &RecordBatch) -> Result<Vec<Value>> {
+pub(crate) fn rows_to_json(batch: &RecordBatch) -> Result<Vec<Json>> {
     let mut bytes = Vec::new();
     let mut writer =
         WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut bytes);
@@ -14,7 +14,7 @@ pub(crate) fn rows_to_json(batch: &RecordBatch) -> Result<Vec<Value>> {
     writer.finish()?;
     drop(writer);
     serde_json::Deserializer::from_slice(&bytes)
-        .into_iter::<Value>()
+        .into_iter::<Json>()
         .collect::<std::result::Result<_, _>>()
         .map_err(|error| DataFusionError::External(Box::new(error)))
 }

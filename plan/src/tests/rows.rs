@@ -82,7 +82,10 @@ async fn rejected_rows_carry_every_reason() {
             "email does not match; check failed: amount > 0; id is not between 1 and 3"
         ]
     );
-    assert_eq!(rejections[1].row, json!({"id": 3, "customer": 2, "amount": 30.0, "email": null}));
+    assert_eq!(
+        rejections[1].row,
+        json!({"id": 3, "customer": 2, "amount": 30.0, "email": null}).into()
+    );
     assert_eq!(
         outcome.services.counts()[&NodeName::new("valid")],
         NodeCounts { rows_in: 4, rows_out: 1, dead_lettered: 3, dropped: 0 }
