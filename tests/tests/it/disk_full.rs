@@ -53,19 +53,26 @@ fn pipeline(sink: &str) -> String {
     )
 }
 
-/// Runs on a full disk, looks, makes room, runs again. What the first run says.
-fn full_then_roomy(folder: &Path, disk: &SmallDisk, target: &dyn Target, replaces: bool) -> String {
+/// Runs on a full disk, looks, makes room, runs again. What the first run says. `is_atomic`: all rows
+/// appear at once.
+fn full_then_roomy(
+    folder: &Path,
+    disk: &SmallDisk,
+    target: &dyn Target,
+    is_atomic: bool,
+) -> String {
     dataset::write_csv(&folder.join("data"), ROWS, 2);
     std::fs::write(folder.join("pipeline.yaml"), pipeline(&target.yaml(5_000))).expect("room");
     let weir = Weir::new(folder);
     let output = weir.run(&["run", "pipeline.yaml"]).expect_code(1);
     // What is visible is whole batches of right rows (the checker panics on a wrong value).
     let mut checker = Checker::default();
-    if !replaces {
-        target.read(&mut checker);
-        let problem = checker.problem(ROWS).expect("not everything can have been written");
-        assert!(problem.contains("is missing"), "{problem}");
+    target.read(&mut checker);
+    if is_atomic {
+        assert_eq!(checker.count(), 0, "rows are visible before all are");
     }
+    let problem = checker.problem(ROWS).expect("not everything can have been written");
+    assert!(problem.contains("is missing"), "{problem}");
     disk.grow("256m");
     weir.run(&["run", "pipeline.yaml"]).expect_code(0);
     let mut checker = Checker::default();
@@ -118,11 +125,13 @@ fn full_disk_under_files() {
         ("json", "append", "run"),
         ("parquet", "append", "batch"),
         ("parquet", "replace", "run"),
+        ("csv", "replace", "run"),
+        ("json", "replace", "run"),
     ] {
         let folder = folder();
         let disk = SmallDisk::mount(&folder.path().join("disk"), "512k");
         let target = targets::files_at(folder.path(), "disk/out", format, mode, commit);
-        let text = full_then_roomy(folder.path(), &disk, target.as_ref(), mode == "replace");
+        let text = full_then_roomy(folder.path(), &disk, target.as_ref(), commit == "run");
         messages.add(&format!("{format}, mode: {mode}, commit: {commit}"), &text);
     }
     insta::assert_snapshot!("full_disk_under_files", messages);
@@ -131,11 +140,13 @@ fn full_disk_under_files() {
 #[test]
 fn full_disk_under_sqlite() {
     let mut messages = Messages::default();
-    for (mode, commit) in [("append", "batch"), ("replace", "run")] {
+    for (mode, commit) in
+        [("append", "batch"), ("replace", "run"), ("append", "run"), ("upsert", "batch")]
+    {
         let folder = folder();
         let disk = SmallDisk::mount(&folder.path().join("disk"), "1m");
         let target = targets::sqlite_at(folder.path(), "disk/out.db", mode, commit);
-        let text = full_then_roomy(folder.path(), &disk, target.as_ref(), true);
+        let text = full_then_roomy(folder.path(), &disk, target.as_ref(), commit == "run");
         messages.add(&format!("mode: {mode}, commit: {commit}"), &text);
     }
     insta::assert_snapshot!("full_disk_under_sqlite", messages);
@@ -143,16 +154,21 @@ fn full_disk_under_sqlite() {
 
 #[test]
 fn full_disk_under_postgres() {
-    let folder = folder();
-    std::os::unix::fs::chown(folder.path(), None, None).expect("the folder is ours");
-    let disk = SmallDisk::mount(&folder.path().join("disk"), "2m");
-    targets::give_to_postgres(folder.path());
-    targets::give_to_postgres(&folder.path().join("disk"));
-    let server = PostgresServer::start();
-    let target = targets::postgres_in(&server, "append", "batch", &folder.path().join("disk"));
-    let text = full_then_roomy(folder.path(), &disk, target.as_ref(), false);
-    server.stop();
-    insta::assert_snapshot!("full_disk_under_postgres", text);
+    let mut messages = Messages::default();
+    for (mode, commit) in
+        [("append", "batch"), ("append", "run"), ("upsert", "batch"), ("replace", "run")]
+    {
+        let folder = folder();
+        let disk = SmallDisk::mount(&folder.path().join("disk"), "2m");
+        targets::give_to_postgres(folder.path());
+        targets::give_to_postgres(&folder.path().join("disk"));
+        let server = PostgresServer::start();
+        let target = targets::postgres_in(&server, mode, commit, &folder.path().join("disk"));
+        let text = full_then_roomy(folder.path(), &disk, target.as_ref(), commit == "run");
+        server.stop();
+        messages.add(&format!("mode: {mode}, commit: {commit}"), &text);
+    }
+    insta::assert_snapshot!("full_disk_under_postgres", messages);
 }
 
 #[test]
@@ -160,6 +176,6 @@ fn full_disk_under_the_state_folder() {
     let folder = folder();
     let disk = SmallDisk::mount(&folder.path().join(".weir"), "192k");
     let target = targets::files(folder.path(), "parquet", "append", "batch");
-    let text = full_then_roomy(folder.path(), &disk, target.as_ref(), true);
+    let text = full_then_roomy(folder.path(), &disk, target.as_ref(), false);
     insta::assert_snapshot!("full_disk_under_the_state_folder", text);
 }

@@ -175,6 +175,20 @@ fn table_yaml(mode: &str, commit: &str, batch_rows: i64) -> String {
     format!("    mode: {mode}\n    commit: {commit}\n    batch_rows: {batch_rows}\n{key}")
 }
 
+/// A table that is not there yet shows no row.
+fn rows_if_any<Row>(answer: sqlx::Result<Vec<Row>>) -> Vec<Row> {
+    match answer {
+        Ok(rows) => rows,
+        Err(sqlx::Error::Database(error))
+            if error.code().is_some_and(|code| code == "42P01")
+                || error.message().contains("no such table") =>
+        {
+            Vec::new()
+        }
+        Err(error) => panic!("the target cannot be read: {error}"),
+    }
+}
+
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -207,10 +221,8 @@ impl Target for Sqlite {
                 sqlx::SqliteConnection::connect(&format!("sqlite://{}", self.path.display()))
                     .await
                     .expect("the database opens");
-            let rows = sqlx::query("SELECT id, grp, amount, name FROM target")
-                .fetch_all(&mut connection)
-                .await
-                .expect("the table is there");
+            let query = sqlx::query("SELECT id, grp, amount, name FROM target");
+            let rows = rows_if_any(query.fetch_all(&mut connection).await);
             for row in rows {
                 checker.add(row.get(0), row.get(1), row.get(2), row.get(3));
             }
@@ -335,10 +347,8 @@ impl Target for Postgres {
 
     fn read(&self, checker: &mut Checker) {
         block_on(async {
-            let rows = sqlx::query("SELECT id, grp, amount, name FROM public.target")
-                .fetch_all(&mut self.connect().await)
-                .await
-                .expect("the table is there");
+            let query = sqlx::query("SELECT id, grp, amount, name FROM public.target");
+            let rows = rows_if_any(query.fetch_all(&mut self.connect().await).await);
             for row in rows {
                 checker.add(row.get(0), row.get(1), row.get(2), row.get(3));
             }
