@@ -38,6 +38,9 @@ pub struct RunRequest {
     pub resume: Option<String>,
     /// Rows given instead of reading these sources (replay of dead letters): JSON lines files.
     pub given: IndexMap<NodeName, PathBuf>,
+    /// The run whose dead letters the pipeline replays.
+    #[serde(default)]
+    pub replay_of: Option<String>,
 }
 
 /// What a run is doing, for people. Never the only copy of a fact.
@@ -201,6 +204,19 @@ pub struct Frozen {
     pub request: RunRequest,
 }
 
+/// What the next attempt at a failed run does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// The same `weir run` goes on with it.
+    GoesOn,
+    /// Nothing was committed: `weir run` starts another run.
+    StartsAnew,
+    /// Everything was committed, and it failed all the same (too many rejected rows).
+    WroteAll,
+    /// It replays dead letters of this run: only `weir retry` goes on with it.
+    Replays(String),
+}
+
 /// Why the engine could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -209,7 +225,7 @@ pub enum EngineError {
     Invalid(String),
     /// The run failed; its state is kept. Exit code 1.
     #[error("run {run} failed: {message}")]
-    RunFailed { run: String, message: String },
+    RunFailed { run: String, message: String, again: Again },
     /// Stopped by the caller at a committed batch; can be resumed. Exit code 1.
     #[error("run {run} was stopped")]
     Stopped { run: String },

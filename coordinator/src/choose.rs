@@ -16,7 +16,7 @@ pub(crate) enum Choice {
 }
 
 /// What is asked for, as far as it decides about resuming.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Wanted<'request> {
     pub(crate) pipeline: &'request PipelineName,
     pub(crate) spec_hash: &'request str,
@@ -24,6 +24,8 @@ pub(crate) struct Wanted<'request> {
     pub(crate) window: Option<(chrono::DateTime<chrono::Utc>, chrono::DateTime<chrono::Utc>)>,
     pub(crate) fresh: bool,
     pub(crate) resume: Option<&'request str>,
+    /// The run whose dead letters a run replays, if it does.
+    pub(crate) replay_of: &'request dyn Fn(&RunId) -> Option<String>,
 }
 
 /// An unfinished run goes on if it is the same pipeline with the same values; otherwise the caller
@@ -37,6 +39,15 @@ pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, Eng
     };
     if wanted.fresh {
         return Ok(Choice::Start { abandon: Some(id.clone()) });
+    }
+    if run.spec_hash != wanted.spec_hash
+        && let Some(of) = (wanted.replay_of)(id)
+    {
+        return Err(EngineError::Invalid(format!(
+            "run {id}, which replays dead letters of run {of}, is not finished. Either finish it: `weir \
+             retry {id}`. Or give it up: `weir run --fresh` (rows that it has committed stay in their \
+             targets)"
+        )));
     }
     let changed = if run.spec_hash != wanted.spec_hash {
         "the pipeline has changed"
@@ -170,6 +181,7 @@ mod tests {
             window: None,
             fresh,
             resume: None,
+            replay_of: &|_| None,
         };
         choose(ledger, &wanted).map_err(|error| error.to_string())
     }
@@ -188,6 +200,23 @@ mod tests {
         assert!(error.contains("weir retry 20260101-a") && error.contains("--fresh"), "{error}");
         let started = Choice::Start { abandon: Some(RunId("20260101-a".into())) };
         assert_eq!(choose_with(&ledger, "other", true), Ok(started));
+    }
+
+    #[test]
+    fn an_unfinished_replay_is_named_as_one() {
+        let ledger = ledger(RunState::Running, true);
+        let wanted = Wanted {
+            pipeline: &PipelineName("orders".into()),
+            spec_hash: "other",
+            params: &BTreeMap::new(),
+            window: None,
+            fresh: false,
+            resume: None,
+            replay_of: &|_| Some("20250101-z".into()),
+        };
+        let error = choose(&ledger, &wanted).expect_err("it is not finished").to_string();
+        assert!(error.contains("dead letters of run 20250101-z"), "{error}");
+        assert!(error.contains("weir retry 20260101-a"), "{error}");
     }
 
     #[test]

@@ -147,6 +147,7 @@ impl Engine {
             window: request.window,
             fresh: request.fresh,
             resume: request.resume.as_deref(),
+            replay_of: &|run| read_frozen(dir, run).ok()?.request.replay_of,
         };
         let choice = choose(&*store.ledger().await, &wanted)?;
         let epoch = self.begin_epoch(store).await?;

@@ -25,7 +25,7 @@ use crate::shape::stage_shapes;
 use crate::sources::{SourceFailure, describe_sources, open_given};
 use crate::state_dir::PipelineDir;
 use crate::store::{LedgerStore, StoreError};
-use crate::{EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
+use crate::{Again, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
 
 /// Everything that the work on one run needs.
 #[derive(Debug)]
@@ -80,7 +80,8 @@ impl Session {
             Err(Failure::Run(message)) => {
                 let message = redact(&message);
                 self.fail(&message).await?;
-                Err(EngineError::RunFailed { run, message })
+                let again = self.again().await;
+                Err(EngineError::RunFailed { run, message, again })
             }
             Err(Failure::Invalid(message)) => {
                 let message = redact(&message);
@@ -91,6 +92,16 @@ impl Session {
                 tracing::error!(error = redact(&error.to_string()), "run interrupted");
                 Err(error)
             }
+        }
+    }
+
+    async fn again(&self) -> Again {
+        let facts = self.facts().await;
+        match &self.frozen.request.replay_of {
+            Some(run) => Again::Replays(run.clone()),
+            None if facts.is_complete() => Again::WroteAll,
+            None if facts.may_have_committed() => Again::GoesOn,
+            None => Again::StartsAnew,
         }
     }
 

@@ -334,7 +334,9 @@ async fn a_run_that_cannot_start_is_kept_as_failed_and_the_next_one_is_new() {
     let Source::Database(orders) = &mut broken.sources[0] else { panic!("a database") };
     orders.table = Some(TemplateText::new("missing"));
     let failed = place.run(&broken).await.expect_err("there is no such table");
-    let EngineError::RunFailed { run, message } = failed else { panic!("not failed: {failed}") };
+    let EngineError::RunFailed { run, message, .. } = failed else {
+        panic!("not failed: {failed}")
+    };
     assert!(message.contains("orders") && message.contains("missing"), "{message}");
     let shown = history::run(&place.state(), &run).await.expect("known");
     assert_eq!(shown.summary.status, RunStatus::Failed);

@@ -1,7 +1,7 @@
 //! `weir dead-letters list|show|replay`: rows that a run rejected.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indexmap::IndexMap;
@@ -92,17 +92,22 @@ async fn replay(
     };
     let node = node.map(NodeName::new);
     let letters = history::dead_letters(&state_dir, &frozen.run, node.as_ref()).await?;
+    // A folder of its own: an interrupted replay needs its rows until it is finished.
+    let folder_of_replay = state_dir.join(&frozen.pipeline).join("replay").join(format!(
+        "{}-{}",
+        frozen.run,
+        chrono::Utc::now().format("%Y%m%d-%H%M%S%3f")
+    ));
+    let folder_of_replay = std::path::absolute(&folder_of_replay).unwrap_or(folder_of_replay);
     let given = match (rows, node) {
         (Some(rows), Some(node)) => {
             if !rows.is_file() {
                 return Err(Failure::Usage(format!("{} is not a file", rows.display())));
             }
-            let rows = std::path::absolute(rows).unwrap_or_else(|_| rows.to_owned());
-            IndexMap::from([(node, rows)])
+            IndexMap::from([(node.clone(), copy_rows(&folder_of_replay, &node, rows)?)])
         }
         _ => {
-            let folder = state_dir.join(&frozen.pipeline).join("replay").join(&frozen.run);
-            let folder = std::path::absolute(&folder).unwrap_or(folder);
+            let folder = folder_of_replay;
             check_replayable(&letters)?;
             write_rows(&folder, &letters)?
         }
@@ -117,7 +122,8 @@ async fn replay(
     let inputs = history::validated_columns(&options.state_dir, &frozen.run).await?;
     let spec =
         weir_coordinator::replay::replayed(&spec, &given, &inputs).map_err(Failure::Usage)?;
-    let request = RunRequest { resume: None, fresh: false, ..frozen.request };
+    let replay_of = Some(frozen.run.clone());
+    let request = RunRequest { resume: None, fresh: false, replay_of, ..frozen.request };
     super::run::execute(global, options, &spec, &text, request).await
 }
 
@@ -134,16 +140,25 @@ fn check_replayable(letters: &[DeadLetter]) -> Result<(), Failure> {
     }
 }
 
+/// The rows as they are now, whatever becomes of the file.
+fn copy_rows(folder: &Path, node: &NodeName, rows: &Path) -> Result<PathBuf, Failure> {
+    let copy = folder.join(format!("{node}.jsonl"));
+    std::fs::create_dir_all(folder).and_then(|()| std::fs::copy(rows, &copy)).map_err(|error| {
+        Failure::Run(format!("failed to copy {} to {}: {error}", rows.display(), copy.display()))
+    })?;
+    Ok(copy)
+}
+
 /// One JSON-lines file a node.
 fn write_rows(
     folder: &Path,
     letters: &[DeadLetter],
-) -> Result<IndexMap<NodeName, std::path::PathBuf>, Failure> {
+) -> Result<IndexMap<NodeName, PathBuf>, Failure> {
     let failed = |error: std::io::Error| {
         Failure::Run(format!("failed to write rows to replay into {}: {error}", folder.display()))
     };
     std::fs::create_dir_all(folder).map_err(failed)?;
-    let mut given: IndexMap<NodeName, std::path::PathBuf> = IndexMap::new();
+    let mut given: IndexMap<NodeName, PathBuf> = IndexMap::new();
     for letter in letters {
         given
             .entry(letter.node.clone())

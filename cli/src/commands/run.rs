@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::Redactor;
-use weir_coordinator::{Engine, EngineError, RunRequest, RunStatus, RunSummary, history};
+use weir_coordinator::{Again, Engine, EngineError, RunRequest, RunStatus, RunSummary, history};
 use weir_spec::{ColumnType, PipelineSpec};
 
 use crate::args::{Global, Output, RunArgs, Values};
@@ -84,12 +84,30 @@ pub(crate) async fn execute(
             "run {run} was stopped. What it has committed stays; \
              the same `weir run` (or `weir retry {run}`) goes on from there"
         ))),
-        Err(EngineError::RunFailed { run, message }) => Err(Failure::Run(format!(
-            "run {run} failed: {message}\n\
-             Mend the cause and start the same `weir run` again: it goes on behind what is committed. \
-             `weir run --fresh` starts anew."
-        ))),
+        Err(EngineError::RunFailed { run, message, again }) => {
+            let remedy = remedy(&run, &again);
+            Err(Failure::Run(format!("run {run} failed: {message}\n{remedy}")))
+        }
         Err(error) => Err(error.into()),
+    }
+}
+
+fn remedy(run: &str, again: &Again) -> String {
+    match again {
+        Again::GoesOn => "Mend the cause and start the same `weir run` again: it goes on behind what is \
+                          committed, with the input that was planned and the intermediate results that \
+                          are finished. `weir run --fresh` starts anew."
+            .to_owned(),
+        Again::StartsAnew => {
+            "Nothing was committed. Mend the cause and start `weir run` again.".to_owned()
+        }
+        Again::WroteAll => {
+            "All its rows are written. Mend the cause; `weir run` starts another run.".to_owned()
+        }
+        Again::Replays(of) => format!(
+            "It replays dead letters of run {of}. Mend the cause and go on with `weir retry {run}`, or give \
+             it up with the next `weir run --fresh`."
+        ),
     }
 }
 
