@@ -1,12 +1,12 @@
 //! Bytes of a file, decompressed while they are read.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::Path;
 
 use weir_spec::Compression;
 
 use crate::ConnectorError;
+use crate::files::opened::OpenFile;
 
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +35,18 @@ pub(crate) type Bytes = Box<dyn Read + Send>;
 
 /// The uncompressed bytes from `start`. Compressed files are read and discarded up to there.
 /// Blocking.
-pub(crate) fn open(path: &Path, codec: Codec, start: u64) -> Result<Bytes, ConnectorError> {
-    let failed = |error| ConnectorError::io("open", path, error);
-    let mut file = File::open(path).map_err(failed)?;
+pub(crate) fn open(file: &OpenFile, codec: Codec, start: u64) -> Result<Bytes, ConnectorError> {
+    let path = file.path();
     let mut bytes: Bytes = match codec {
-        Codec::None => {
-            file.seek(SeekFrom::Start(start)).map_err(failed)?;
-            return Ok(Box::new(file));
-        }
+        Codec::None => return Ok(Box::new(file.reader(start))),
         Codec::Gzip => {
-            let buffered = std::io::BufReader::with_capacity(256 * 1024, file);
+            let buffered = std::io::BufReader::with_capacity(256 * 1024, file.reader(0));
             Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
         }
-        Codec::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(failed)?),
+        Codec::Zstd => {
+            let decoder = zstd::stream::read::Decoder::new(file.reader(0));
+            Box::new(decoder.map_err(|error| ConnectorError::io("open", path, error))?)
+        }
     };
     let skipped = std::io::copy(&mut (&mut bytes).take(start), &mut std::io::sink())
         .map_err(|error| read_error(path, codec, error))?;
@@ -94,7 +93,7 @@ pub(crate) fn count_lines(bytes: &[u8]) -> u64 {
 
 /// Line breaks before an offset: reads the file up to there. Blocking.
 pub(crate) fn count_lines_before(
-    path: &Path,
+    file: &OpenFile,
     codec: Codec,
     offset: u64,
 ) -> Result<u64, ConnectorError> {
@@ -102,7 +101,7 @@ pub(crate) fn count_lines_before(
     if offset == 0 {
         return Ok(0);
     }
-    let mut bytes = open(path, codec, 0)?;
+    let mut bytes = open(file, codec, 0)?;
     let mut left = offset;
     let mut lines = 0;
     let mut buffer = Vec::new();
@@ -110,7 +109,7 @@ pub(crate) fn count_lines_before(
         buffer.clear();
         let wanted = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = fill(&mut bytes, &mut buffer, wanted)
-            .map_err(|error| read_error(path, codec, error))?;
+            .map_err(|error| read_error(file.path(), codec, error))?;
         lines += count_lines(&buffer);
         left -= read as u64;
         if read < wanted {

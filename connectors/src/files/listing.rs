@@ -79,8 +79,7 @@ pub(crate) fn list(
 }
 
 /// What a split remembers of a file: size and modification time in nanoseconds.
-pub(crate) fn stamp(path: &Path) -> std::io::Result<(u64, i64)> {
-    let metadata = std::fs::metadata(path)?;
+pub(crate) fn stamp_of(metadata: &std::fs::Metadata) -> std::io::Result<(u64, i64)> {
     let modified = metadata.modified()?;
     let nanos = match modified.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
@@ -96,8 +95,9 @@ fn describe(
     path: PathBuf,
     hive_partitions: bool,
 ) -> Result<SourceFile, ConnectorError> {
-    let (size, modified_ns) =
-        stamp(&path).map_err(|error| ConnectorError::io("look at", &path, error))?;
+    let (size, modified_ns) = std::fs::metadata(&path)
+        .and_then(|metadata| stamp_of(&metadata))
+        .map_err(|error| ConnectorError::io("look at", &path, error))?;
     let relative = path.strip_prefix(&context.base_dir).unwrap_or(&path);
     let name = relative.to_str().map(str::to_owned).ok_or_else(|| {
         ConnectorError::config(format!("the name of file {} is not valid UTF-8", path.display()))

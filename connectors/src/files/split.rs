@@ -1,6 +1,5 @@
 //! A split of a file, as it is frozen with the plan.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -8,7 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::files::listing::{SourceFile, stamp};
+use crate::files::listing::SourceFile;
+use crate::files::opened::OpenFile;
 use crate::{ConnectorContext, ConnectorError, ErrorKind, Split};
 
 /// What a file source keeps in [`Split::payload`].
@@ -59,34 +59,33 @@ impl FileSplit {
         })
     }
 
-    /// The file's path, if it is still the file that was planned. Blocking.
-    pub(crate) fn verify(&self, context: &ConnectorContext) -> Result<PathBuf, ConnectorError> {
+    /// Opens the file, if it is still the file that was planned. Blocking.
+    pub(crate) fn open(
+        &self,
+        context: &ConnectorContext,
+    ) -> Result<(OpenFile, FileWatch), ConnectorError> {
         let path = context.path(&self.path);
-        let now = match stamp(&path) {
-            Ok(now) => now,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        // A pipe that has taken the file's place would be waited for.
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => {}
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ConnectorError::io("look at", &path, error));
+            }
+            Ok(_) | Err(_) => {
                 return Err(ConnectorError::new(
                     ErrorKind::Changed,
                     format!("{} was there when this run was planned and is gone now", self.path),
                 ));
             }
-            Err(error) => return Err(ConnectorError::io("look at", &path, error)),
-        };
-        if now != (self.size, self.modified_ns) {
-            let what = if now.0 == self.size {
-                "was written again".to_owned()
-            } else {
-                format!("had {} bytes and has {}", self.size, now.0)
-            };
-            return Err(ConnectorError::new(
-                ErrorKind::Changed,
-                format!(
-                    "{} has changed since this run was planned: it {what}; start a new run",
-                    self.path
-                ),
-            ));
         }
-        Ok(path)
+        let file = OpenFile::open(&path)?;
+        let watch = FileWatch {
+            file: file.clone(),
+            name: self.path.clone(),
+            planned: (self.size, self.modified_ns),
+        };
+        watch.check()?;
+        Ok((file, watch))
     }
 
     pub(crate) fn decode_schema(&self) -> Result<Option<SchemaRef>, ConnectorError> {
@@ -101,6 +100,40 @@ impl FileSplit {
         let reader = arrow::ipc::reader::StreamReader::try_new(bytes.as_slice(), None)
             .map_err(|error| broken(error.to_string()))?;
         Ok(Some(reader.schema()))
+    }
+}
+
+/// Tells whether an open file is as it was when the run was planned.
+#[derive(Clone, Debug)]
+pub(crate) struct FileWatch {
+    file: OpenFile,
+    name: String,
+    /// Size and modification time.
+    planned: (u64, i64),
+}
+
+impl FileWatch {
+    /// What has been read before this is of the planned file if it succeeds. Blocking, and quick.
+    pub(crate) fn check(&self) -> Result<(), ConnectorError> {
+        let now = self
+            .file
+            .stamp()
+            .map_err(|error| ConnectorError::io("look at", self.file.path(), error))?;
+        if now == self.planned {
+            return Ok(());
+        }
+        let what = if now.0 == self.planned.0 {
+            "was written again".to_owned()
+        } else {
+            format!("had {} bytes and has {}", self.planned.0, now.0)
+        };
+        Err(ConnectorError::new(
+            ErrorKind::Changed,
+            format!(
+                "{} has changed since this run was planned: it {what}; start a new run",
+                self.name
+            ),
+        ))
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::files::compression::{self, Codec};
 use crate::files::csv::dialect::Dialect;
+use crate::files::opened::OpenFile;
 use crate::{ConnectorError, ErrorKind};
 
 /// How much of a file is looked at to find its columns.
@@ -27,12 +28,13 @@ pub(crate) struct Head {
 
 /// Reads the start of a file; with `sample` also its first records. Blocking.
 pub(crate) fn read_head(
-    path: &Path,
+    file: &OpenFile,
     codec: Codec,
     dialect: &Dialect,
     sample: bool,
 ) -> Result<Head, ConnectorError> {
-    let mut bytes = compression::open(path, codec, 0)?;
+    let path = file.path();
+    let mut bytes = compression::open(file, codec, 0)?;
     let mut buffer = Vec::new();
     let mut wanted = if sample { SAMPLE_BYTES } else { 16 * 1024 };
     loop {

@@ -11,7 +11,7 @@ mod infer;
 mod ranges;
 pub(crate) mod reader;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use weir_spec::CsvSource;
 use crate::files::columns::{Columns, declared_in_file, names_of, partitions_of};
 use crate::files::compression::Codec;
 use crate::files::listing::{SourceFile, list};
+use crate::files::opened::OpenFile;
 use crate::files::split::{FileSplit, encode_schema};
 use crate::files::stream::{blocking, read_blocking};
 use crate::{
@@ -94,7 +95,12 @@ impl CsvFiles {
         let mut types: Vec<Inferred> = Vec::new();
         let mut records_left = SAMPLE_RECORDS;
         for file in files.iter().filter(|file| file.size > 0).take(SAMPLE_FILES) {
-            let head = read_head(&file.path, self.codec(&file.name), &self.dialect, true)?;
+            let head = read_head(
+                &OpenFile::open(&file.path)?,
+                self.codec(&file.name),
+                &self.dialect,
+                true,
+            )?;
             let file_names = match &head.names {
                 Some(names) => names.clone(),
                 None if self.dialect.header => continue,
@@ -163,7 +169,7 @@ impl CsvFiles {
             let wanted = file.size.div_ceil(target).min(parallelism.max(1) as u64);
             let is_large = codec == Codec::None && file.size >= self.min_split_bytes;
             let starts = if is_large && wanted > 1 {
-                let head = read_head(&file.path, codec, &self.dialect, false)?;
+                let head = read_head(&OpenFile::open(&file.path)?, codec, &self.dialect, false)?;
                 ranges::range_starts(&file.path, &self.dialect, head.data_start, file.size, wanted)?
             } else {
                 vec![0]
@@ -192,7 +198,7 @@ impl CsvFiles {
         let plain =
             files.iter().find(|file| file.size > 0 && self.codec(&file.name) == Codec::None);
         let Some(file) = plain else { return Ok(None) };
-        let head = read_head(&file.path, Codec::None, &self.dialect, true)?;
+        let head = read_head(&OpenFile::open(&file.path)?, Codec::None, &self.dialect, true)?;
         let records = head.records.len() as u64;
         Ok((records > 0).then(|| (head.record_bytes / records).max(1)))
     }
@@ -200,10 +206,10 @@ impl CsvFiles {
     fn range(
         &self,
         split: &FileSplit,
+        file: OpenFile,
         request: &ScanRequest,
         from: Option<&Position>,
     ) -> Result<CsvRange, ConnectorError> {
-        let path = split.verify(&self.context)?;
         let codec = self.codec(&split.path);
         let file_columns = match (split.decode_schema()?, &self.source.columns) {
             (Some(schema), _) => schema,
@@ -216,7 +222,7 @@ impl CsvFiles {
             &split.partitions,
         )?;
         let projection = columns.project(request, &split.partitions)?;
-        let head = read_head(&path, codec, &self.dialect, false)?;
+        let head = read_head(&file, codec, &self.dialect, false)?;
         let file_schema = cells_of(&split.path, &head, &file_columns)?;
         let indices = projection
             .in_file
@@ -240,7 +246,7 @@ impl CsvFiles {
         };
         Ok(CsvRange {
             name: split.path.clone(),
-            path,
+            file,
             codec,
             dialect: self.dialect.clone(),
             start: start.max(head.data_start),
@@ -323,8 +329,12 @@ impl Source for CsvFiles {
         let (this, split) = (self.clone(), FileSplit::from_split(split)?);
         let (request, from) = (request.clone(), from.cloned());
         let limit = request.limit;
-        let range = blocking(move || this.range(&split, &request, from.as_ref())).await?;
-        Ok(read_blocking(limit, move |emitter| read_range(range, emitter)))
+        let (range, watch) = blocking(move || {
+            let (file, watch) = split.open(&this.context)?;
+            Ok((this.range(&split, file, &request, from.as_ref())?, watch))
+        })
+        .await?;
+        Ok(read_blocking(limit, watch, move |emitter| read_range(range, emitter)))
     }
 
     async fn check(&self) -> Result<String, ConnectorError> {

@@ -9,6 +9,7 @@ use crate::files::compression::{self, Codec};
 use crate::files::csv::boundary::{BoundaryScanner, Scan};
 use crate::files::csv::dialect::Dialect;
 use crate::files::csv::reader::MAX_RECORD_BYTES;
+use crate::files::opened::OpenFile;
 
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -44,7 +45,7 @@ pub(crate) fn line_ranges(path: &Path, size: u64, count: u64) -> Result<Vec<u64>
 /// The first start of a line at or behind `offset`.
 fn line_start_from(path: &Path, offset: u64) -> Result<Option<u64>, ConnectorError> {
     let mut at = offset.saturating_sub(1);
-    let mut bytes = compression::open(path, Codec::None, at)?;
+    let mut bytes = compression::open(&OpenFile::open(path)?, Codec::None, at)?;
     let mut buffer = Vec::new();
     loop {
         buffer.clear();
@@ -70,7 +71,7 @@ fn scan_for(
     starts: &mut Vec<u64>,
 ) -> Result<(), ConnectorError> {
     let mut targets = targets.into_iter().peekable();
-    let mut bytes = compression::open(path, Codec::None, data_start)?;
+    let mut bytes = compression::open(&OpenFile::open(path)?, Codec::None, data_start)?;
     let mut scanner = BoundaryScanner::new(dialect);
     let mut buffer = Vec::new();
     let mut base = data_start;

@@ -6,7 +6,6 @@
 //!                                                └─ failed ─▶ record by record ─▶ emit with rejects
 //! ```
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
@@ -21,6 +20,7 @@ use crate::files::csv::boundary::{BoundaryScanner, Scan};
 use crate::files::csv::cells::{is_read_as_text, misfit};
 use crate::files::csv::dialect::Dialect;
 use crate::files::csv::header::RecordCutter;
+use crate::files::opened::OpenFile;
 use crate::files::stream::{Emitter, Stop};
 use crate::records::column_from_text;
 use crate::{ConnectorError, Position, RejectedRow, SourceBatch};
@@ -36,7 +36,7 @@ const MAX_RAW_BYTES: usize = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct CsvRange {
     pub name: String,
-    pub path: PathBuf,
+    pub file: OpenFile,
     pub codec: Codec,
     pub dialect: Dialect,
     /// Uncompressed offsets; `start` is where a record starts.
@@ -52,7 +52,7 @@ pub(crate) struct CsvRange {
 
 /// Reads the range into `emitter`. Blocking.
 pub(crate) fn read_range(range: CsvRange, emitter: &mut Emitter) -> Result<(), Stop> {
-    let bytes = compression::open(&range.path, range.codec, range.start)?;
+    let bytes = compression::open(&range.file, range.codec, range.start)?;
     let decode_schema = decode_schema(&range.file_schema);
     let mut reader = RangeReader {
         decoder: build_decoder(&range, &decode_schema),
@@ -120,8 +120,10 @@ impl RangeReader {
         let read_to = self.base + self.buffer.len() as u64;
         let left = self.range.end.map_or(u64::MAX, |end| end.saturating_sub(read_to));
         let wanted = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
-        let read = compression::fill(&mut self.bytes, &mut self.buffer, wanted)
-            .map_err(|error| compression::read_error(&self.range.path, self.range.codec, error))?;
+        let read =
+            compression::fill(&mut self.bytes, &mut self.buffer, wanted).map_err(|error| {
+                compression::read_error(self.range.file.path(), self.range.codec, error)
+            })?;
         self.at_end = read < CHUNK_BYTES;
         Ok(())
     }
@@ -393,7 +395,7 @@ impl RangeReader {
         }
         let rejected = vec![self.rejected_row(&raw, offset, line, &reason)];
         let position = self.position(0);
-        Ok(emitter.emit(SourceBatch { rows: self.empty_batch()?, rejected, position })?)
+        emitter.emit(SourceBatch { rows: self.empty_batch()?, rejected, position })
     }
 
     /// A bad record of the buffer; `lines` are the line breaks before it in the buffer.
@@ -424,7 +426,7 @@ impl RangeReader {
             Some(before) => before,
             None => {
                 let range = &self.range;
-                compression::count_lines_before(&range.path, range.codec, range.start)?
+                compression::count_lines_before(&range.file, range.codec, range.start)?
             }
         };
         self.lines_before = Some(before);

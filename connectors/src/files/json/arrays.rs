@@ -37,7 +37,7 @@ enum State {
 impl ArrayRecords {
     pub(crate) fn open(range: &JsonRange) -> Result<Self, ConnectorError> {
         Ok(Self {
-            bytes: compression::open(&range.path, range.codec, range.start)?,
+            bytes: compression::open(&range.file, range.codec, range.start)?,
             range: range.clone(),
             buffer: Vec::new(),
             start: 0,
@@ -66,8 +66,10 @@ impl ArrayRecords {
         self.buffer.drain(..self.start);
         self.base += self.start as u64;
         self.start = 0;
-        let read = compression::fill(&mut self.bytes, &mut self.buffer, CHUNK_BYTES)
-            .map_err(|error| compression::read_error(&self.range.path, self.range.codec, error))?;
+        let read =
+            compression::fill(&mut self.bytes, &mut self.buffer, CHUNK_BYTES).map_err(|error| {
+                compression::read_error(self.range.file.path(), self.range.codec, error)
+            })?;
         self.at_end = read < CHUNK_BYTES;
         Ok(())
     }

@@ -21,10 +21,10 @@ pub(crate) struct DocumentRecords {
 
 impl DocumentRecords {
     pub(crate) fn open(range: &JsonRange, path: &JsonPath) -> Result<Self, ConnectorError> {
-        let mut bytes = compression::open(&range.path, range.codec, 0)?;
+        let mut bytes = compression::open(&range.file, range.codec, 0)?;
         let mut text = Vec::new();
         compression::fill(&mut bytes, &mut text, MAX_DOCUMENT_BYTES + 1)
-            .map_err(|error| compression::read_error(&range.path, range.codec, error))?;
+            .map_err(|error| compression::read_error(range.file.path(), range.codec, error))?;
         if text.len() > MAX_DOCUMENT_BYTES {
             return Err(ConnectorError::new(
                 ErrorKind::Data,

@@ -29,8 +29,8 @@ pub(crate) struct LineRecords {
 impl LineRecords {
     pub(crate) fn open(range: &JsonRange) -> Result<Self, ConnectorError> {
         Ok(Self {
-            bytes: compression::open(&range.path, range.codec, range.start)?,
-            line: compression::count_lines_before(&range.path, range.codec, range.start)?,
+            bytes: compression::open(&range.file, range.codec, range.start)?,
+            line: compression::count_lines_before(&range.file, range.codec, range.start)?,
             range: range.clone(),
             buffer: Vec::new(),
             start: 0,
@@ -49,8 +49,10 @@ impl LineRecords {
             Some(end) => end.saturating_sub(self.base + self.buffer.len() as u64),
         };
         let wanted = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
-        let read = compression::fill(&mut self.bytes, &mut self.buffer, wanted)
-            .map_err(|error| compression::read_error(&self.range.path, self.range.codec, error))?;
+        let read =
+            compression::fill(&mut self.bytes, &mut self.buffer, wanted).map_err(|error| {
+                compression::read_error(self.range.file.path(), self.range.codec, error)
+            })?;
         self.at_end = read < CHUNK_BYTES;
         Ok(())
     }

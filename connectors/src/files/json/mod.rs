@@ -8,7 +8,7 @@ mod documents;
 mod lines;
 mod reader;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use crate::files::columns::{Columns, declared_in_file, names_of, partitions_of};
 use crate::files::compression::{self, Codec};
 use crate::files::csv::line_ranges;
 use crate::files::listing::{SourceFile, list};
+use crate::files::opened::OpenFile;
 use crate::files::split::{FileSplit, encode_schema};
 use crate::files::stream::{blocking, read_blocking};
 use crate::records::{Json, infer_schema};
@@ -92,7 +93,7 @@ impl JsonFiles {
     }
 
     /// How the records of a file are written; looks at its first bytes where nothing says so.
-    fn layout(&self, path: &std::path::Path, codec: Codec) -> Result<Layout, ConnectorError> {
+    fn layout(&self, file: &OpenFile, codec: Codec) -> Result<Layout, ConnectorError> {
         if let Some(records) = &self.records {
             return Ok(Layout::Document(Arc::clone(records)));
         }
@@ -101,10 +102,10 @@ impl JsonFiles {
             JsonFormat::Array => Ok(Layout::Array),
             JsonFormat::Auto if self.source.records.is_some() => Ok(Layout::Array),
             JsonFormat::Auto => {
-                let mut bytes = compression::open(path, codec, 0)?;
+                let mut bytes = compression::open(file, codec, 0)?;
                 let mut head = Vec::new();
                 compression::fill(&mut bytes, &mut head, 64 * 1024)
-                    .map_err(|error| compression::read_error(path, codec, error))?;
+                    .map_err(|error| compression::read_error(file.path(), codec, error))?;
                 let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
                 let is_array = head.trim_ascii_start().first() == Some(&b'[');
                 Ok(if is_array { Layout::Array } else { Layout::Lines })
@@ -120,11 +121,12 @@ impl JsonFiles {
         let mut bytes = 0;
         for file in files.iter().filter(|file| file.size > 0) {
             let codec = self.codec(&file.name);
+            let opened = OpenFile::open(&file.path)?;
             let mut records = open_records(&JsonRange {
                 name: file.name.clone(),
-                path: file.path.clone(),
                 codec,
-                layout: self.layout(&file.path, codec)?,
+                layout: self.layout(&opened, codec)?,
+                file: opened,
                 start: 0,
                 resumed: false,
                 end: None,
@@ -166,7 +168,7 @@ impl JsonFiles {
             let can_be_cut = codec == Codec::None
                 && file.size >= self.min_split_bytes
                 && wanted > 1
-                && matches!(self.layout(&file.path, codec)?, Layout::Lines);
+                && matches!(self.layout(&OpenFile::open(&file.path)?, codec)?, Layout::Lines);
             let starts =
                 if can_be_cut { line_ranges(&file.path, file.size, wanted)? } else { vec![0] };
             for (index, start) in starts.iter().enumerate() {
@@ -226,8 +228,8 @@ impl Source for JsonFiles {
         let (this, split) = (self.clone(), FileSplit::from_split(split)?);
         let (request, from) = (request.clone(), from.cloned());
         let limit = request.limit;
-        let (range, projection) = blocking(move || {
-            let path = split.verify(&this.context)?;
+        let (range, projection, watch) = blocking(move || {
+            let (file, watch) = split.open(&this.context)?;
             let declared = this.source.columns.as_ref();
             let file_columns = match (split.decode_schema()?, declared) {
                 (Some(schema), _) => schema,
@@ -247,18 +249,18 @@ impl Source for JsonFiles {
             };
             let codec = this.codec(&split.path);
             let range = JsonRange {
-                layout: this.layout(&path, codec)?,
+                layout: this.layout(&file, codec)?,
                 name: split.path,
-                path,
+                file,
                 codec,
                 start,
                 resumed: from.is_some(),
                 end: (codec == Codec::None).then_some(split.end),
             };
-            Ok((range, projection))
+            Ok((range, projection, watch))
         })
         .await?;
-        Ok(read_blocking(limit, move |emitter| read_records(&range, &projection, emitter)))
+        Ok(read_blocking(limit, watch, move |emitter| read_records(&range, &projection, emitter)))
     }
 
     async fn check(&self) -> Result<String, ConnectorError> {

@@ -1,6 +1,5 @@
 //! Records of a JSON file, one by one, and in batches.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json_path::JsonPath;
@@ -10,6 +9,7 @@ use crate::files::compression::Codec;
 use crate::files::json::arrays::ArrayRecords;
 use crate::files::json::documents::DocumentRecords;
 use crate::files::json::lines::LineRecords;
+use crate::files::opened::OpenFile;
 use crate::files::stream::{Emitter, Stop};
 use crate::records::{Json, decode_slice};
 use crate::{ConnectorError, Position, RejectedRow, SourceBatch};
@@ -32,7 +32,7 @@ pub(crate) enum Layout {
 #[derive(Clone, Debug)]
 pub(crate) struct JsonRange {
     pub name: String,
-    pub path: PathBuf,
+    pub file: OpenFile,
     pub codec: Codec,
     pub layout: Layout,
     /// Uncompressed offset; for documents the number of records to skip.

@@ -7,7 +7,7 @@ use super::*;
 use crate::conformance::{RowCounts, check_source, count};
 use crate::{ErrorKind, Redactor, RejectedRow, Secrets, SourceBatch};
 
-fn json_source(path: &str) -> JsonSource {
+pub(crate) fn json_source(path: &str) -> JsonSource {
     JsonSource {
         path: TemplateText::new(path),
         format: JsonFormat::Auto,

@@ -12,6 +12,7 @@ use weir_spec::ParquetSource;
 
 use crate::files::columns::{Columns, names_of};
 use crate::files::listing::{SourceFile, list};
+use crate::files::opened::OpenFile;
 use crate::files::split::{FileSplit, encode_schema};
 use crate::files::stream::{blocking, read_blocking};
 use crate::{
@@ -58,7 +59,7 @@ impl ParquetFiles {
         let mut unified = UnifiedSchema::default();
         let mut listed = Vec::new();
         for file in self.files()? {
-            let footer = load_footer(&file.path, &file.name)?;
+            let footer = load_footer(&OpenFile::open(&file.path)?, &file.name)?;
             unified.add(&file.name, footer.schema())?;
             let groups = footer
                 .metadata()
@@ -111,10 +112,10 @@ impl ParquetFiles {
     fn row_groups(
         &self,
         split: &FileSplit,
+        file: OpenFile,
         request: &ScanRequest,
         from: Option<&Position>,
     ) -> Result<RowGroups, ConnectorError> {
-        let path = split.verify(&self.context)?;
         let file_columns = split
             .decode_schema()?
             .ok_or_else(|| ConnectorError::internal("a split has lost its columns"))?;
@@ -125,7 +126,7 @@ impl ParquetFiles {
         };
         Ok(RowGroups {
             name: split.path.clone(),
-            path,
+            file,
             first,
             skip,
             end: split.end,
@@ -173,15 +174,19 @@ impl Source for ParquetFiles {
         let (this, split) = (self.clone(), FileSplit::from_split(split)?);
         let (request, from) = (request.clone(), from.cloned());
         let limit = request.limit;
-        let groups = blocking(move || this.row_groups(&split, &request, from.as_ref())).await?;
-        Ok(read_blocking(limit, move |emitter| read_row_groups(&groups, emitter)))
+        let (groups, watch) = blocking(move || {
+            let (file, watch) = split.open(&this.context)?;
+            Ok((this.row_groups(&split, file, &request, from.as_ref())?, watch))
+        })
+        .await?;
+        Ok(read_blocking(limit, watch, move |emitter| read_row_groups(&groups, emitter)))
     }
 
     async fn check(&self) -> Result<String, ConnectorError> {
         let this = self.clone();
         blocking(move || {
             let files = this.files()?;
-            load_footer(&files[0].path, &files[0].name)?;
+            load_footer(&OpenFile::open(&files[0].path)?, &files[0].name)?;
             Ok(format!("{} Parquet files, first {}", files.len(), files[0].name))
         })
         .await

@@ -1,7 +1,5 @@
 //! Reads some row groups of a Parquet file.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
@@ -12,6 +10,7 @@ use parquet::arrow::arrow_reader::{
 };
 
 use crate::files::columns::Projection;
+use crate::files::opened::OpenFile;
 use crate::files::stream::{Emitter, Stop};
 use crate::{ConnectorError, ErrorKind, Position, SourceBatch};
 
@@ -21,7 +20,7 @@ const BATCH_ROWS: usize = 8192;
 #[derive(Clone, Debug)]
 pub(crate) struct RowGroups {
     pub name: String,
-    pub path: PathBuf,
+    pub file: OpenFile,
     /// Row groups `first..end`.
     pub first: u64,
     /// Rows of the first row group that are done.
@@ -31,9 +30,11 @@ pub(crate) struct RowGroups {
 }
 
 /// The footer: schema and row groups. Blocking.
-pub(crate) fn load_footer(path: &Path, name: &str) -> Result<ArrowReaderMetadata, ConnectorError> {
-    let file = File::open(path).map_err(|error| ConnectorError::io("open", path, error))?;
-    ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| {
+pub(crate) fn load_footer(
+    file: &OpenFile,
+    name: &str,
+) -> Result<ArrowReaderMetadata, ConnectorError> {
+    ArrowReaderMetadata::load(&file.handle()?, ArrowReaderOptions::new()).map_err(|error| {
         ConnectorError::caused(
             ErrorKind::Data,
             format!(
@@ -58,9 +59,7 @@ pub(crate) fn parse_position(position: &Position) -> Result<(u64, u64), Connecto
 
 /// Reads row group after row group into `emitter`. Blocking.
 pub(crate) fn read_row_groups(groups: &RowGroups, emitter: &mut Emitter) -> Result<(), Stop> {
-    let footer = load_footer(&groups.path, &groups.name)?;
-    let file = File::open(&groups.path)
-        .map_err(|error| ConnectorError::io("open", &groups.path, error))?;
+    let footer = load_footer(&groups.file, &groups.name)?;
     let wanted = footer
         .schema()
         .fields()
@@ -87,8 +86,7 @@ pub(crate) fn read_row_groups(groups: &RowGroups, emitter: &mut Emitter) -> Resu
         if done >= total {
             continue;
         }
-        let handle =
-            file.try_clone().map_err(|error| ConnectorError::io("open", &groups.path, error))?;
+        let handle = groups.file.handle()?;
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, footer.clone())
             .with_row_groups(vec![index])
             .with_projection(mask.clone())
