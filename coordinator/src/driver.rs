@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use weir_connectors::{ConnectorError, Manifest, Recovery};
-use weir_executor::{CommitLog, ExecutorEnv, Task, TaskError, TaskOutcome, run_task};
+use weir_executor::{
+    CommitLog, CommitLogError, ExecutorEnv, Task, TaskError, TaskOutcome, run_task,
+};
 use weir_ledger::{
     Command, CommitDone, CommitLost, FailAttempt, FinishExchange, OpenIntent, RunCommitDone,
     RunCommitIntent, SliceAttempt, StartAttempt,
@@ -28,7 +30,7 @@ use weir_plan::{Stage, StageGraph, StageId};
 use crate::RunEvent;
 use crate::commit_log::LedgerCommitLog;
 use crate::decide::{Job, decide};
-use crate::limits::exceeded_limit;
+use crate::limits::{Moment, exceeded_limit};
 use crate::progress_files::read_manifests;
 use crate::retry::{retrying, task_delay_after};
 use crate::session::{Failure, OpenSink, Session};
@@ -86,8 +88,12 @@ impl<'session> Driver<'session> {
             session,
             stages: graph.stages.iter().cloned().map(Arc::new).collect(),
             sinks,
+            log: Arc::new(LedgerCommitLog::new(
+                Arc::clone(&session.store),
+                &session.frozen.spec,
+                env.folder(),
+            )),
             env,
-            log: Arc::new(LedgerCommitLog { store: Arc::clone(&session.store) }),
             progress,
             stop_tasks: session.stop.child_token(),
             running: JoinSet::new(),
@@ -266,8 +272,8 @@ impl<'session> Driver<'session> {
     ) -> Result<tokio::task::AbortHandle, Failure> {
         let session = self.session;
         let facts = session.facts().await;
-        if let Some(message) = exceeded_limit(&session.frozen.spec, &facts, true) {
-            return Err(Failure::Run(message));
+        if let Some(exceeded) = exceeded_limit(&session.frozen.spec, &facts, Moment::End) {
+            return Err(Failure::Run(exceeded.message));
         }
         let stage_facts = facts.stage(stage).expect("decided from these facts");
         let manifests: Vec<Manifest> =
@@ -334,8 +340,8 @@ impl<'session> Driver<'session> {
             }
         };
         let facts = session.facts().await;
-        if let Some(message) = exceeded_limit(&session.frozen.spec, &facts, false) {
-            return Err(Failure::Run(message));
+        if let Some(exceeded) = exceeded_limit(&session.frozen.spec, &facts, Moment::Between) {
+            return Err(Failure::Run(exceeded.message));
         }
         if let Some(stage_facts) = facts.stage(stage).filter(|stage| stage.are_slices_finished()) {
             tracing::info!(stage = stage_facts.shape.name, "stage finished");
@@ -378,6 +384,9 @@ impl<'session> Driver<'session> {
             }
             // The attempt stays the current one until the next session begins another.
             Ok(TaskOutcome::Stopped) => return Ok(()),
+            Err(TaskError::CommitLog(CommitLogError::Refused(message))) => {
+                return Err(Failure::Run(message));
+            }
             Err(TaskError::CommitLog(error)) => {
                 let message = error.to_string();
                 let path = session.store.path().display().to_string();

@@ -1,8 +1,26 @@
 //! `max_errors`: how many rejected rows a run may have before it fails.
 
 use weir_ledger::RunFacts;
-use weir_plan::NodeCounts;
+use weir_plan::{NodeCounts, RowAccount};
 use weir_spec::{MaxErrors, NodeName, Operator, PipelineSpec};
+
+/// When a run's rejected rows are judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Moment<'account> {
+    /// Before a batch with this account is committed: a number of rows must still hold with it.
+    BeforeCommit(&'account RowAccount),
+    /// Between two jobs.
+    Between,
+    /// All rows are counted: a share can be judged, too.
+    End,
+}
+
+/// A limit that is exceeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExceededLimit {
+    pub(crate) node: NodeName,
+    pub(crate) message: String,
+}
 
 /// Nodes with a limit.
 fn limits(spec: &PipelineSpec) -> impl Iterator<Item = (&NodeName, MaxErrors)> {
@@ -16,17 +34,29 @@ fn limits(spec: &PipelineSpec) -> impl Iterator<Item = (&NodeName, MaxErrors)> {
     sources.chain(transforms)
 }
 
-/// The first node that has rejected more rows than it may, as a message. A share can only be judged
-/// once all rows are counted: `is_final`.
+/// Whether commits must be judged one after the other.
+pub(crate) fn has_row_limit(spec: &PipelineSpec) -> bool {
+    limits(spec).any(|(_, limit)| matches!(limit, MaxErrors::Rows(_)))
+}
+
+/// The first node that has rejected more rows than it may. Batches that are about to be committed
+/// count.
 pub(crate) fn exceeded_limit(
     spec: &PipelineSpec,
     run: &RunFacts,
-    is_final: bool,
-) -> Option<String> {
+    moment: Moment<'_>,
+) -> Option<ExceededLimit> {
     limits(spec).find_map(|(node, limit)| {
+        let counts_in = |account: &RowAccount| account.nodes.get(node).copied().unwrap_or_default();
         let mut counts = NodeCounts::default();
         for slice in run.stages.iter().flat_map(|stage| &stage.slices) {
-            counts += slice.account.nodes.get(node).copied().unwrap_or_default();
+            counts += counts_in(&slice.account);
+            if let Some(intent) = &slice.intent {
+                counts += counts_in(&intent.commit.account);
+            }
+        }
+        if let Moment::BeforeCommit(account) = moment {
+            counts += counts_in(account);
         }
         let rejected = counts.dead_lettered + counts.dropped;
         let (is_exceeded, allowed) = match limit {
@@ -34,15 +64,16 @@ pub(crate) fn exceeded_limit(
             MaxErrors::Percent(percent) => {
                 let share = rejected as f64 * 100.0;
                 let allowed = percent * counts.rows_in as f64;
-                (is_final && share > allowed, format!("{percent}%"))
+                (matches!(moment, Moment::End) && share > allowed, format!("{percent}%"))
             }
         };
-        is_exceeded.then(|| {
-            format!(
+        is_exceeded.then(|| ExceededLimit {
+            node: node.clone(),
+            message: format!(
                 "node `{node}` has rejected {rejected} of {} rows, more than `max_errors: {allowed}` \
                  allows; mend the rows, or raise `max_errors`",
                 counts.rows_in
-            )
+            ),
         })
     })
 }

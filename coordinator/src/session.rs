@@ -18,7 +18,7 @@ use weir_spec::{NodeName, PipelineSpec};
 
 use crate::driver::Driver;
 use crate::frozen::{read_graph, write_graph};
-use crate::limits::exceeded_limit;
+use crate::limits::{Moment, exceeded_limit};
 use crate::render::render_nodes;
 use crate::retry::retrying;
 use crate::shape::stage_shapes;
@@ -136,8 +136,8 @@ impl Session {
             let error = self.redact(&error);
             tracing::warn!(error, "staging of the run is left");
         }
-        match exceeded_limit(&self.frozen.spec, &self.facts().await, true) {
-            Some(message) => Err(Failure::Run(message)),
+        match exceeded_limit(&self.frozen.spec, &self.facts().await, Moment::End) {
+            Some(exceeded) => Err(Failure::Run(exceeded.message)),
             None => Ok(()),
         }
     }

@@ -39,6 +39,9 @@ pub enum CommitLogError {
     /// Another attempt or a newer epoch owns the slice: stop, write nothing.
     #[error("{0}")]
     Fenced(String),
+    /// The batch may not be committed: the run has failed.
+    #[error("{0}")]
+    Refused(String),
     #[error("failed to write the ledger: {0}")]
     Unavailable(String),
 }

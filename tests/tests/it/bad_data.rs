@@ -149,6 +149,40 @@ fn broken_json_files_fail_and_say_where() {
     insta::assert_snapshot!("json_files", messages);
 }
 
+/// The batch that would exceed the limit is not shown, nor any behind it.
+#[test]
+fn no_batch_is_shown_once_max_errors_is_exceeded() {
+    let lines: String = (0..50_000)
+        .map(|id| if id % 1_000 == 999 { "x,a\n".to_owned() } else { format!("{id},a\n") })
+        .collect();
+    let limited = |limit: &str, sink: &str| {
+        let keys = format!("{COLUMNS}, max_errors: {limit}");
+        let case = csv(&keys, format!("id,name\n{lines}").as_bytes());
+        let path = case.folder.path().join("pipeline.yaml");
+        let pipeline = std::fs::read_to_string(&path).expect("it has just been written");
+        std::fs::write(&path, pipeline.replace("path: out", &format!("path: out, {sink}")))
+            .expect("the disk has room");
+        case
+    };
+    let mut messages = Messages::default();
+    for (limit, shown) in [("0", 0..1), ("20", 1..20_001), ("50", 49_950..49_951)] {
+        let case = limited(limit, "batch_rows: 5000");
+        let output = case.run().expect_code(i32::from(limit != "50"));
+        messages.add(limit, &crate::messages::told(case.folder.path(), &output));
+        assert!(shown.contains(&case.rows().len()), "{limit}: {} rows", case.rows().len());
+        assert!(case.reasons().len() <= limit.parse().expect("a number"), "{:?}", case.reasons());
+        // It is read again, and refused again.
+        let rows = case.rows();
+        case.run().expect_code(i32::from(limit != "50"));
+        assert!(limit == "50" || case.rows() == rows, "a resumed run shows no more");
+    }
+    for limit in ["20", "0.05%"] {
+        let case = limited(limit, "batch_rows: 5000, commit: run");
+        messages.add(&format!("{limit}, commit: run"), &case.failure());
+    }
+    insta::assert_snapshot!("max_errors", messages);
+}
+
 /// A Parquet file with one column `id` of the values' type.
 fn parquet_file(ids: arrow::array::ArrayRef) -> Vec<u8> {
     let rows = arrow::array::RecordBatch::try_from_iter([("id", ids)]).expect("one column");
