@@ -224,6 +224,17 @@ fn check_tests(root: &Map, graph: &Graph<'_>, report: &mut Report<'_>) {
                 );
             }
         }
+        if let (Some(expect), Some(node)) =
+            (section("expect"), test.as_map().and_then(|map| map.get("expect")))
+            && expect.is_empty()
+        {
+            report.error_help(
+                "empty-expectation",
+                node.span,
+                "a test that expects nothing of any node cannot fail",
+                "name a node with the rows that it must have: `NODE: []` for none",
+            );
+        }
         for entry in section("expect").into_iter().flatten() {
             let input = input_ref(&entry.key);
             match graph.nodes.get(input.node.as_str()) {
