@@ -602,8 +602,8 @@ async fn the_ledger_decides_when_the_server_crashes_around_a_commit() {
 }
 
 /// Forwards to the server; after a client's `COMMIT` it waits until the server has answered, and
-/// cuts the connection instead of passing the answer on.
-async fn commit_eater(port: u16) -> u16 {
+/// cuts the connection instead of passing the answer on, or gives another answer.
+async fn commit_eater(port: u16, answer: Option<&'static [u8]>) -> u16 {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let own_port = listener.local_addr().expect("bound").port();
@@ -628,8 +628,12 @@ async fn commit_eater(port: u16) -> u16 {
                             }
                             _ => return,
                         },
-                        read = server.read(&mut down) => match read {
-                            Ok(length) if length > 0 && !is_eating => {
+                        read = server.read(&mut down) => match (read, answer) {
+                            (Ok(length), Some(answer)) if length > 0 && is_eating => {
+                                is_eating = false;
+                                if client.write_all(answer).await.is_err() { return; }
+                            }
+                            (Ok(length), _) if length > 0 && !is_eating => {
                                 if client.write_all(&down[..length]).await.is_err() { return; }
                             }
                             _ => return,
@@ -644,20 +648,111 @@ async fn commit_eater(port: u16) -> u16 {
 
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_found_in_the_ledger() {
-    let server = PostgresServer::shared();
-    let url = database("lost_answer", "").await;
-    // The table and the books are made on a straight connection: those commits must not be eaten.
-    let sink = open(&url, WriteMode::Append, CommitMode::Batch);
+    // An ErrorResponse that says statement_completion_unknown, and ReadyForQuery.
+    const UNKNOWN: &[u8] = b"E\0\0\0\x23SERROR\0VERROR\0C40003\0Munknown\0\0Z\0\0\0\x05I";
+    for (name, answer) in [("lost_answer", None), ("unknown_answer", Some(UNKNOWN))] {
+        let server = PostgresServer::shared();
+        let url = database(name, "").await;
+        // The table and the books are made on a straight connection: those commits must not be eaten.
+        let sink = open(&url, WriteMode::Append, CommitMode::Batch);
+        let batch = rows(0..10, "a");
+        let prepared =
+            sink.prepare(&test_identity("r1", 1), &batch.schema()).await.expect("prepared");
+        let port = commit_eater(server.port(), answer).await;
+        let through = url.replace(&format!(":{}/", server.port()), &format!(":{port}/"));
+        let sink = open(&through, WriteMode::Append, CommitMode::Batch);
+        let mut writer = sink.writer(task(&prepared, 0, &batch)).await.expect("prepared");
+        writer.write(batch).await.expect("writable");
+        let manifest = writer.stage(0, 10, 7).await.expect("writable");
+        writer.publish(&manifest).await.expect("the ledger knows that it has landed");
+        assert_eq!(texts(&url, "SELECT count(*)::text FROM target").await, ["10"], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn who_goes_on_with_a_run_raises_the_fence() {
+    let fence = "SELECT epoch::text FROM _weir_fence";
+    let url = database("sink_fence", "").await;
+    let sink = open(&url, WriteMode::Append, CommitMode::Run);
     let batch = rows(0..10, "a");
-    let prepared = sink.prepare(&test_identity("r1", 1), &batch.schema()).await.expect("prepared");
-    let port = commit_eater(server.port()).await;
-    let through = url.replace(&format!(":{}/", server.port()), &format!(":{port}/"));
-    let sink = open(&through, WriteMode::Append, CommitMode::Batch);
-    let mut writer = sink.writer(task(&prepared, 0, &batch)).await.expect("prepared");
-    writer.write(batch).await.expect("writable");
-    let manifest = writer.stage(0, 10, 7).await.expect("writable");
-    writer.publish(&manifest).await.expect("the ledger knows that it has landed");
+    let (prepared, mut writer, manifest) = stage(&*sink, "r1", &batch).await.expect("writable");
+    writer.publish(&manifest).await.expect("publishable");
+    drop(writer);
+    let manifests = [manifest];
+    // The next process opens a writer, and prepares nothing.
+    let resumed = SinkTask { epoch: 4, ..task(&prepared, 1, &batch) };
+    drop(sink.writer(resumed).await.expect("a newer epoch takes over"));
+    assert_eq!(texts(&url, fence).await, ["4"]);
+    let late = sink.writer(task(&prepared, 1, &batch)).await.err().expect("epoch 1 is over");
+    assert_eq!(late.kind, ErrorKind::Fenced, "{late}");
+    let late = sink.commit_run(&prepared, &manifests, 3).await.expect_err("epoch 3 is over");
+    assert_eq!(late.kind, ErrorKind::Fenced, "{late}");
+    assert_eq!(texts(&url, "SELECT count(*)::text FROM target").await, ["0"]);
+
+    sink.commit_run(&prepared, &manifests, 5).await.expect("a newer epoch takes over");
+    assert_eq!(texts(&url, fence).await, ["5"]);
+    // The one that was paused wakes up.
+    let late = sink.commit_run(&prepared, &manifests, 4).await.expect_err("epoch 4 is over");
+    assert_eq!(late.kind, ErrorKind::Fenced, "{late}");
+    sink.commit_run(&prepared, &manifests, 6).await.expect("it has been done");
+    assert_eq!(texts(&url, fence).await, ["6"]);
+    let late = sink.recover(&prepared, &manifests[0], 5).await.expect_err("epoch 5 is over");
+    assert_eq!(late.kind, ErrorKind::Fenced, "{late}");
     assert_eq!(texts(&url, "SELECT count(*)::text FROM target").await, ["10"]);
+}
+
+#[tokio::test]
+async fn what_was_made_on_a_table_during_a_run_outlives_its_replacing() {
+    for (name, statement, check, expected) in [
+        (
+            "nothing_late",
+            "CREATE TABLE before AS SELECT 'target'::regclass::oid AS id",
+            "SELECT (id <> 'target'::regclass::oid)::text FROM before",
+            "true",
+        ),
+        (
+            "late_view",
+            "CREATE VIEW seen AS SELECT count(*) AS n FROM target",
+            "SELECT n::text FROM seen",
+            "10",
+        ),
+        (
+            "late_key",
+            "CREATE TABLE other (id int8 REFERENCES target (id))",
+            "SELECT confrelid::regclass::text FROM pg_constraint WHERE contype = 'f'",
+            "target",
+        ),
+        (
+            "late_index",
+            "CREATE INDEX made_late ON target (label)",
+            "SELECT indrelid::regclass::text FROM pg_index WHERE indexrelid = 'made_late'::regclass",
+            "target",
+        ),
+        (
+            "late_column",
+            "ALTER TABLE target ADD COLUMN more int DEFAULT 7",
+            "SELECT sum(more)::text FROM target",
+            "70",
+        ),
+    ] {
+        let url = database(name, "CREATE TABLE target (id int8 PRIMARY KEY, label text)").await;
+        let sink = open(&url, WriteMode::Replace, CommitMode::Run);
+        let (prepared, mut writer, manifest) =
+            stage(&*sink, "r1", &rows(0..10, "new")).await.expect("writable");
+        writer.publish(&manifest).await.expect("publishable");
+        drop(writer);
+        execute(
+            &mut connect(&url).await,
+            &format!("INSERT INTO target VALUES (99, 'old'); {statement}"),
+        )
+        .await;
+        sink.commit_run(&prepared, &[manifest], 1)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(texts(&url, check).await, [expected], "{name}");
+        assert_eq!(texts(&url, "SELECT DISTINCT label FROM target").await, ["new"], "{name}");
+        sink.clean_up(&prepared).await.expect("staging can be dropped");
+    }
 }
 
 #[tokio::test]

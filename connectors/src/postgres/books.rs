@@ -148,23 +148,7 @@ impl Books {
         epoch: u64,
     ) -> Result<(), ConnectorError> {
         let failed = |cause| classify(format!("raise the fence of {self} at {server}"), cause);
-        let ended = sqlx::query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
-             AND application_name LIKE $1 AND datname = current_database() \
-             AND split_part(application_name, ' ', 3) ~ '^[0-9]+$' \
-             AND split_part(application_name, ' ', 3)::numeric < $2::int8",
-        )
-        .bind(format!("weir {} %", self.sink_hash()))
-        .bind(epoch.cast_signed())
-        .persistent(false)
-        .execute(&mut *connection)
-        .await;
-        match ended {
-            Ok(_) => {}
-            // Sessions of another role: the lock below still waits for them.
-            Err(cause) if sql_state(&cause) == Some("42501") => {}
-            Err(cause) => return Err(failed(cause)),
-        }
+        self.end_older_sessions(connection, server, epoch).await?;
         run(connection, &format!("SET lock_timeout = '{TAKE_OVER_SECONDS}s'"))
             .await
             .map_err(failed)?;
@@ -189,16 +173,56 @@ impl Books {
         Ok(())
     }
 
-    /// Holds the fence row until the end of the transaction; `Fenced` if a newer epoch has taken
-    /// over.
-    pub(super) async fn check_fence(
+    /// Ends the sessions of older epochs; their locks go with them.
+    async fn end_older_sessions(
         &self,
         connection: &mut PgConnection,
         server: &Server,
         epoch: u64,
     ) -> Result<(), ConnectorError> {
+        let ended = sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+             AND application_name LIKE $1 AND datname = current_database() \
+             AND split_part(application_name, ' ', 3) ~ '^[0-9]+$' \
+             AND split_part(application_name, ' ', 3)::numeric < $2::int8",
+        )
+        .bind(format!("weir {} %", self.sink_hash()))
+        .bind(epoch.cast_signed())
+        .persistent(false)
+        .execute(&mut *connection)
+        .await;
+        match ended {
+            Ok(_) => Ok(()),
+            // Sessions of another role, which can only be waited for. Asked outside of a transaction
+            // the refusal does no harm.
+            Err(cause) if sql_state(&cause) == Some("42501") => Ok(()),
+            Err(cause) => Err(classify(format!("raise the fence of {self} at {server}"), cause)),
+        }
+    }
+
+    /// Raises the fence where it stands below `epoch`: a session that goes on with a run prepares
+    /// nothing. `Fenced` if it stands above. A fence that is missing stays missing.
+    pub(super) async fn take_over(
+        &self,
+        connection: &mut PgConnection,
+        server: &Server,
+        epoch: u64,
+    ) -> Result<(), ConnectorError> {
+        match self.epoch(connection, server, "").await? {
+            Some(current) if current < epoch => self.raise_fence(connection, server, epoch).await,
+            Some(current) if current > epoch => Err(self.fenced(epoch, current)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn epoch(
+        &self,
+        connection: &mut PgConnection,
+        server: &Server,
+        lock: &str,
+    ) -> Result<Option<u64>, ConnectorError> {
         let current: Option<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-            "SELECT epoch FROM {} WHERE ledger_id = $1 AND pipeline = $2 AND sink = $3 FOR SHARE",
+            "SELECT epoch FROM {} WHERE ledger_id = $1 AND pipeline = $2 AND sink = $3{lock}",
             self.fence()
         )))
         .bind(&self.identity.ledger_id)
@@ -208,7 +232,51 @@ impl Books {
         .fetch_optional(&mut *connection)
         .await
         .map_err(|cause| classify(format!("check the fence of {self} at {server}"), cause))?;
-        match current.map(i64::cast_unsigned) {
+        Ok(current.map(i64::cast_unsigned))
+    }
+
+    /// As [`Self::check_fence`], and raises the fence to `epoch` in the same transaction.
+    pub(super) async fn raise_with_commit(
+        &self,
+        connection: &mut PgConnection,
+        server: &Server,
+        epoch: u64,
+    ) -> Result<(), ConnectorError> {
+        self.allow(self.epoch(connection, server, " FOR UPDATE").await?, server, epoch)?;
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE {} SET epoch = $4 WHERE ledger_id = $1 AND pipeline = $2 AND sink = $3 AND epoch < \
+             $4",
+            self.fence()
+        )))
+        .bind(&self.identity.ledger_id)
+        .bind(&self.identity.pipeline)
+        .bind(&self.identity.sink)
+        .bind(epoch.cast_signed())
+        .persistent(false)
+        .execute(connection)
+        .await
+        .map_err(|cause| classify(format!("raise the fence of {self} at {server}"), cause))?;
+        Ok(())
+    }
+
+    /// Holds the fence row until the end of the transaction; `Fenced` if a newer epoch has taken
+    /// over.
+    pub(super) async fn check_fence(
+        &self,
+        connection: &mut PgConnection,
+        server: &Server,
+        epoch: u64,
+    ) -> Result<(), ConnectorError> {
+        self.allow(self.epoch(connection, server, " FOR SHARE").await?, server, epoch)
+    }
+
+    fn allow(
+        &self,
+        current: Option<u64>,
+        server: &Server,
+        epoch: u64,
+    ) -> Result<(), ConnectorError> {
+        match current {
             Some(current) if current <= epoch => Ok(()),
             Some(current) => Err(self.fenced(epoch, current)),
             None => Err(ConnectorError::new(

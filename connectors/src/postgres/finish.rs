@@ -29,6 +29,8 @@ pub(super) async fn commit_run(
     let named = server.with_application_name(&books.session_name(epoch));
     let mut connection = named.connect().await?;
     let entry = Entry::whole_run(manifests, epoch);
+    // Ends what a predecessor has left open; the transaction below then raises the fence for good.
+    books.take_over(&mut connection, server, epoch).await?;
     run(&mut connection, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
         .await
         .map_err(failed)?;
@@ -36,18 +38,20 @@ pub(super) async fn commit_run(
         .await
         .map_err(failed)?;
     run(&mut connection, &books.lock_statement()).await.map_err(failed)?;
+    books.raise_with_commit(&mut connection, server, epoch).await?;
     if books.is_booked(&mut connection, server, entry).await? {
+        // The fence stays raised.
+        run(&mut connection, "COMMIT").await.map_err(failed)?;
         return Ok(());
     }
-    books.check_fence(&mut connection, server, epoch).await?;
     let staging = plan.staging_name().ok_or_else(|| {
         ConnectorError::internal(format!("{books} has no staging table to commit from"))
     })?;
     check_staging(&mut connection, server, books, &staging, manifests, entry).await?;
-    if plan.route == Route::Swap {
-        swap(&mut connection, &table, &staging).await.map_err(failed)?;
-    } else {
-        if plan.route == Route::Refill {
+    let is_swapped = plan.route == Route::Swap
+        && swap(&mut connection, &table, &staging).await.map_err(failed)?;
+    if !is_swapped {
+        if matches!(plan.route, Route::Swap | Route::Refill) {
             let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.quoted());
             run(&mut connection, &lock).await.map_err(failed)?;
             run(&mut connection, &format!("DELETE FROM {}", table.quoted()))
@@ -101,13 +105,25 @@ async fn check_staging(
 }
 
 /// Gives the staging table the name, owner, rights and index names of the table, and drops that.
+/// Does nothing and returns false if something depends on the table that did not when the run began,
+/// or if it has been altered: that would be lost, so its rows are to be replaced instead.
 async fn swap(
     connection: &mut PgConnection,
     table: &TableName,
     staging: &TableName,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     run(connection, &format!("ANALYZE {}", staging.quoted())).await?;
     run(connection, &format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table.quoted())).await?;
+    let oid: i64 = sqlx::query_scalar("SELECT $1::regclass::oid::int8")
+        .bind(table.quoted())
+        .persistent(false)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !can_swap(connection, oid).await?
+        || shape(connection, table).await? != shape(connection, staging).await?
+    {
+        return Ok(false);
+    }
     let mut statements = rights(connection, table, staging).await?;
     let old = indexes(connection, table).await?;
     let new = indexes(connection, staging).await?;
@@ -134,7 +150,31 @@ async fn swap(
     for statement in statements {
         run(connection, &statement).await?;
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Columns, constraints and indexes, without names that a copy of a table has of its own.
+async fn shape(
+    connection: &mut PgConnection,
+    table: &TableName,
+) -> Result<Vec<String>, sqlx::Error> {
+    let mut shape: Vec<String> = sqlx::query_scalar(
+        "SELECT concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, \
+           a.attgenerated, a.attidentity, a.attcollation, a.attstorage, \
+           pg_get_expr(d.adbin, d.adrelid)) \
+         FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+         WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped \
+         UNION ALL \
+         SELECT contype::text || ' ' || pg_get_constraintdef(oid) FROM pg_constraint \
+         WHERE conrelid = to_regclass($1) AND contype IN ('c', 'p', 'u', 'x')",
+    )
+    .bind(table.quoted())
+    .persistent(false)
+    .fetch_all(&mut *connection)
+    .await?;
+    shape.extend(indexes(connection, table).await?.into_iter().map(|(_, definition)| definition));
+    shape.sort();
+    Ok(shape)
 }
 
 /// Statements that give `staging` the owner, grants and comment of `table`.

@@ -76,6 +76,7 @@ impl PostgresWriter {
         let named = server.with_application_name(&books.session_name(task.epoch));
         let mut connection = named.connect().await?;
         let failed = |cause| classify(format!("open {books} at {server}"), cause);
+        books.take_over(&mut connection, server, task.epoch).await?;
         let order = match plan.has_order() {
             true => {
                 let rows =
@@ -354,8 +355,7 @@ impl Lost<'_> {
         books: &Books,
         attempt: &str,
     ) -> Result<(), ConnectorError> {
-        // The server says itself that it has rolled back: a deferred constraint, a deadlock.
-        if sql_state(&self.cause).is_some_and(|code| matches!(&code[..2], "22" | "23" | "40")) {
+        if sql_state(&self.cause).is_some_and(says_rolled_back) {
             return Err(classify(attempt, self.cause));
         }
         let lost = classify(attempt, self.cause);
@@ -369,6 +369,12 @@ impl Lost<'_> {
             )),
         }
     }
+}
+
+/// Whether the server itself says that it has rolled back: a deferred constraint, a deadlock. Of
+/// `statement_completion_unknown` it does not know.
+fn says_rolled_back(code: &str) -> bool {
+    code != "40003" && matches!(code.get(..2), Some("22" | "23" | "40"))
 }
 
 /// Waits until the server process of a lost transaction is gone, then asks whether its entry is
@@ -434,5 +440,20 @@ impl Plan {
                 self.staged_columns()
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::says_rolled_back;
+
+    #[test]
+    fn only_a_server_that_knows_decides_without_the_ledger() {
+        for code in ["23503", "40001", "40P01", "22003"] {
+            assert!(says_rolled_back(code), "{code}");
+        }
+        for code in ["40003", "08006", "08007", "57P01", "57P02", "58030", "XX000"] {
+            assert!(!says_rolled_back(code), "{code}");
+        }
     }
 }
