@@ -1,7 +1,6 @@
 //! The embedded engine: takes the pipeline's lock, finds out which run is meant, and works on it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::Utc;
 use indexmap::IndexMap;
@@ -20,7 +19,7 @@ use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
 use crate::abandon::{ask_targets, finish_run_commits, open_intents, open_run_commits};
 use crate::choose::{Choice, Wanted, choose};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
-use crate::lock::{Holder, PipelineLock, interrupt};
+use crate::lock::{BETWEEN_ASKING, Holder, PipelineLock, interrupt};
 use crate::params::complete_params;
 use crate::session::{Failure, Session, ledger_error, plan_run, remove_staging};
 use crate::sources::open_given;
@@ -28,9 +27,6 @@ use crate::state_dir::{PipelineDir, StateDir};
 use crate::store::{LedgerStore, StoreError};
 use crate::summary::summarize;
 use crate::{EngineError, EngineOptions, Frozen, RunEvent, RunRequest, RunStatus, RunSummary};
-
-/// How often a waiting run asks whether it is its turn.
-const BETWEEN_ASKING: Duration = Duration::from_millis(200);
 
 /// Runs pipelines in this process.
 #[derive(Debug)]
@@ -213,6 +209,7 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<Turn, EngineError> {
         let mut told: Option<Holder> = None;
+        let mut is_asked = false;
         loop {
             let holder = match PipelineLock::try_acquire(dir)? {
                 Ok(lock) => return Ok(Turn::Ours(lock)),
@@ -223,12 +220,16 @@ impl Engine {
                 return Ok(Turn::Skipped);
             }
             if told.as_ref() != Some(&holder) {
-                if spec.concurrency.on_overlap == OnOverlap::CancelRunning {
-                    tracing::info!(%holder, "stopping the run that is going on");
-                    interrupt(&holder);
-                }
+                is_asked = false;
                 let _ = events.send(RunEvent::Waiting { holder: holder.to_string() });
                 told = Some(holder.clone());
+            }
+            if spec.concurrency.on_overlap == OnOverlap::CancelRunning && !is_asked {
+                // Who has just got the lock has not written its number yet: asked again.
+                is_asked = interrupt(dir, &holder);
+                if is_asked {
+                    tracing::info!(%holder, "stopping the run that is going on");
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(BETWEEN_ASKING) => {}

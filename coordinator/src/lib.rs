@@ -40,3 +40,4 @@ mod validated;
 
 pub use api::*;
 pub use engine::Engine;
+pub use lock::exclusively;

@@ -162,6 +162,11 @@ impl Running {
         status.code().map(|_| self.output(status))
     }
 
+    /// What it has printed so far.
+    pub fn printed(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log.path()).unwrap_or_default()).into_owned()
+    }
+
     pub fn wait(mut self) -> Output {
         let status = self.child.wait().expect("the child can be waited for");
         self.output(status)

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use indexmap::IndexMap;
 use weir_connectors::Redactor;
-use weir_coordinator::{DeadLetter, RunRequest, history};
-use weir_spec::NodeName;
+use weir_coordinator::{DeadLetter, RunRequest, exclusively, history};
+use weir_spec::{NodeName, PipelineName};
 
 use crate::args::{DeadLettersCommand, Global, Output};
 use crate::failure::Failure;
@@ -91,27 +91,11 @@ async fn replay(
         None => (frozen.spec, frozen.spec_text, frozen.base_dir),
     };
     let node = node.map(NodeName::new);
-    let letters = history::dead_letters(&state_dir, &frozen.run, node.as_ref()).await?;
-    // A folder of its own: an interrupted replay needs its rows until it is finished.
-    let folder_of_replay = state_dir.join(&frozen.pipeline).join("replay").join(format!(
-        "{}-{}",
-        frozen.run,
-        chrono::Utc::now().format("%Y%m%d-%H%M%S%3f")
-    ));
-    let folder_of_replay = std::path::absolute(&folder_of_replay).unwrap_or(folder_of_replay);
-    let given = match (rows, node) {
-        (Some(rows), Some(node)) => {
-            if !rows.is_file() {
-                return Err(Failure::Usage(format!("{} is not a file", rows.display())));
-            }
-            IndexMap::from([(node.clone(), copy_rows(&folder_of_replay, &node, rows)?)])
-        }
-        _ => {
-            let folder = folder_of_replay;
-            check_replayable(&letters)?;
-            write_rows(&folder, &letters)?
-        }
-    };
+    // While the run is going on it rejects more rows; and only one process writes.
+    let pipeline = PipelineName(frozen.pipeline.clone());
+    let waiting = |holder| eprintln!("waiting for {holder}, which runs the pipeline");
+    let writing = given_rows(&state_dir, &frozen.pipeline, &frozen.run, node, rows);
+    let given = exclusively(&state_dir, &pipeline, waiting, writing).await??;
     if given.is_empty() {
         output::line("nothing to replay: the run has no dead letters")?;
         return Ok(ExitCode::SUCCESS);
@@ -138,6 +122,29 @@ fn check_replayable(letters: &[DeadLetter]) -> Result<(), Failure> {
             node = letter.node
         ))),
     }
+}
+
+/// The rows to replay, written as files.
+async fn given_rows(
+    state_dir: &Path,
+    pipeline: &str,
+    run: &str,
+    node: Option<NodeName>,
+    rows: Option<&Path>,
+) -> Result<IndexMap<NodeName, PathBuf>, Failure> {
+    // A folder of its own: an interrupted replay needs its rows until it is finished.
+    let now = chrono::Utc::now().format("%Y%m%d-%H%M%S%3f");
+    let folder = state_dir.join(pipeline).join("replay").join(format!("{run}-{now}"));
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
+    if let (Some(rows), Some(node)) = (rows, &node) {
+        if !rows.is_file() {
+            return Err(Failure::Usage(format!("{} is not a file", rows.display())));
+        }
+        return Ok(IndexMap::from([(node.clone(), copy_rows(&folder, node, rows)?)]));
+    }
+    let letters = history::dead_letters(state_dir, run, node.as_ref()).await?;
+    check_replayable(&letters)?;
+    write_rows(&folder, &letters)
 }
 
 /// The rows as they are now, whatever becomes of the file.

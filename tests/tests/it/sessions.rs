@@ -414,3 +414,67 @@ fn rows_that_come_while_a_run_is_interrupted_are_left_to_the_next() {
     let expected: Vec<i64> = (1..ROWS).chain(ROWS + 1..=ROWS + 100).chain([1_000_000]).collect();
     assert!(ids == expected, "{} rows instead of {}", ids.len(), expected.len());
 }
+
+/// A pipeline whose one row is rejected, run once.
+fn rejecting(folder: &Path) -> Weir {
+    write(&folder.join("in.jsonl"), "{\"id\": 2, \"n\": -5}\n");
+    write(
+        &folder.join("pipeline.yaml"),
+        "pipeline: letters\n\
+         sources:\n  input: { type: json, path: in.jsonl, columns: { id: int64, n: int64 } }\n\
+         transforms:\n  valid: { input: input, validate: [{ column: n, between: [0, 10] }] }\n\
+         sinks:\n  output: { input: valid, type: json, path: out }\n",
+    );
+    let weir = Weir::new(folder);
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    weir
+}
+
+#[test]
+fn replay_touches_nothing_while_another_process_has_the_pipeline() {
+    let folder = folder();
+    let weir = rejecting(folder.path());
+    let run = weir.latest_run();
+    let lock = std::fs::File::open(folder.path().join(".weir/letters/lock")).expect("it is there");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("nobody has it");
+    let replay = weir.start(&["dead-letters", "replay", &run]);
+    let end = Instant::now() + Duration::from_secs(60);
+    while !replay.printed().contains("waiting for") && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let rows = folder.path().join(".weir/letters/replay");
+    assert!(replay.printed().contains("waiting for") && !rows.exists(), "it does not wait");
+    drop(lock);
+    replay.wait().expect_code(0);
+    assert!(rows.exists());
+}
+
+#[test]
+fn old_run_is_not_retried_after_a_later_one_has_loaded() {
+    let folder = folder();
+    let url = targets::database("old_retry");
+    targets::execute(
+        &url,
+        "CREATE TABLE input (id bigint PRIMARY KEY);
+         INSERT INTO input SELECT generate_series(1, 100);
+         CREATE TABLE output (id bigint CONSTRAINT none CHECK (id < 0))",
+    );
+    write(
+        &folder.path().join("pipeline.yaml"),
+        &format!(
+            "pipeline: old\nconnections:\n  db: {{ type: postgres, url: \"{url}\" }}\n\
+             sources:\n  input: {{ connection: db, table: input, incremental: {{ cursor: id }} }}\n\
+             sinks:\n  output: {{ input: input, connection: db, table: output }}\n"
+        ),
+    );
+    let weir = Weir::new(folder.path());
+    weir.run(&["run", "pipeline.yaml"]).expect_code(1);
+    let old = weir.latest_run();
+    targets::execute(&url, "ALTER TABLE output DROP CONSTRAINT none");
+    // Ids of one second are not ordered by time.
+    std::thread::sleep(Duration::from_millis(1100));
+    weir.run(&["run", "pipeline.yaml"]).expect_code(0);
+    let refused = weir.run(&["retry", &old]).expect_code(2);
+    assert!(refused.stderr.contains("would load a second time"), "{}", refused.stderr);
+    assert_eq!(targets::rows(&url, "SELECT count(*)::text FROM output"), ["100"]);
+}
