@@ -1,7 +1,7 @@
 //! Which run a request means: a new one, or one that is not finished.
 
-use weir_ledger::{Ledger, RunFacts, RunId, RunState};
-use weir_spec::PipelineName;
+use weir_ledger::{Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState};
+use weir_spec::{CommitMode, PipelineName};
 
 use crate::EngineError;
 
@@ -66,7 +66,8 @@ pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, Eng
     )))
 }
 
-/// The run that is going on or was interrupted; else the last one, if it has failed half-way.
+/// The run that is going on or was interrupted; else one that has failed half-way. By its state and not
+/// by its age: the clock may have been set back, and an old run may have been taken up last.
 pub(crate) fn unfinished_run<'ledger>(
     ledger: &'ledger Ledger,
     pipeline: &PipelineName,
@@ -76,17 +77,59 @@ pub(crate) fn unfinished_run<'ledger>(
         return ledger.runs.get_key_value(active);
     }
     // A run that failed with everything committed (too many rejected rows) has nothing to go on with.
-    let (id, run) = (ledger.runs.iter())
+    (ledger.runs.iter())
         .filter(|(_, run)| run.pipeline == *pipeline)
-        .max_by_key(|(_, run)| run.started_at)?;
-    let has_failed = matches!(run.state, RunState::Failed { .. });
-    (has_failed && run.may_have_committed() && !run.is_complete()).then_some((id, run))
+        .filter(|(_, run)| matches!(run.state, RunState::Failed { .. }))
+        .filter(|(_, run)| run.may_have_committed() && !run.is_complete())
+        .max_by_key(|(_, run)| run.started_at)
+}
+
+/// A later run whose rows a run would load again. The plan of a run is frozen, and with it where its
+/// incremental sources begin: what a later run has loaded from them lies behind that, whatever its
+/// parameters. A run without incremental sources reads what another one with the same parameters and
+/// window has read. (Whatever was to be loaded, a new run loads it.)
+fn loaded_since<'ledger>(
+    ledger: &'ledger Ledger,
+    id: &RunId,
+    run: &RunFacts,
+) -> Option<&'ledger RunId> {
+    let is_incremental = reads_incrementally(run);
+    (ledger.runs.iter())
+        .filter(|(other, facts)| *other != id && facts.pipeline == run.pipeline)
+        .filter(|(_, facts)| facts.started_at >= run.started_at && may_show_rows(facts))
+        .filter(|(_, facts)| {
+            let reads_the_same = facts.params == run.params && facts.window == run.window;
+            (is_incremental && reads_incrementally(facts)) || reads_the_same
+        })
+        .max_by_key(|(_, facts)| facts.started_at)
+        .map(|(other, _)| other)
+}
+
+fn reads_incrementally(run: &RunFacts) -> bool {
+    (run.stages.iter().flat_map(|stage| &stage.shape.nodes))
+        .any(|node| node.role == NodeRole::Source { incremental: true })
+}
+
+/// Whether readers of some target may see rows of the run.
+fn may_show_rows(run: &RunFacts) -> bool {
+    run.sink_stages().any(|stage| match stage.sink() {
+        Some((_, CommitMode::Run)) => stage.run_commit != RunCommit::Open,
+        _ => stage.slices.iter().any(|slice| slice.next_sequence > 0 || slice.intent.is_some()),
+    })
 }
 
 fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {
     let (id, run) = find_run(ledger, id)?;
     match &run.state {
-        RunState::Running | RunState::Failed { .. } => Ok(Choice::Resume(id.clone())),
+        RunState::Running => Ok(Choice::Resume(id.clone())),
+        RunState::Failed { .. } => match loaded_since(ledger, id, run) {
+            None => Ok(Choice::Resume(id.clone())),
+            Some(later) => Err(EngineError::Invalid(format!(
+                "run {id} cannot be taken up again: run {later}, which started later, has loaded rows \
+                 that it would load a second time. What is still missing is loaded by a new run: `weir \
+                 run`"
+            ))),
+        },
         RunState::Succeeded { .. } => {
             Err(EngineError::Invalid(format!("run {id} has succeeded: nothing is left to be done")))
         }
@@ -237,5 +280,61 @@ mod tests {
         assert!(matches!(find_run(&ledger, "2026"), Err(EngineError::Invalid(_))));
         assert!(find_run(&ledger, "20260102").is_ok());
         assert!(matches!(find_run(&ledger, "x"), Err(EngineError::NotFound(_))));
+    }
+
+    /// A run that feeds a sink, and may read incrementally.
+    fn feeding(state: RunState, committed: bool, incremental: bool, second: i64) -> RunFacts {
+        let mut facts = facts(state, committed);
+        facts.started_at = DateTime::from_timestamp(second, 0).expect("a time");
+        let shape = &mut facts.stages[0].shape;
+        shape.output = weir_ledger::StageOutputShape::Sink {
+            node: weir_spec::NodeName::new("out"),
+            commit: CommitMode::Batch,
+        };
+        shape.nodes = vec![weir_ledger::NodeShape {
+            name: weir_spec::NodeName::new("in"),
+            role: NodeRole::Source { incremental },
+        }];
+        facts
+    }
+
+    #[test]
+    fn an_old_run_is_not_taken_up_once_a_later_one_has_loaded_its_rows() {
+        let succeeded = || RunState::Succeeded { at: DateTime::UNIX_EPOCH };
+        let other = BTreeMap::from([("country".to_owned(), serde_json::json!("FR"))]);
+        for (incremental, later_committed, params, is_refused) in [
+            (true, true, BTreeMap::new(), true),
+            (true, true, other.clone(), true),
+            (true, false, BTreeMap::new(), false),
+            (false, true, BTreeMap::new(), true),
+            (false, true, other, false),
+            (false, false, BTreeMap::new(), false),
+        ] {
+            let mut ledger = Ledger::default();
+            let old = feeding(failed(), false, incremental, 1);
+            let later = feeding(succeeded(), later_committed, incremental, 2);
+            ledger.runs.insert(RunId("a".into()), old);
+            ledger.runs.insert(RunId("b".into()), RunFacts { params, ..later });
+            let choice = resume_this(&ledger, "a");
+            assert_eq!(choice.is_err(), is_refused, "{incremental} {later_committed}: {choice:?}");
+            if let Err(error) = choice {
+                assert!(matches!(error, EngineError::Invalid(_)), "{error}");
+                assert!(error.to_string().contains("run b"), "{error}");
+            }
+        }
+        // An earlier run does no harm.
+        let mut ledger = Ledger::default();
+        ledger.runs.insert(RunId("a".into()), feeding(failed(), true, true, 2));
+        ledger.runs.insert(RunId("b".into()), feeding(succeeded(), true, true, 1));
+        assert!(resume_this(&ledger, "a").is_ok());
+    }
+
+    #[test]
+    fn a_run_that_failed_half_way_goes_on_whatever_the_clock_says() {
+        let mut ledger = ledger(failed(), true);
+        let succeeded = RunState::Succeeded { at: DateTime::UNIX_EPOCH };
+        ledger.runs.insert(RunId("20260101-z".into()), feeding(succeeded, true, false, 100));
+        let resumed = Choice::Resume(RunId("20260101-a".into()));
+        assert_eq!(choose_with(&ledger, "spec", false), Ok(resumed));
     }
 }
