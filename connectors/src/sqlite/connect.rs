@@ -1,6 +1,7 @@
 //! Opening a database, its one writer, and what its errors mean.
 
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -55,7 +56,30 @@ impl Database {
                 ),
             ));
         }
+        self.check_size()?;
         self.connect(SqliteConnectOptions::new().read_only(true)).await
+    }
+
+    /// Refuses a file that was cut off: SQLite notices it only where it happens to miss a page. Looking
+    /// at every page (`PRAGMA quick_check`) would take as long as reading the database.
+    fn check_size(&self) -> Result<(), ConnectorError> {
+        let failed = |error| ConnectorError::io("read the header of", &self.path, error);
+        let Some(first) = missing(&self.path).map_err(failed)? else { return Ok(()) };
+        // Pages may still be in a journal. One that was there a moment ago has made the file whole.
+        let has_journal = ["-wal", "-journal"].iter().any(|suffix| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(suffix);
+            std::fs::metadata(name).is_ok_and(|file| file.len() > 0)
+        });
+        if has_journal || missing(&self.path).map_err(failed)? != Some(first) {
+            return Ok(());
+        }
+        let (expected, found) = first;
+        Err(ConnectorError::data(format!(
+            "the SQLite database {} was cut off: it has {found} of the {expected} bytes that its header \
+             names; restore it from a backup",
+            self.path.display()
+        )))
     }
 
     /// Waits for this process's turn, opens for writing (creating the file) and begins a
@@ -133,6 +157,28 @@ impl Database {
         };
         ConnectorError::caused(kind, format!("failed to {attempt} {path}{remedy}"), error)
     }
+}
+
+/// The size that a database's header names and the size of the file, if that is less. `None` too where
+/// the header does not know: a program before SQLite 3.7 has written last.
+fn missing(path: &Path) -> std::io::Result<Option<(u64, u64)>> {
+    let mut header = [0; 100];
+    let mut file = std::fs::File::open(path)?;
+    if file.read_exact(&mut header).is_err() || !header.starts_with(b"SQLite format 3\0") {
+        // Empty, or no database: SQLite says so.
+        return Ok(None);
+    }
+    let number = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let page = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    let (change_counter, pages, version_valid_for) = (number(24), number(28), number(92));
+    let expected = page * u64::from(pages);
+    let found = file.metadata()?.len();
+    Ok((change_counter == version_valid_for && found < expected).then_some((expected, found)))
 }
 
 fn is_nearly_full(path: &Path) -> bool {

@@ -378,3 +378,40 @@ async fn what_cannot_be_read_is_named() {
     let error = source.describe().await.expect_err("is missing");
     assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
 }
+
+#[tokio::test]
+async fn a_file_that_was_cut_off_is_refused() {
+    let database = big().await;
+    let path = database.folder.path().join("in.db");
+    let whole = std::fs::metadata(&path).expect("it is there").len();
+    let source = database.table("big");
+    source.describe().await.expect("the file is whole");
+    let file = std::fs::File::options().write(true).open(&path).expect("it can be written");
+    for length in [whole - 1, whole - 5000, 4096] {
+        file.set_len(length).expect("it can be cut");
+        let error = source.describe().await.expect_err("it is cut off");
+        assert_eq!(error.kind, ErrorKind::Data, "{error}");
+        assert!(error.message.contains(&format!("{length} of the {whole} bytes")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn pages_that_are_still_in_the_log_are_not_missed() {
+    let database = TestDatabase::with(&["CREATE TABLE t (id INTEGER)"]).await;
+    let path = database.folder.path().join("in.db");
+    let open = Database { path: path.clone() }.begin().await.expect("can be written");
+    let mut other = open;
+    other
+        .session
+        .execute(
+            "fill",
+            "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+             WHERE i < 50000) SELECT i FROM n",
+        )
+        .await
+        .expect("is SQL");
+    other.session.execute("commit", "COMMIT").await.expect("can be committed");
+    let source = database.table("t");
+    assert_eq!(ids(&read_all(&source, &ScanRequest::default()).await).len(), 50_000);
+    drop(other);
+}
