@@ -455,7 +455,11 @@ async fn failures_say_what_is_wrong_and_hide_the_password() {
         "source_failures",
         &format!(
             "CREATE TABLE secret_t AS SELECT 1 AS id; DROP ROLE IF EXISTS guarded;
-             CREATE ROLE guarded LOGIN PASSWORD '{}'",
+             CREATE ROLE guarded LOGIN PASSWORD '{}'; CREATE TABLE empty_t (id int);
+             CREATE TABLE some_t (id int, other int); GRANT SELECT (id) ON some_t TO guarded;
+             CREATE TABLE parts (id int8) PARTITION BY LIST (id);
+             CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1); INSERT INTO parts VALUES (1);
+             GRANT SELECT ON parts TO guarded",
             crate::postgres::GUARDED_PASSWORD
         ),
     )
@@ -474,9 +478,22 @@ async fn failures_say_what_is_wrong_and_hide_the_password() {
     let line = table(&right, "t").check().await.expect("the password is right");
     assert!(line.contains("PostgreSQL 15") && !line.contains("horse"), "{line}");
 
-    let source = table(&right, "secret_t");
-    let error = read_all(&*source, &ScanRequest::default(), 1).await.expect_err("no right");
+    for name in ["secret_t", "empty_t"] {
+        let error = table(&right, name).describe().await.expect_err("no right");
+        assert_eq!(error.kind, ErrorKind::Denied, "{error}");
+        let remedy = format!("GRANT SELECT ON \"public\".\"{name}\" TO \"guarded\"");
+        assert!(error.message.contains(&remedy), "{error}");
+    }
+    // A right on some columns is enough for these, and is asked for even if there is no row.
+    let source = table(&right, "some_t");
+    let only =
+        |name: &str| ScanRequest { columns: Some(vec![name.to_owned()]), ..ScanRequest::default() };
+    read_all(&*source, &only("id"), 1).await.expect("it may be read");
+    let error = read_all(&*source, &only("other"), 1).await.expect_err("no right");
     assert_eq!(error.kind, ErrorKind::Denied, "{error}");
+    // The right is on the whole, and not on its partitions.
+    let batches = read_all(&*table(&right, "parts"), &ScanRequest::default(), 4).await;
+    assert_eq!(ids(&batches.expect("it may be read"), 0), [1]);
 
     let missing = server.database_url("no_such_database");
     let error = table(&missing, "t").check().await.expect_err("missing");
@@ -535,4 +552,44 @@ async fn a_server_that_goes_away_is_a_retryable_error_and_a_new_snapshot_goes_on
         rows.extend(rest.into_iter().map(|(rows, _)| rows));
     }
     assert_eq!(ids(&rows, 0), (1..=200_000).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
+async fn a_table_that_others_inherit_from_is_read_with_their_rows() {
+    let url = database(
+        "source_heirs",
+        "CREATE TABLE parent (id int8); CREATE TABLE child () INHERITS (parent);
+         INSERT INTO child SELECT generate_series(1, 1000)",
+    )
+    .await;
+    let batches = read_all(&*table(&url, "parent"), &ScanRequest::default(), 4).await;
+    assert_eq!(ids(&batches.expect("readable"), 0), (1..=1000).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
+async fn a_table_that_was_rewritten_is_not_read_on() {
+    for (name, statement) in [
+        ("source_vacuum", "VACUUM FULL t"),
+        ("source_truncate", "TRUNCATE t"),
+        ("source_alter", "ALTER TABLE t ALTER COLUMN label TYPE varchar"),
+        ("source_refresh", "REFRESH MATERIALIZED VIEW m"),
+    ] {
+        let url = database(
+            name,
+            "CREATE TABLE t AS SELECT id::int8, 'x'::text AS label FROM generate_series(1, 1000) id;
+             CREATE MATERIALIZED VIEW m AS SELECT id FROM t",
+        )
+        .await;
+        let read = if name == "source_refresh" { "m" } else { "t" };
+        let request = ScanRequest::default();
+        let splits = table(&url, read).splits(&request, 1).await.expect("it can be split");
+        let same = read_split(&*table(&url, read), &splits[0], &request, None).await;
+        assert!(same.is_ok(), "{same:?}");
+        execute(&mut connect(&url).await, statement).await;
+        let resumed = table(&url, read);
+        let error = read_split(&*resumed, &splits[0], &request, Some(&Position("1".to_owned())))
+            .await
+            .expect_err(name);
+        assert_eq!(error.kind, ErrorKind::Changed, "{error}");
+    }
 }

@@ -49,6 +49,8 @@ pub(super) struct Relation {
     pub rows: Option<u64>,
     /// Blocks at the time of that estimate.
     pub estimated_blocks: u64,
+    /// The file that its blocks are in.
+    pub file: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +84,8 @@ pub(super) async fn find_relation(
          c.relkind::text AS kind, c.reltuples::float8 AS rows, c.relpages::int8 AS pages, \
          CASE WHEN c.relkind IN ('r', 'm') \
               THEN pg_relation_size(c.oid) / current_setting('block_size')::int8 ELSE 0 END AS blocks, \
-         current_setting('block_size')::int8 AS block_size \
+         current_setting('block_size')::int8 AS block_size, \
+         pg_relation_filenode(c.oid)::int8 AS file \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'm', 'p', 'v', 'f')",
     )
@@ -109,6 +112,7 @@ pub(super) async fn find_relation(
         // Truncation is meant: an estimate.
         rows: (rows >= 0.0).then_some(rows as u64),
         estimated_blocks: unsigned(row.get("pages")),
+        file: row.get("file"),
     }))
 }
 

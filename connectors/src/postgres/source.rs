@@ -72,6 +72,7 @@ struct Stored {
     block_size_bytes: u64,
     rows: Option<u64>,
     rows_per_block: f64,
+    file: Option<i64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,6 +93,9 @@ enum SplitPayload {
         /// The greatest cursor that belongs to the run; only of an incremental source.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<String>,
+        /// The file that the blocks are in. A table that is rewritten gets another.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<i64>,
     },
 }
 
@@ -168,6 +172,7 @@ impl PostgresSource {
                             ),
                         )
                     })?;
+                self.check_right(connection, &relation).await?;
                 self.look_up_storage(connection, relation).await?
             }
         };
@@ -208,6 +213,37 @@ impl PostgresSource {
         })
     }
 
+    /// An empty table would not be asked for, and its missing right not be noticed.
+    async fn check_right(
+        &self,
+        connection: &mut PgConnection,
+        relation: &Relation,
+    ) -> Result<(), ConnectorError> {
+        let may_read: bool =
+            sqlx::query_scalar("SELECT has_any_column_privilege($1::int8::oid, 'SELECT')")
+                .bind(relation.oid)
+                .persistent(false)
+                .fetch_one(connection)
+                .await
+                .map_err(|cause| {
+                    classify(format!("look up the rights on {}", self.label()), cause)
+                })?;
+        if may_read {
+            return Ok(());
+        }
+        let user = self.server.user();
+        Err(ConnectorError::new(
+            ErrorKind::Denied,
+            format!(
+                "{user} may not read {}: the right SELECT is missing; run GRANT SELECT ON \
+                 {} TO {}",
+                self.label(),
+                relation.name.quoted(),
+                quote::identifier(user)
+            ),
+        ))
+    }
+
     async fn look_up_storage(
         &self,
         connection: &mut PgConnection,
@@ -219,6 +255,9 @@ impl PostgresSource {
             _ if version < RANGE_SCAN_VERSION => {
                 "table: read by one reader, from its start (block ranges need PostgreSQL 14)"
             }
+            RelationKind::Stored if self.has_children(connection, &relation).await? => {
+                "table with tables that inherit from it: read by one reader, from its start"
+            }
             RelationKind::Stored => {
                 stored.push(stored_table(&relation));
                 "table: read by ranges of blocks under one snapshot"
@@ -226,7 +265,9 @@ impl PostgresSource {
             RelationKind::Partitioned => {
                 stored = self.leaves(connection, &relation).await?;
                 if stored.is_empty() {
-                    "partitioned table with foreign or no partitions: read by one reader"
+                    "partitioned table whose partitions cannot be read one by one (there is none, or a \
+                     foreign one, or policies, or the right SELECT is on the whole only): read by one \
+                     reader, from its start"
                 } else {
                     "partitioned table: read by ranges of its partitions' blocks under one snapshot"
                 }
@@ -236,7 +277,24 @@ impl PostgresSource {
         Ok(Described { columns: relation.columns, stored, note: note.to_owned() })
     }
 
-    /// The leaf partitions, if all of them are stored tables.
+    /// Whether reading the table reads other tables too, whose blocks have numbers of their own.
+    async fn has_children(
+        &self,
+        connection: &mut PgConnection,
+        relation: &Relation,
+    ) -> Result<bool, ConnectorError> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = $1::int8::oid)",
+        )
+        .bind(relation.oid)
+        .persistent(false)
+        .fetch_one(connection)
+        .await
+        .map_err(|cause| classify(format!("look up heirs of {}", self.label()), cause))
+    }
+
+    /// The leaf partitions, if all of them are stored tables that may be read by themselves: rights and
+    /// policies of the whole do not count for them.
     async fn leaves(
         &self,
         connection: &mut PgConnection,
@@ -244,8 +302,10 @@ impl PostgresSource {
     ) -> Result<Vec<Stored>, ConnectorError> {
         let failed = |cause| classify(format!("look up the partitions of {}", self.label()), cause);
         let rows = sqlx::query(
-            "SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind \
-             FROM pg_partition_tree($1::int8::oid::regclass) t JOIN pg_class c ON c.oid = t.relid \
+            "SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind = 'r' \
+             AND has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') \
+             AND NOT EXISTS (SELECT FROM pg_class p WHERE p.oid = $1::int8::oid AND p.relrowsecurity) \
+             AS is_readable FROM pg_partition_tree($1::int8::oid::regclass) t JOIN pg_class c ON c.oid = t.relid \
              JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.isleaf ORDER BY 1, 2",
         )
         .bind(relation.oid)
@@ -255,7 +315,7 @@ impl PostgresSource {
         .map_err(failed)?;
         let mut leaves = Vec::new();
         for row in rows {
-            if row.get::<String, _>("kind") != "r" {
+            if !row.get::<bool, _>("is_readable") {
                 return Ok(Vec::new());
             }
             let name = TableName { schema: Some(row.get("schema")), table: row.get("name") };
@@ -264,6 +324,19 @@ impl PostgresSource {
             }
         }
         Ok(leaves)
+    }
+
+    /// The numbers of its blocks mean other rows now.
+    fn rewritten(&self, table: &TableName) -> ConnectorError {
+        ConnectorError::new(
+            ErrorKind::Changed,
+            format!(
+                "table {table} at {} was rewritten since the run was planned (by VACUUM \
+                 FULL, CLUSTER, TRUNCATE, REFRESH or ALTER TABLE), so that reading cannot go on where it \
+                 was; start anew with `weir run --fresh`",
+                self.server
+            ),
+        )
     }
 
     /// Columns of a reading, in its order.
@@ -326,6 +399,7 @@ fn stored_table(relation: &Relation) -> Stored {
         block_size_bytes: relation.block_size_bytes,
         rows: relation.rows.map(|_| (rows_per_block * relation.blocks as f64) as u64),
         rows_per_block,
+        file: relation.file,
     }
 }
 
@@ -436,6 +510,7 @@ impl Source for PostgresSource {
                     rows_per_block: stored.rows_per_block,
                     columns: columns.clone(),
                     until: until.clone(),
+                    file: stored.file,
                 }),
                 weight: (blocks * stored.block_size_bytes).max(1),
                 estimated_rows: stored.rows.map(|_| (stored.rows_per_block * blocks as f64) as u64),
@@ -502,7 +577,14 @@ impl Source for PostgresSource {
         let connection = match payload {
             SplitPayload::Whole { .. } => snapshot::own(&self.server).await?,
             SplitPayload::Blocks {
-                schema, table, start, end, is_shared, rows_per_block, ..
+                schema,
+                table,
+                start,
+                end,
+                is_shared,
+                rows_per_block,
+                file,
+                ..
             } => {
                 let mut connection = if is_shared {
                     self.snapshot.reader(&self.server).await?
@@ -510,15 +592,19 @@ impl Source for PostgresSource {
                     snapshot::own(&self.server).await?
                 };
                 let failed = |cause| classify(format!("read {}", self.label()), cause);
+                // Asks for the rights, which an empty table would not be asked for, and keeps others
+                // from rewriting the table.
+                run(&mut connection, &format!("{} LIMIT 0", reading.select))
+                    .await
+                    .map_err(failed)?;
+                let name = TableName { schema, table };
+                let found = blocks_now(&mut connection, &name).await.map_err(failed)?;
+                if file.is_some() && file != found.file {
+                    return Err(self.rewritten(&name));
+                }
                 // A range of blocks is not worth a whole scan, whatever the statistics say.
                 run(&mut connection, "SET LOCAL enable_seqscan = off").await.map_err(failed)?;
-                let end = match end {
-                    Some(end) => end,
-                    None => {
-                        let name = TableName { schema, table };
-                        blocks_now(&mut connection, &name).await.map_err(failed)?
-                    }
-                };
+                let end = end.unwrap_or(found.blocks);
                 let next = match from {
                     Some(position) => parse_position(position)?,
                     None => start,
@@ -542,15 +628,28 @@ impl Source for PostgresSource {
     }
 }
 
-async fn blocks_now(connection: &mut PgConnection, name: &TableName) -> Result<u64, sqlx::Error> {
-    let blocks: i64 = sqlx::query_scalar(
-        "SELECT pg_relation_size($1::regclass) / current_setting('block_size')::int8",
+struct BlocksNow {
+    blocks: u64,
+    file: Option<i64>,
+}
+
+/// Not of the snapshot: as they are on disk.
+async fn blocks_now(
+    connection: &mut PgConnection,
+    name: &TableName,
+) -> Result<BlocksNow, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT pg_relation_size($1::regclass) / current_setting('block_size')::int8 AS blocks, \
+         pg_relation_filenode($1::regclass)::int8 AS file",
     )
     .bind(name.quoted())
     .persistent(false)
     .fetch_one(connection)
     .await?;
-    Ok(u64::try_from(blocks).unwrap_or(0))
+    Ok(BlocksNow {
+        blocks: u64::try_from(row.get::<i64, _>("blocks")).unwrap_or(0),
+        file: row.get("file"),
+    })
 }
 
 fn parse_position(position: &Position) -> Result<u64, ConnectorError> {
