@@ -19,6 +19,8 @@ pub(crate) struct BoundaryScanner {
     boundary: usize,
     /// Behind the last closing quote.
     last_close: usize,
+    /// Behind closing quotes that no cell ends with.
+    strays: Vec<usize>,
 }
 
 /// What a scan of the buffer came to.
@@ -33,7 +35,14 @@ pub(crate) enum Scan {
 impl BoundaryScanner {
     pub(crate) fn new(dialect: &Dialect) -> Self {
         let dialect = dialect.clone();
-        Self { dialect, in_quotes: false, scanned: 0, boundary: 0, last_close: 0 }
+        Self {
+            dialect,
+            in_quotes: false,
+            scanned: 0,
+            boundary: 0,
+            last_close: 0,
+            strays: Vec::new(),
+        }
     }
 
     /// The first `taken` bytes have left the buffer; they end with a record.
@@ -41,6 +50,11 @@ impl BoundaryScanner {
         self.scanned = self.scanned.saturating_sub(taken);
         self.boundary = self.boundary.saturating_sub(taken);
         self.last_close = self.last_close.saturating_sub(taken);
+        self.strays.retain_mut(|stray| {
+            let is_left = *stray >= taken;
+            *stray = stray.saturating_sub(taken);
+            is_left
+        });
     }
 
     /// Whether the record behind the last complete one has an open quote, as far as was scanned.
@@ -54,6 +68,12 @@ impl BoundaryScanner {
         self.scanned = 0;
         self.boundary = 0;
         self.last_close = 0;
+        self.strays.clear();
+    }
+
+    /// Where text follows a closing quote, in the buffer: `"a"b`, which the decoder reads as `ab`.
+    pub(crate) fn strays(&self) -> &[usize] {
+        &self.strays
     }
 
     /// Looks at what is new in `buffer`. With `at_end` nothing follows, and a last record without a
@@ -88,6 +108,9 @@ impl BoundaryScanner {
                     self.in_quotes = false;
                     self.scanned = found + 1;
                     self.last_close = self.scanned;
+                    if next.is_some_and(|next| !self.ends_cell(*next)) {
+                        self.strays.push(self.scanned);
+                    }
                 }
             } else {
                 let found = memchr(quote, &buffer[self.scanned..]);
@@ -110,6 +133,10 @@ impl BoundaryScanner {
             self.boundary = buffer.len();
         }
         Scan::CompleteTo(self.boundary)
+    }
+
+    fn ends_cell(&self, byte: u8) -> bool {
+        byte == self.dialect.delimiter || matches!(byte, b'\n' | b'\r')
     }
 
     fn opens_cell(&self, buffer: &[u8], quote_at: usize) -> bool {
@@ -158,6 +185,18 @@ mod tests {
             assert_eq!(scan("\"a\"b\"c\nd"), Scan::CompleteTo(7), "a quote behind a closed one");
             assert_eq!(scan("\"a\n"), Scan::CompleteTo(0));
         }
+    }
+
+    #[test]
+    fn text_behind_a_closing_quote_is_found() {
+        let strays = |text: &str| {
+            let dialect = Dialect::new(&csv_source("x")).expect("a dialect");
+            let mut scanner = BoundaryScanner::new(&dialect);
+            scanner.scan(text.as_bytes(), true);
+            scanner.strays().to_vec()
+        };
+        assert_eq!(strays("\"a\",\"b\"\"\"\r\n\"c\"\n\"\""), [0; 0]);
+        assert_eq!(strays("a\"b,\"c\"d\n\"e\" ,f"), [7, 12]);
     }
 
     #[test]

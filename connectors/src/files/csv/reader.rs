@@ -137,9 +137,15 @@ impl RangeReader {
         }
         let records = &buffer[..end + usize::from(closing_break)];
         let has_nul = memchr(0, records).is_some();
+        let strays = self.scanner.strays().to_vec();
         let mut start = 0;
         while start < records.len() {
-            let taken = match self.decode_fast(&records[start..], has_nul, false) {
+            let decoded =
+                self.decode_fast(&records[start..], has_nul, false).filter(|(_, taken)| {
+                    let range = start..start + taken;
+                    !strays.iter().any(|stray| range.contains(stray))
+                });
+            let taken = match decoded {
                 Some((None, taken)) => taken,
                 Some((Some(rows), taken)) => {
                     let position = self.position((start + taken).min(end));
@@ -341,6 +347,13 @@ impl RangeReader {
                 "it is not valid UTF-8, from byte {} of the record",
                 error.valid_up_to()
             ));
+        }
+        if memchr(self.range.dialect.quote, record).is_some() {
+            let mut scanner = BoundaryScanner::new(&self.range.dialect);
+            scanner.scan(record, true);
+            if let Some(at) = scanner.strays().first() {
+                return Some(format!("text follows a closing quote, at byte {at} of the record"));
+            }
         }
         let expected = self.range.file_schema.fields().len();
         let found = self.cutter.cell_count();

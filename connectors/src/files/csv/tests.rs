@@ -216,6 +216,22 @@ async fn nul_bytes_and_invalid_utf8_are_rejected() {
 }
 
 #[tokio::test]
+async fn text_behind_a_closing_quote_rejects_its_row() {
+    let (rows, rejected) =
+        read(&csv_source("a.csv"), b"a,b\n1,x\n2,\"y\"z\n3,\"\"\"w\"\n\"4\" ,v\n5,u\"u\n").await;
+    assert_eq!(rows, ["1,x", "3,\"\"\"w\"", "5,\"u\"\"u\""]);
+    let reasons: Vec<&str> = rejected.iter().map(|row| row.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "a.csv line 3 (byte offset 8): text follows a closing quote, at byte 5 of the record",
+            "a.csv line 5 (byte offset 23): text follows a closing quote, at byte 3 of the record",
+        ]
+    );
+    assert_eq!((rejected[0].raw.as_str(), rejected[0].offset), ("2,\"y\"z", Some(8)));
+}
+
+#[tokio::test]
 async fn quote_that_is_never_closed_rejects_only_its_line() {
     let (rows, rejected) = read(&csv_source("a.csv"), b"a,b\n1,x\n2,\"y\n3,z\n4,w\n").await;
     assert_eq!(rows, ["1,x", "3,z", "4,w"]);
