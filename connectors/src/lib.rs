@@ -10,6 +10,7 @@
 
 pub mod conformance;
 pub mod context;
+pub mod durable;
 pub mod error;
 pub mod files;
 mod files_out;

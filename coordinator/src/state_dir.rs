@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use weir_connectors::durable::create_dir_all_durable;
 use weir_ledger::RunId;
 use weir_spec::PipelineName;
 
@@ -73,7 +74,10 @@ impl PipelineDir {
     }
 
     pub(crate) fn create(&self) -> Result<(), EngineError> {
-        std::fs::create_dir_all(&self.0).map_err(|cause| state_error("create", &self.0, cause))
+        match create_dir_all_durable(&self.0) {
+            Ok(_) => Ok(()),
+            Err(cause) => Err(state_error("create", &self.0, cause)),
+        }
     }
 }
 
@@ -87,7 +91,7 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), EngineError
     let parent = path.parent().expect("files of the state directory have a folder");
     let temporary = path.with_extension("tmp");
     let write = || {
-        std::fs::create_dir_all(parent)?;
+        create_dir_all_durable(parent)?;
         let mut file = std::fs::File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;

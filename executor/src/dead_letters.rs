@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use weir_connectors::durable::create_dir_all_durable;
 use weir_connectors::records::Json;
 use weir_plan::{Rejection, StageId};
 use weir_spec::NodeName;
@@ -153,7 +154,7 @@ impl DeadLetterBox {
 
     fn create(&mut self, node: &NodeName) -> Result<OpenFile, TaskError> {
         let folder = self.folder.dead_letters().join(node.as_str());
-        fs::create_dir_all(&folder).map_err(|cause| state_error("create", &folder, cause))?;
+        create_dir_all_durable(&folder).map_err(|cause| state_error("create", &folder, cause))?;
         let path = folder.join(format!("{}-{}.{}.tmp", self.stage, self.slice, self.attempt));
         let file = File::create(&path).map_err(|cause| state_error("create", &path, cause))?;
         if !self.nodes.contains(node) {

@@ -18,6 +18,7 @@ use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use weir_connectors::durable::create_dir_all_durable;
 use weir_plan::StageId;
 
 use crate::durable::{state_error, sync_parent};
@@ -51,7 +52,7 @@ impl ExchangeFolder {
             }
             _ => {}
         }
-        fs::create_dir_all(&temporary).map_err(failed)?;
+        create_dir_all_durable(&temporary).map_err(failed)?;
         Ok(Self { temporary, published: parent.join(file_id), is_published: false })
     }
 

@@ -10,6 +10,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
+use weir_connectors::durable::create_dir_all_durable;
 use weir_connectors::{ConnectorError, SinkTask, SinkWriter};
 use weir_plan::{
     Commit, EncodedPlan, RowAccount, Slice, SlicePosition, StageKind, StageOutput, StreamInput,
@@ -189,8 +190,8 @@ impl Driver<'_> {
         off_thread(move || {
             recorder.publish_dead_letters(sequence)?;
             let path = folder.join(format!("{sequence}.json"));
-            std::fs::create_dir_all(&folder)
-                .and_then(|()| write_atomically(&path, &json))
+            create_dir_all_durable(&folder)
+                .and_then(|_| write_atomically(&path, &json))
                 .map_err(|cause| state_error("write the checkpoint", &path, cause))
         })
         .await

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use crate::durable::create_dir_all_durable;
 use crate::{ConnectorError, ErrorKind};
 
 /// Runs blocking file work off the async threads.
@@ -76,20 +77,7 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), ConnectorError> {
 
 /// Creates a folder with its missing parents, durably. Returns whether it was missing.
 pub(super) fn create_folder(folder: &Path) -> Result<bool, ConnectorError> {
-    let missing: Vec<&Path> =
-        folder.ancestors().take_while(|ancestor| !ancestor.is_dir()).collect();
-    if missing.is_empty() {
-        return Ok(false);
-    }
-    fs::create_dir_all(folder).map_err(|error| io_error("create the folder", folder, error))?;
-    for created in missing {
-        if let Some(parent) = created.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            // A parent that may be entered but not read cannot be opened for this: its own owner
-            // has made the entry, and losing the empty folder in a power cut loses no rows.
-            let _ = sync_folder(parent);
-        }
-    }
-    Ok(true)
+    create_dir_all_durable(folder).map_err(|error| io_error("create the folder", folder, error))
 }
 
 /// Replaces a small file: readers see the old or the new content, also after a power cut.

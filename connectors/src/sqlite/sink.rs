@@ -304,7 +304,7 @@ impl Sink for SqliteSink {
         let core = &self.core;
         core.check_schema(schema)?;
         if let Some(folder) = core.database.path.parent() {
-            std::fs::create_dir_all(folder)
+            crate::durable::create_dir_all_durable(folder)
                 .map_err(|error| ConnectorError::io("create the folder", folder, error))?;
         }
         let mut transaction = core.database.begin().await?;
