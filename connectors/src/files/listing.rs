@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use regex::bytes::Regex;
+use regex::Regex;
 
 use crate::{ConnectorContext, ConnectorError, ErrorKind};
 
@@ -42,7 +42,8 @@ pub(crate) fn list(
     let exact = std::fs::metadata(&absolute);
     match exact {
         Ok(metadata) if metadata.is_dir() => walk(&absolute, None, 0, &mut found)?,
-        Ok(_) => found.push(absolute.clone()),
+        Ok(metadata) if metadata.is_file() => found.push(absolute.clone()),
+        Ok(_) => return Err(no_file(&absolute)),
         Err(_) if text.contains(['*', '?', '[', '{']) => {
             let root = glob_root(text);
             if root.is_dir() {
@@ -100,7 +101,10 @@ fn describe(
         .map_err(|error| ConnectorError::io("look at", &path, error))?;
     let relative = path.strip_prefix(&context.base_dir).unwrap_or(&path);
     let name = relative.to_str().map(str::to_owned).ok_or_else(|| {
-        ConnectorError::config(format!("the name of file {} is not valid UTF-8", path.display()))
+        ConnectorError::config(format!(
+            "the name of file {} is not valid UTF-8: rename it",
+            path.display()
+        ))
     })?;
     let partitions = if hive_partitions { partitions_of(&name) } else { Vec::new() };
     Ok(SourceFile { name, path, size, modified_ns, partitions })
@@ -182,17 +186,39 @@ fn walk(
             continue;
         }
         let path = entry.path();
-        // Follows symbolic links; one that leads nowhere is no file.
-        let Ok(metadata) = std::fs::metadata(&path) else { continue };
-        if metadata.is_dir() {
-            walk(&path, pattern, depth + 1, found)?;
-        } else if metadata.is_file()
-            && pattern.is_none_or(|pattern| pattern.is_match(path.as_os_str().as_encoded_bytes()))
-        {
-            found.push(path);
+        // A name that is not UTF-8 is refused later, and not passed over here.
+        let is_wanted = pattern.is_none_or(|pattern| pattern.is_match(&path.to_string_lossy()));
+        // Follows symbolic links.
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => walk(&path, pattern, depth + 1, found)?,
+            _ if !is_wanted => {}
+            Ok(metadata) if metadata.is_file() => found.push(path),
+            Ok(_) => return Err(no_file(&path)),
+            // Removed since the folder was listed.
+            Err(_) if path.symlink_metadata().is_err() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ConnectorError::new(
+                    ErrorKind::NotFound,
+                    format!(
+                        "{} is a symbolic link that leads nowhere: restore what it leads to, or keep \
+                         it out of the source's `path`",
+                        path.display()
+                    ),
+                ));
+            }
+            Err(error) => return Err(ConnectorError::io("look at", &path, error)),
         }
     }
     Ok(())
+}
+
+/// Reading a pipe would wait for a writer, and could not be repeated.
+fn no_file(path: &Path) -> ConnectorError {
+    ConnectorError::config(format!(
+        "{} is neither a file nor a folder (a pipe, socket or device): write its data to a file, or \
+         keep it out of the source's `path`",
+        path.display()
+    ))
 }
 
 /// The folder that holds everything a glob can match.

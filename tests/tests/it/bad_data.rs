@@ -149,6 +149,108 @@ fn broken_json_files_fail_and_say_where() {
     insta::assert_snapshot!("json_files", messages);
 }
 
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).expect("writing to memory does not fail")
+}
+
+/// Unusual files that are sound, and unusual files that are not.
+#[test]
+fn unusual_files_are_read_whole_or_refused_by_name() {
+    const ROWS: &[u8] = b"id,name\n1,a\n4,d\n";
+    const RECORDS: &[u8] = b"{\"id\": 1, \"name\": \"a\"}\n{\"id\": 4, \"name\": \"d\"}";
+    let packed = |codec: &str| format!("{COLUMNS}, compression: {codec}");
+    let with_crlf =
+        |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\n', "\r\n").into_bytes();
+    let with_bom = |bytes: &[u8]| [b"\xef\xbb\xbf", bytes].concat();
+    let members = [gzip(&ROWS[..10]), gzip(&ROWS[10..])].concat();
+    let frames = [zstd(&ROWS[..10]), zstd(&ROWS[10..])].concat();
+    let sound: [(&str, Case); 9] = [
+        ("two gzip members", csv(&packed("gzip"), &members)),
+        ("two zstd frames", csv(&packed("zstd"), &frames)),
+        ("gzip with an empty member", csv(&packed("gzip"), &[gzip(ROWS), gzip(b"")].concat())),
+        ("CSV with CR LF and BOM", csv(COLUMNS, &with_bom(&with_crlf(ROWS)))),
+        ("CSV without a last line break", csv(COLUMNS, &ROWS[..ROWS.len() - 1])),
+        ("JSON lines with BOM", json(COLUMNS, &with_bom(RECORDS))),
+        ("JSON lines with CR LF", json(COLUMNS, &with_crlf(RECORDS))),
+        (
+            "JSON lines in gzip members",
+            json(&packed("gzip"), &[gzip(RECORDS), gzip(b"\n")].concat()),
+        ),
+        (
+            "a JSON array with BOM",
+            json(COLUMNS, &with_bom(b"[{\"id\":1,\"name\":\"a\"},{\"id\":4,\"name\":\"d\"}]\r\n")),
+        ),
+    ];
+    for (name, case) in sound {
+        assert_eq!(case.letters(&GOOD, 0), "", "{name}");
+    }
+    let empty: [(&str, Case); 8] = [
+        ("an empty CSV file", csv(COLUMNS, b"")),
+        ("a header only", csv(COLUMNS, b"id,name\n")),
+        ("a header without its line break", csv(COLUMNS, b"id,name")),
+        ("only a BOM", csv(COLUMNS, b"\xef\xbb\xbf")),
+        ("gzip of nothing", csv(&packed("gzip"), &gzip(b""))),
+        ("zstd of nothing", csv(&packed("zstd"), &zstd(b""))),
+        ("an empty JSON file", json(COLUMNS, b"")),
+        ("an empty JSON array", json(COLUMNS, b"[]")),
+    ];
+    for (name, case) in empty {
+        assert_eq!(case.letters(&[], 0), "", "{name}");
+    }
+    let mut messages = Messages::default();
+    let (cut, cut_frame) = (gzip(ROWS), zstd(ROWS));
+    for (name, codec, bytes) in [
+        ("gzip without a byte", "gzip", &b""[..]),
+        ("zstd without a byte", "zstd", b""),
+        ("zstd that is cut off", "zstd", &cut_frame[..cut_frame.len() - 3]),
+        (
+            "gzip with a second member that is cut off",
+            "gzip",
+            &[gzip(b"id,name\n"), cut[..cut.len() - 9].to_vec()].concat(),
+        ),
+        ("gzip with text behind it", "gzip", &[cut.clone(), b"text".to_vec()].concat()),
+        ("zstd with text behind it", "zstd", &[cut_frame.clone(), b"text".to_vec()].concat()),
+    ] {
+        messages.add(name, &csv(&packed(codec), bytes).failure());
+    }
+    insta::assert_snapshot!("unusual_files", messages);
+}
+
+/// Names that are no readable files.
+#[test]
+fn names_that_are_no_readable_files_are_refused_by_name() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut messages = Messages::default();
+    let reading = |path: &str| {
+        let source = format!("{{ type: csv, path: \"{path}\", {COLUMNS} }}");
+        Case::reading(&source, &[("in.csv", b"id,name\n1,a\n4,d\n")])
+    };
+    let case = reading("*.csv");
+    std::fs::create_dir(case.folder.path().join("folder.csv")).expect("a folder");
+    assert_eq!(case.letters(&GOOD, 0), "", "a folder that matches the glob is no file");
+
+    let case = reading("*.csv");
+    std::os::unix::fs::symlink("nowhere", case.folder.path().join("link.csv")).expect("a link");
+    messages.add("a link that leads nowhere, by a glob", &case.failure());
+    let case = reading("link.csv");
+    std::os::unix::fs::symlink("nowhere", case.folder.path().join("link.csv")).expect("a link");
+    messages.add("a link that leads nowhere", &case.failure());
+
+    for path in ["pipe.csv", "*.csv"] {
+        let case = reading(path);
+        let made =
+            std::process::Command::new("mkfifo").arg(case.folder.path().join("pipe.csv")).status();
+        assert!(made.expect("mkfifo is installed").success());
+        messages.add(&format!("a pipe, by {path}"), &case.failure());
+    }
+
+    let case = reading("*.csv");
+    let name = std::ffi::OsStr::from_bytes(b"\xff.csv");
+    std::fs::write(case.folder.path().join(name), "id,name\n2,b\n").expect("a file");
+    messages.add("a name that is not UTF-8", &case.failure());
+    insta::assert_snapshot!("no_files", messages);
+}
+
 /// The batch that would exceed the limit is not shown, nor any behind it.
 #[test]
 fn no_batch_is_shown_once_max_errors_is_exceeded() {
