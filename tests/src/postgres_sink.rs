@@ -756,6 +756,30 @@ async fn what_was_made_on_a_table_during_a_run_outlives_its_replacing() {
 }
 
 #[tokio::test]
+async fn a_commit_is_on_the_disk_whatever_the_database_is_set_to() {
+    for (mode, commit) in
+        [(WriteMode::Append, CommitMode::Batch), (WriteMode::Upsert, CommitMode::Run)]
+    {
+        for (name, set, expected) in
+            [("off", "off", "on"), ("apply", "remote_apply", "remote_apply")]
+        {
+            let database_name = format!("durable_{name}_{mode:?}");
+            let url = database(
+                &database_name,
+                &format!(
+                    "CREATE TABLE target (id int8 PRIMARY KEY, label text, \
+                     how text DEFAULT current_setting('synchronous_commit'));
+                     ALTER DATABASE \"{database_name}\" SET synchronous_commit = {set}"
+                ),
+            )
+            .await;
+            load(&*open(&url, mode, commit), "r1", &rows([1], "a")).await.expect("loadable");
+            assert_eq!(texts(&url, "SELECT how FROM target").await, [expected], "{database_name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn missing_rights_and_schemas_say_how_to_mend_them() {
     let url = database(
         "sink_rights",

@@ -14,11 +14,14 @@ use crate::{ConnectorContext, ConnectorError, ErrorKind};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings of every session. Keepalives let the server notice within about 30 s that our machine
-/// is gone, and release the locks that we held.
+/// is gone, and release the locks that we held. A `COMMIT` is only answered once it is on the disk: a
+/// database or role may be set to answer before, and a crash of the server would then take back what
+/// the ledger holds for done.
 const SESSION_SETTINGS: &str = "SET client_min_messages = error; SET statement_timeout = 0; \
     SET idle_in_transaction_session_timeout = 0; SET intervalstyle = iso_8601; \
     SET bytea_output = hex; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
-    SET tcp_keepalives_count = 3";
+    SET tcp_keepalives_count = 3; SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'";
 
 /// Where a database is and how to log in. The password stays inside sqlx's options.
 #[derive(Clone)]
