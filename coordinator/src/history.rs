@@ -1,6 +1,7 @@
 //! What has happened: read from the ledgers of a state directory, while runs may be going on.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use chrono::Utc;
@@ -123,17 +124,31 @@ pub async fn reset_watermark(
     .await
 }
 
-/// Rejected rows of a run's committed batches, by node, in the order of stages, slices and batches.
+/// Rejected rows of a run's committed batches, by node, in the order of stages, slices and batches: at
+/// most `limit` of those that `is_wanted` chooses. With how many rows there are in all.
 pub async fn dead_letters(
     state_dir: &Path,
     id: &str,
     node: Option<&NodeName>,
-) -> Result<Vec<DeadLetter>, EngineError> {
+    limit: usize,
+    is_wanted: impl Fn(&DeadLetter) -> bool + Send + 'static,
+) -> Result<(Vec<DeadLetter>, u64), EngineError> {
     let Found { dir, id, facts, .. } = find(state_dir, id).await?;
     let folder = RunFolder::new(dir.run(&id));
     let pipeline = facts.pipeline.0.clone();
     let node = node.cloned();
-    let read = move || dead_letters::read_dead_letters(&folder, &pipeline, &facts, node.as_ref());
+    let read = move || {
+        let total = dead_letters::count_dead_letters(&facts, node.as_ref());
+        let mut letters = Vec::new();
+        let mut each = |letter: DeadLetter| {
+            if letters.len() < limit && is_wanted(&letter) {
+                letters.push(letter);
+            }
+            if letters.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        dead_letters::read_dead_letters(&folder, &pipeline, &facts, node.as_ref(), &mut each)?;
+        Ok((letters, total))
+    };
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|panicked| {
         Err(EngineError::NotFound(format!("what was to be read of the dead letters ({panicked})")))
     })

@@ -34,10 +34,9 @@ async fn list(
     limit: usize,
 ) -> Result<ExitCode, Failure> {
     let node = node.map(NodeName::new);
-    let mut letters =
-        history::dead_letters(&super::state_dir_here(global), run, node.as_ref()).await?;
-    let total = letters.len();
-    letters.truncate(limit);
+    let state_dir = super::state_dir_here(global);
+    let (letters, total) =
+        history::dead_letters(&state_dir, run, node.as_ref(), limit, |_| true).await?;
     if global.output == Output::Json {
         output::json(&letters)?;
         return Ok(ExitCode::SUCCESS);
@@ -54,16 +53,19 @@ async fn list(
         })
         .collect();
     output::table(&["ID", "NODE", "REASONS", "ROW"], rows)?;
-    if total > limit {
-        output::line(&format!("{} more: --limit {total}", total - limit))?;
+    let left = total.saturating_sub(letters.len() as u64);
+    if left > 0 {
+        output::line(&format!("{left} more: --limit {total}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn show(global: &Global, id: &str) -> Result<ExitCode, Failure> {
     let run = id.split('/').next().unwrap_or(id);
-    let letters = history::dead_letters(&super::state_dir_here(global), run, None).await?;
-    let letter = letters.into_iter().find(|letter| letter.id == id).ok_or_else(|| {
+    let (state_dir, wanted) = (super::state_dir_here(global), id.to_owned());
+    let (letters, _) =
+        history::dead_letters(&state_dir, run, None, 1, move |letter| letter.id == wanted).await?;
+    let letter = letters.into_iter().next().ok_or_else(|| {
         Failure::Usage(format!("there is no dead letter {id}: weir dead-letters list {run}"))
     })?;
     output::json(&letter)?;
@@ -142,7 +144,8 @@ async fn given_rows(
         }
         return Ok(IndexMap::from([(node.clone(), copy_rows(&folder, node, rows)?)]));
     }
-    let letters = history::dead_letters(state_dir, run, node.as_ref()).await?;
+    let (letters, _) =
+        history::dead_letters(state_dir, run, node.as_ref(), usize::MAX, |_| true).await?;
     check_replayable(&letters)?;
     write_rows(&folder, &letters)
 }

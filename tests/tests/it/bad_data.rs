@@ -285,6 +285,31 @@ fn no_batch_is_shown_once_max_errors_is_exceeded() {
     insta::assert_snapshot!("max_errors", messages);
 }
 
+#[test]
+fn dead_letters_are_read_no_further_than_asked_for() {
+    let lines: String =
+        (0..50_000).map(|id| format!("{}{id},a\n", "x".repeat(id / 49_999))).collect();
+    let case = csv(COLUMNS, format!("id,name\nx,a\ny,a\n{lines}").as_bytes());
+    let path = case.folder.path().join("pipeline.yaml");
+    let pipeline = std::fs::read_to_string(&path).expect("it has just been written");
+    std::fs::write(&path, pipeline.replace("path: out", "path: out, batch_rows: 5000"))
+        .expect("the disk has room");
+    case.run().expect_code(0);
+    let run = case.weir.latest_run();
+    let folder = case.folder.path().join(format!(".weir/bad/runs/{run}/dead-letters/input"));
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("there are dead letters")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort();
+    assert!(files.len() > 1, "{files:?}");
+    std::fs::write(&files[files.len() - 1], "broken").expect("the disk has room");
+    let list = |limit: &str| case.weir.run(&["dead-letters", "list", &run, "--limit", limit]);
+    let output = list("2").expect_code(0);
+    assert!(output.stdout.contains("1 more: --limit 3"), "{}", output.stdout);
+    list("3").expect_code(1);
+}
+
 /// A Parquet file with one column `id` of the values' type.
 fn parquet_file(ids: arrow::array::ArrayRef) -> Vec<u8> {
     let rows = arrow::array::RecordBatch::try_from_iter([("id", ids)]).expect("one column");
