@@ -1,5 +1,6 @@
 //! Parquet files as a source: split by row groups, positioned by row.
 
+mod chunks;
 mod reader;
 mod schema;
 #[cfg(test)]

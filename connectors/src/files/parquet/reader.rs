@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Fields, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 
+use super::chunks::ColumnChunks;
+use super::schema::plain_type;
 use crate::files::columns::Projection;
 use crate::files::opened::OpenFile;
 use crate::files::stream::{Emitter, Stop};
@@ -59,7 +62,7 @@ pub(crate) fn parse_position(position: &Position) -> Result<(u64, u64), Connecto
 
 /// Reads row group after row group into `emitter`. Blocking.
 pub(crate) fn read_row_groups(groups: &RowGroups, emitter: &mut Emitter) -> Result<(), Stop> {
-    let footer = load_footer(&groups.file, &groups.name)?;
+    let footer = with_plain_text(load_footer(&groups.file, &groups.name)?);
     let wanted = footer
         .schema()
         .fields()
@@ -79,15 +82,16 @@ pub(crate) fn read_row_groups(groups: &RowGroups, emitter: &mut Emitter) -> Resu
         };
         let mut done = if group == groups.first { groups.skip } else { 0 };
         let index = usize::try_from(group).map_err(|error| failed(&error))?;
-        let rows = footer.metadata().row_groups().get(index).map(|group| group.num_rows());
-        let total = rows.and_then(|rows| u64::try_from(rows).ok()).ok_or_else(|| {
+        let metadata = footer.metadata().row_groups().get(index).ok_or_else(|| {
             failed(&"the file has fewer row groups than when this run was planned")
         })?;
+        let total = u64::try_from(metadata.num_rows()).map_err(|error| failed(&error))?;
         if done >= total {
             continue;
         }
-        let handle = groups.file.handle()?;
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, footer.clone())
+        let columns =
+            ColumnChunks::open(&groups.file, metadata, &mask).map_err(|error| failed(&error))?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(columns, footer.clone())
             .with_row_groups(vec![index])
             .with_projection(mask.clone())
             .with_batch_size(BATCH_ROWS)
@@ -109,6 +113,29 @@ pub(crate) fn read_row_groups(groups: &RowGroups, emitter: &mut Emitter) -> Resu
         }
     }
     Ok(())
+}
+
+/// The same footer, read as plain text and bytes: a file says in which of its types a column was
+/// written, and to read views or dictionaries only to copy them would be slow.
+fn with_plain_text(footer: ArrowReaderMetadata) -> ArrowReaderMetadata {
+    let plain: Fields = footer
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| match plain_type(field.data_type()) {
+            text @ (DataType::Utf8 | DataType::Binary) if *field.data_type() != text => {
+                Arc::new(field.as_ref().clone().with_data_type(text))
+            }
+            _ => Arc::clone(field),
+        })
+        .collect();
+    if plain == *footer.schema().fields() {
+        return footer;
+    }
+    let schema = Schema::new_with_metadata(plain, footer.schema().metadata().clone());
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    // What cannot be read so is converted afterwards.
+    ArrowReaderMetadata::try_new(Arc::clone(footer.metadata()), options).unwrap_or(footer)
 }
 
 /// The requested columns, in plain types; those that this file lacks are null.

@@ -115,3 +115,33 @@ async fn columns_come_in_the_requested_order() {
     assert_eq!(batches[0].rows.column(0).as_string::<i32>().value(2), "name of 2");
     assert_eq!(batches[0].rows.column(1).len(), 3);
 }
+
+#[tokio::test]
+async fn text_of_every_representation_is_read_as_text() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text: ArrayRef = Arc::new(StringArray::from(vec![Some("short"), None, Some("")]));
+    let long: ArrayRef = Arc::new(StringArray::from(vec!["longer than a view holds"; 3]));
+    let cast = |column: &ArrayRef, kind| arrow::compute::cast(column, &kind).expect("a cast");
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let columns = vec![
+        ("plain", Arc::clone(&text)),
+        ("view", cast(&text, DataType::Utf8View)),
+        ("large", cast(&long, DataType::LargeUtf8)),
+        ("dictionary", cast(&text, dictionary)),
+        ("bytes", cast(&long, DataType::BinaryView)),
+        ("id", ids(0..3)),
+    ];
+    write(&folder.path().join("a.parquet"), columns, 2);
+    let files = open(folder.path(), "a.parquet");
+    let request = ScanRequest::default();
+    let splits = files.splits(&request, 1).await.expect("splits");
+    let stream = files.open(&splits[0], &request, None).await.expect("a stream");
+    let batches: Vec<_> = stream.try_collect().await.expect("batches");
+    let batches: Vec<&RecordBatch> = batches.iter().map(|batch| &batch.rows).collect();
+    let rows = arrow::compute::concat_batches(batches[0].schema_ref(), batches).expect("one batch");
+    for column in ["plain", "view", "dictionary"] {
+        assert_eq!(rows.column_by_name(column), Some(&text), "{column}");
+    }
+    assert_eq!(rows.column_by_name("large"), Some(&long));
+    assert_eq!(rows.column_by_name("bytes"), Some(&cast(&long, DataType::Binary)));
+}
