@@ -92,3 +92,73 @@ fn scan_for(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::files::csv::header::RecordCutter;
+    use crate::files::csv::tests::csv_source;
+
+    const COUNT: u64 = 5;
+
+    fn dialect() -> Dialect {
+        Dialect::new(&csv_source("x")).expect("a dialect")
+    }
+
+    fn starts_of(text: &[u8]) -> Vec<u64> {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(text).expect("written");
+        range_starts(file.path(), &dialect(), 0, text.len() as u64, COUNT).expect("readable")
+    }
+
+    /// Where each record starts, by the parser that cuts records one by one.
+    fn record_starts(text: &[u8]) -> Vec<u64> {
+        let mut cutter = RecordCutter::new(&dialect());
+        let mut starts = vec![0];
+        let mut at = 0;
+        while let Some(length) = cutter.next(&text[at..], false) {
+            at += length;
+            starts.push(at as u64);
+        }
+        starts
+    }
+
+    /// `rows` over and over, at least `bytes` of them.
+    fn repeated(rows: &[&str], bytes: usize) -> String {
+        let rows = rows.concat();
+        rows.repeat(bytes.div_ceil(rows.len()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn every_range_begins_with_a_record(
+            plain in 0..1_500_000_usize,
+            quoted in 0..1_500_000_usize,
+            rows in prop::collection::vec(
+                prop::sample::select(vec![
+                    "1,x\n", "2,\"a\nb\"\r\n", "3,\"é\n\"\"ü\"\"\n\"\n", "4,y\"z\n", "\"5\n\n\",\"\"\n",
+                    "6,long enough to push the others about\r\n",
+                ]),
+                1..12,
+            ),
+        ) {
+            let text = repeated(&["10,ö\r\n", "9,plain\n"], plain) + &repeated(&rows, quoted);
+            let starts = starts_of(text.as_bytes());
+            let records = record_starts(text.as_bytes());
+            prop_assert!(starts.is_sorted_by(|one, other| one < other), "{starts:?}");
+            for start in &starts {
+                prop_assert!(records.binary_search(start).is_ok(), "{start} of {starts:?}");
+            }
+            // The scan goes by chunks, so small files have fewer cuts.
+            if text.len() > 2_000_000 {
+                prop_assert_eq!(starts.len() as u64, COUNT);
+            }
+        }
+    }
+}
