@@ -24,6 +24,7 @@ mod lock;
 mod params;
 mod preview;
 mod progress_files;
+pub mod raft;
 mod render;
 pub mod replay;
 mod retry;

@@ -1,0 +1,319 @@
+//! A member's log on its own disk. One thread writes: whatever has come in since its last transaction
+//! shares the next one.
+//!
+//! ```text
+//! append ─▶ tail (readable at once) ─▶ writer: one transaction, synced ─▶ callbacks
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{AnyError, Entry, LogId, RaftLogId, StorageError, StorageIOError, Vote};
+use redb::{Database, ReadableDatabase, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::{MemberId, Types};
+
+/// Entries by index, as JSON.
+const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+/// The values below by name, as JSON.
+const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
+const VOTE: &str = "vote";
+const COMMITTED: &str = "committed";
+const PURGED: &str = "purged";
+
+/// The most writes that share one transaction.
+const GROUP: usize = 1024;
+
+/// A handle; all clones mean the same log.
+#[derive(Clone, Debug)]
+pub(crate) struct LogStore {
+    shared: Arc<Shared>,
+    writes: Sender<Write>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    database: Database,
+    memory: Mutex<Memory>,
+}
+
+/// What readers must see before it is on the disk.
+#[derive(Debug, Default)]
+struct Memory {
+    tail: BTreeMap<u64, Entry<Types>>,
+    last: Option<LogId<MemberId>>,
+    purged: Option<LogId<MemberId>>,
+    /// Goes to the disk with the next transaction: it only saves work at the next start.
+    committed: Option<LogId<MemberId>>,
+}
+
+enum Write {
+    Append { entries: Vec<(u64, Vec<u8>)>, done: LogFlushed<Types> },
+    Value { name: &'static str, json: Vec<u8>, done: oneshot::Sender<io::Result<()>> },
+    Truncate { from: u64, done: oneshot::Sender<io::Result<()>> },
+    Purge { through: u64, json: Vec<u8>, done: oneshot::Sender<io::Result<()>> },
+}
+
+impl LogStore {
+    /// The thread ends, and closes the file, when the last handle is dropped.
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, JoinHandle<()>)> {
+        let database = Database::create(path).map_err(io::Error::other)?;
+        let transaction = database.begin_write().map_err(io::Error::other)?;
+        transaction.open_table(ENTRIES).map_err(io::Error::other)?;
+        transaction.open_table(VALUES).map_err(io::Error::other)?;
+        transaction.commit().map_err(io::Error::other)?;
+        let shared = Arc::new(Shared { database, memory: Mutex::default() });
+        let purged = shared.value(PURGED)?;
+        let last = shared.read(..)?.pop().map(|entry| entry.log_id);
+        {
+            let mut memory = shared.memory();
+            memory.committed = shared.value(COMMITTED)?;
+            memory.last = last.or(purged);
+            memory.purged = purged;
+        }
+        let (writes, received) = mpsc::channel();
+        let writer = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("raft-log".to_owned())
+            .spawn(move || write_all(&writer, &received))?;
+        Ok((Self { shared, writes }, thread))
+    }
+
+    async fn write(
+        &self,
+        write: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Write,
+    ) -> io::Result<()> {
+        let (done, written) = oneshot::channel();
+        self.writes.send(write(done)).map_err(|_| gone())?;
+        written.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread that writes the log has ended")
+}
+
+impl Shared {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn value<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let transaction = self.database.begin_read().map_err(io::Error::other)?;
+        let table = transaction.open_table(VALUES).map_err(io::Error::other)?;
+        let found = table.get(name).map_err(io::Error::other)?;
+        found.map(|json| from_json(json.value())).transpose()
+    }
+
+    /// Entries on the disk and in the tail. The tail is looked at first: an entry that moves to the
+    /// disk meanwhile is then seen twice, not lost.
+    fn read(&self, range: impl RangeBounds<u64>) -> io::Result<Vec<Entry<Types>>> {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        if is_empty(bounds) {
+            return Ok(Vec::new());
+        }
+        let tail: Vec<Entry<Types>> =
+            self.memory().tail.range(bounds).map(|(_, entry)| entry.clone()).collect();
+        let mut entries = BTreeMap::new();
+        let transaction = self.database.begin_read().map_err(io::Error::other)?;
+        let table = transaction.open_table(ENTRIES).map_err(io::Error::other)?;
+        for found in table.range(bounds).map_err(io::Error::other)? {
+            let (index, json) = found.map_err(io::Error::other)?;
+            entries.insert(index.value(), from_json(json.value())?);
+        }
+        entries.extend(tail.into_iter().map(|entry| (entry.log_id.index, entry)));
+        Ok(entries.into_values().collect())
+    }
+}
+
+fn is_empty((start, end): (Bound<u64>, Bound<u64>)) -> bool {
+    match (start, end) {
+        (Bound::Included(start), Bound::Excluded(end)) => start >= end,
+        (Bound::Included(start), Bound::Included(end)) => start > end,
+        (Bound::Excluded(start), Bound::Excluded(end) | Bound::Included(end)) => start >= end,
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+    }
+}
+
+/// Until every handle is dropped.
+fn write_all(shared: &Shared, received: &Receiver<Write>) {
+    while let Ok(first) = received.recv() {
+        let mut group = vec![first];
+        group.extend(received.try_iter().take(GROUP - 1));
+        let result = write_group(shared, &group);
+        if result.is_ok() {
+            let mut memory = shared.memory();
+            for write in &group {
+                if let Write::Append { entries, .. } = write {
+                    for (index, _) in entries {
+                        memory.tail.remove(index);
+                    }
+                }
+            }
+        }
+        let copy = || match &result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        for write in group {
+            match write {
+                Write::Append { done, .. } => done.log_io_completed(copy()),
+                // Who no longer waits does not need the answer.
+                Write::Value { done, .. }
+                | Write::Truncate { done, .. }
+                | Write::Purge { done, .. } => drop(done.send(copy())),
+            }
+        }
+    }
+}
+
+fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
+    let transaction = shared.database.begin_write().map_err(io::Error::other)?;
+    {
+        let mut entries = transaction.open_table(ENTRIES).map_err(io::Error::other)?;
+        let mut values = transaction.open_table(VALUES).map_err(io::Error::other)?;
+        let committed = shared.memory().committed;
+        if let Some(committed) = committed {
+            values.insert(COMMITTED, to_json(&committed)?.as_slice()).map_err(io::Error::other)?;
+        }
+        for write in group {
+            match write {
+                Write::Append { entries: new, .. } => {
+                    for (index, json) in new {
+                        entries.insert(index, json.as_slice()).map_err(io::Error::other)?;
+                    }
+                }
+                Write::Value { name, json, .. } => {
+                    values.insert(name, json.as_slice()).map_err(io::Error::other)?;
+                }
+                Write::Truncate { from, .. } => {
+                    entries.retain_in(*from.., |_, _| false).map_err(io::Error::other)?;
+                }
+                Write::Purge { through, json, .. } => {
+                    entries.retain_in(..=*through, |_, _| false).map_err(io::Error::other)?;
+                    values.insert(PURGED, json.as_slice()).map_err(io::Error::other)?;
+                }
+            }
+        }
+    }
+    transaction.commit().map_err(io::Error::other)
+}
+
+fn to_json(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(io::Error::from)
+}
+
+fn from_json<T: DeserializeOwned>(json: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(json).map_err(io::Error::from)
+}
+
+fn read_failed(error: &io::Error) -> StorageError<MemberId> {
+    StorageIOError::read_logs(AnyError::new(error)).into()
+}
+
+fn write_failed(error: &io::Error) -> StorageError<MemberId> {
+    StorageIOError::write_logs(AnyError::new(error)).into()
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry<Types>>, StorageError<MemberId>> {
+        self.shared.read(range).map_err(|error| read_failed(&error))
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError<MemberId>> {
+        let memory = self.shared.memory();
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<MemberId>) -> Result<(), StorageError<MemberId>> {
+        let failed = |error| StorageIOError::write_vote(AnyError::new(&error)).into();
+        let json = to_json(vote).map_err(failed)?;
+        self.write(|done| Write::Value { name: VOTE, json, done }).await.map_err(failed)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<MemberId>>, StorageError<MemberId>> {
+        let failed = |error| StorageIOError::read_vote(AnyError::new(&error)).into();
+        self.shared.value(VOTE).map_err(failed)
+    }
+
+    async fn save_committed(
+        &mut self,
+        committed: Option<LogId<MemberId>>,
+    ) -> Result<(), StorageError<MemberId>> {
+        self.shared.memory().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId<MemberId>>, StorageError<MemberId>> {
+        Ok(self.shared.memory().committed)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        done: LogFlushed<Types>,
+    ) -> Result<(), StorageError<MemberId>>
+    where
+        I: IntoIterator<Item = Entry<Types>> + Send,
+        I::IntoIter: Send,
+    {
+        let mut encoded = Vec::new();
+        {
+            let mut memory = self.shared.memory();
+            for entry in entries {
+                let json = to_json(&entry).map_err(|error| write_failed(&error))?;
+                encoded.push((entry.log_id.index, json));
+                memory.last = Some(*entry.get_log_id());
+                memory.tail.insert(entry.log_id.index, entry);
+            }
+        }
+        self.writes
+            .send(Write::Append { entries: encoded, done })
+            .map_err(|_| write_failed(&gone()))
+    }
+
+    async fn truncate(&mut self, log_id: LogId<MemberId>) -> Result<(), StorageError<MemberId>> {
+        let from = log_id.index;
+        self.write(|done| Write::Truncate { from, done })
+            .await
+            .map_err(|error| write_failed(&error))?;
+        // The writer has taken everything before out of the tail.
+        let before = self.shared.read(from.saturating_sub(1)..from);
+        let last = before.map_err(|error| read_failed(&error))?.pop().map(|entry| entry.log_id);
+        let mut memory = self.shared.memory();
+        memory.last = last.or(memory.purged);
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId<MemberId>) -> Result<(), StorageError<MemberId>> {
+        let json = to_json(&log_id).map_err(|error| write_failed(&error))?;
+        self.write(|done| Write::Purge { through: log_id.index, json, done })
+            .await
+            .map_err(|error| write_failed(&error))?;
+        let mut memory = self.shared.memory();
+        memory.purged = Some(log_id);
+        memory.last = memory.last.max(Some(log_id));
+        Ok(())
+    }
+}

@@ -1,0 +1,236 @@
+//! The facts of one member: the ledger in memory, and snapshots of it on the disk.
+//!
+//! A snapshot is one file, JSON in a zstd frame with a checksum. After a start the ledger is the last
+//! snapshot and what the log has behind it.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
+use openraft::{
+    AnyError, Entry, EntryPayload, LogId, StorageError, StorageIOError, StoredMembership,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::RwLock;
+use uuid::Uuid;
+use weir_ledger::{Ledger, apply};
+
+use super::{Address, Applied, MemberId, Types};
+
+const SNAPSHOT: &str = "snapshot.json.zst";
+const ZSTD_LEVEL: i32 = 1;
+
+/// A handle; all clones mean the same facts.
+#[derive(Clone, Debug)]
+pub(crate) struct LedgerMachine {
+    ledger: Arc<RwLock<Ledger>>,
+    state: Arc<RwLock<State>>,
+    folder: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    applied: Option<LogId<MemberId>>,
+    membership: StoredMembership<MemberId, Address>,
+    snapshot: Option<SnapshotMeta<MemberId, Address>>,
+}
+
+/// What a snapshot file holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    meta: SnapshotMeta<MemberId, Address>,
+    ledger: Ledger,
+}
+
+impl LedgerMachine {
+    /// With the facts of the snapshot in `folder`, if there is one.
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let machine =
+            Self { ledger: Arc::default(), state: Arc::default(), folder: folder.to_owned() };
+        let path = machine.snapshot_path();
+        if path.exists() {
+            let kept = read_snapshot(File::open(&path)?)?;
+            let Self { ledger, state, .. } = &machine;
+            *ledger.try_write().map_err(io::Error::other)? = kept.ledger;
+            *state.try_write().map_err(io::Error::other)? = State {
+                applied: kept.meta.last_log_id,
+                membership: kept.meta.last_membership.clone(),
+                snapshot: Some(kept.meta),
+            };
+        }
+        Ok(machine)
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<RwLock<Ledger>> {
+        &self.ledger
+    }
+
+    fn snapshot_path(&self) -> PathBuf {
+        self.folder.join(SNAPSHOT)
+    }
+
+    async fn current_snapshot(&self) -> io::Result<Option<Snapshot<Types>>> {
+        let Some(meta) = self.state.read().await.snapshot.clone() else { return Ok(None) };
+        let file = tokio::fs::File::open(self.snapshot_path()).await?;
+        Ok(Some(Snapshot { meta, snapshot: Box::new(file) }))
+    }
+
+    async fn build(&self) -> io::Result<Snapshot<Types>> {
+        let kept = {
+            // In this order everywhere: what is applied meanwhile waits.
+            let ledger = self.ledger.read().await;
+            let state = self.state.read().await;
+            let index = state.applied.map_or(0, |applied| applied.index);
+            let meta = SnapshotMeta {
+                last_log_id: state.applied,
+                last_membership: state.membership.clone(),
+                snapshot_id: format!("{index}-{}", Uuid::new_v4().simple()),
+            };
+            Kept { meta, ledger: ledger.clone() }
+        };
+        let folder = self.folder.clone();
+        let meta = tokio::task::spawn_blocking(move || keep(&folder, &kept).map(|()| kept.meta))
+            .await
+            .map_err(io::Error::other)??;
+        self.state.write().await.snapshot = Some(meta);
+        self.current_snapshot().await?.ok_or_else(|| io::Error::other("the snapshot is gone"))
+    }
+
+    async fn install(
+        &self,
+        meta: &SnapshotMeta<MemberId, Address>,
+        mut received: tokio::fs::File,
+    ) -> io::Result<()> {
+        received.rewind().await?;
+        let mut bytes = Vec::new();
+        received.read_to_end(&mut bytes).await?;
+        let folder = self.folder.clone();
+        let meta = meta.clone();
+        let kept = tokio::task::spawn_blocking(move || -> io::Result<Kept> {
+            let ledger = read_snapshot(bytes.as_slice())?.ledger;
+            let kept = Kept { meta, ledger };
+            keep(&folder, &kept)?;
+            Ok(kept)
+        })
+        .await
+        .map_err(io::Error::other)??;
+        let mut ledger = self.ledger.write().await;
+        let mut state = self.state.write().await;
+        *ledger = kept.ledger;
+        state.applied = kept.meta.last_log_id;
+        state.membership = kept.meta.last_membership.clone();
+        state.snapshot = Some(kept.meta);
+        Ok(())
+    }
+}
+
+/// Durable, and never half-written, under the one name of a snapshot.
+fn keep(folder: &Path, kept: &Kept) -> io::Result<()> {
+    let path = folder.join(format!("{SNAPSHOT}.tmp"));
+    let mut encoder =
+        zstd::stream::write::Encoder::new(BufWriter::new(File::create(&path)?), ZSTD_LEVEL)?;
+    encoder.include_checksum(true)?;
+    serde_json::to_writer(&mut encoder, kept)?;
+    let mut file = encoder.finish()?;
+    file.flush()?;
+    file.get_ref().sync_all()?;
+    fs::rename(&path, folder.join(SNAPSHOT))?;
+    File::open(folder)?.sync_all()
+}
+
+fn read_snapshot(bytes: impl io::Read) -> io::Result<Kept> {
+    let decoder = zstd::stream::read::Decoder::new(bytes)?;
+    Ok(serde_json::from_reader(BufReader::new(decoder))?)
+}
+
+fn read_failed(error: &io::Error) -> StorageError<MemberId> {
+    StorageIOError::read_snapshot(None, AnyError::new(error)).into()
+}
+
+fn write_failed(error: &io::Error) -> StorageError<MemberId> {
+    StorageIOError::write_snapshot(None, AnyError::new(error)).into()
+}
+
+impl RaftSnapshotBuilder<Types> for LedgerMachine {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError<MemberId>> {
+        self.build().await.map_err(|error| write_failed(&error))
+    }
+}
+
+impl RaftStateMachine<Types> for LedgerMachine {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<
+        (Option<LogId<MemberId>>, StoredMembership<MemberId, Address>),
+        StorageError<MemberId>,
+    > {
+        let state = self.state.read().await;
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Applied>, StorageError<MemberId>>
+    where
+        I: IntoIterator<Item = Entry<Types>> + Send,
+        I::IntoIter: Send,
+    {
+        let mut ledger = self.ledger.write().await;
+        let mut state = self.state.write().await;
+        let mut answers = Vec::new();
+        for entry in entries {
+            let index = entry.log_id.index;
+            state.applied = Some(entry.log_id);
+            let mut applied = Applied::default();
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(commands) => {
+                    let responses =
+                        commands.0.iter().map(|command| apply(&mut ledger, index, command));
+                    applied.responses.extend(responses);
+                }
+                EntryPayload::Membership(membership) => {
+                    state.membership = StoredMembership::new(Some(entry.log_id), membership);
+                }
+            }
+            answers.push(applied);
+        }
+        Ok(answers)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(
+        &mut self,
+    ) -> Result<Box<tokio::fs::File>, StorageError<MemberId>> {
+        let path = self.folder.join(format!("{SNAPSHOT}.received"));
+        let file = tokio::fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .await;
+        file.map(Box::new).map_err(|error| write_failed(&error))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<MemberId, Address>,
+        snapshot: Box<tokio::fs::File>,
+    ) -> Result<(), StorageError<MemberId>> {
+        self.install(meta, *snapshot).await.map_err(|error| write_failed(&error))
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<Snapshot<Types>>, StorageError<MemberId>> {
+        self.current_snapshot().await.map_err(|error| read_failed(&error))
+    }
+}

@@ -1,0 +1,188 @@
+//! One member of the cluster: appends while it leads, follows otherwise.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use openraft::{Config, Raft, SnapshotPolicy};
+use tokio::sync::{RwLockReadGuard, watch};
+use weir_ledger::{Command, Ledger, Response};
+
+use super::log_store::LogStore;
+use super::machine::LedgerMachine;
+use super::network::Network;
+use super::{Address, Commands, MemberId, RaftService, Types};
+
+/// What a member is started with.
+#[derive(Clone, Debug)]
+pub struct RaftOptions {
+    pub member: MemberId,
+    /// Its log and its snapshots.
+    pub folder: PathBuf,
+    /// Entries between two snapshots; what is in a snapshot leaves the log.
+    pub snapshot_every: u64,
+    pub heartbeat: Duration,
+    /// A follower that hears nothing for this long, or up to twice as long, wants to lead.
+    pub election: Duration,
+}
+
+impl RaftOptions {
+    pub fn new(member: MemberId, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            member,
+            folder: folder.into(),
+            snapshot_every: 10_000,
+            heartbeat: Duration::from_millis(400),
+            election: Duration::from_millis(1_500),
+        }
+    }
+}
+
+/// Why commands were not, or may not have been, appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Nothing has been appended.
+    #[error("member {member} does not lead{}", leader.as_ref().map_or_else(
+        || "; nobody is known to".to_owned(), |leader| format!("; {leader} does")))]
+    NotLeader { member: MemberId, leader: Option<Address> },
+    /// The commands may be in the log or come into it: ask the ledger of the next leader.
+    #[error("it is not known whether the ledger has the commands: {0}")]
+    Unknown(String),
+}
+
+/// A running member. Dropping it stops it at the next opportunity; [`shut_down`](Self::shut_down)
+/// waits for that.
+pub struct RaftMember {
+    member: MemberId,
+    raft: Raft<Types>,
+    machine: LedgerMachine,
+    log_thread: std::thread::JoinHandle<()>,
+}
+
+impl std::fmt::Debug for RaftMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftMember").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+impl RaftMember {
+    /// Opens what the member has on its disk, and takes part.
+    pub async fn start(options: RaftOptions) -> std::io::Result<Self> {
+        let RaftOptions { member, folder, snapshot_every, heartbeat, election } = options;
+        std::fs::create_dir_all(&folder)?;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: "weir".to_owned(),
+            heartbeat_interval: millis(heartbeat),
+            election_timeout_min: millis(election),
+            election_timeout_max: millis(election * 2),
+            install_snapshot_timeout: 10_000,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
+            max_in_snapshot_log_to_keep: snapshot_every / 10,
+            ..Config::default()
+        };
+        let config = Arc::new(config.validate().map_err(std::io::Error::other)?);
+        let (log, log_thread) = LogStore::open(&folder.join("log.redb"))?;
+        let machine = LedgerMachine::open(&folder)?;
+        let network = Network { from: member };
+        let raft = Raft::new(member, config, network, log, machine.clone())
+            .await
+            .map_err(std::io::Error::other)?;
+        Ok(Self { member, raft, machine, log_thread })
+    }
+
+    pub fn service(&self) -> RaftService {
+        RaftService { member: self.member, raft: self.raft.clone() }
+    }
+
+    /// Makes a new cluster of these members. To be called on one of them, once; a member that belongs
+    /// to a cluster already is left as it is.
+    pub async fn initialize(&self, members: BTreeMap<MemberId, Address>) -> std::io::Result<()> {
+        if self.raft.is_initialized().await.map_err(std::io::Error::other)? {
+            return Ok(());
+        }
+        self.raft.initialize(members).await.map_err(std::io::Error::other)
+    }
+
+    /// Adds a member, which first gets a copy of everything, and then takes part in decisions. On the
+    /// leader only.
+    pub async fn add_member(&self, member: MemberId, address: Address) -> std::io::Result<()> {
+        self.raft.add_learner(member, address, true).await.map_err(std::io::Error::other)?;
+        let mut voters = self.voters();
+        voters.insert(member);
+        self.raft.change_membership(voters, false).await.map_err(std::io::Error::other)?;
+        Ok(())
+    }
+
+    /// Takes a member out for good. On the leader only.
+    pub async fn remove_member(&self, member: MemberId) -> std::io::Result<()> {
+        let mut voters = self.voters();
+        voters.remove(&member);
+        self.raft.change_membership(voters, false).await.map_err(std::io::Error::other)?;
+        Ok(())
+    }
+
+    fn voters(&self) -> std::collections::BTreeSet<MemberId> {
+        self.raft.metrics().borrow().membership_config.voter_ids().collect()
+    }
+
+    /// Appends commands as one entry, and returns what each did once a majority has them and this
+    /// member has applied them.
+    pub async fn append(&self, commands: Vec<Command>) -> Result<Vec<Response>, AppendError> {
+        match self.raft.client_write(Commands(commands)).await {
+            Ok(answer) => Ok(answer.data.responses),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
+                Err(AppendError::NotLeader { member: self.member, leader: leader.leader_node })
+            }
+            Err(error) => Err(AppendError::Unknown(error.to_string())),
+        }
+    }
+
+    /// Returns once this member knows everything that had been appended anywhere when it was called,
+    /// and was the leader all the while.
+    pub async fn catch_up(&self) -> Result<(), AppendError> {
+        match self.raft.ensure_linearizable().await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader))) => {
+                Err(AppendError::NotLeader { member: self.member, leader: leader.leader_node })
+            }
+            Err(error) => Err(AppendError::Unknown(error.to_string())),
+        }
+    }
+
+    /// The facts that this member has applied. Hold the guard shortly: appends wait for it.
+    pub async fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.machine.ledger().read().await
+    }
+
+    /// Who leads, as far as this member knows; changes with every election.
+    pub fn leader(&self) -> Option<MemberId> {
+        self.raft.metrics().borrow().current_leader
+    }
+
+    /// Notified whenever the answer of [`leader`](Self::leader) may have changed.
+    pub fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.raft.server_metrics()
+    }
+
+    /// The index up to which this member has applied the log.
+    pub fn applied_index(&self) -> u64 {
+        self.raft.metrics().borrow().last_applied.map_or(0, |applied| applied.index)
+    }
+
+    /// Writes a snapshot now, and takes what it holds out of the log.
+    pub async fn snapshot(&self) -> std::io::Result<()> {
+        self.raft.trigger().snapshot().await.map_err(std::io::Error::other)
+    }
+
+    /// Returns once its files are closed. Its service must have ended before.
+    pub async fn shut_down(self) {
+        let Self { raft, log_thread, .. } = self;
+        // They have ended either way.
+        let _ = raft.shutdown().await;
+        drop(raft);
+        let _ = tokio::task::spawn_blocking(move || log_thread.join()).await;
+    }
+}

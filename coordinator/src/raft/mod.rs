@@ -1,0 +1,64 @@
+//! The ledger, replicated: openraft keeps one log on every member, and each applies it to its own copy
+//! of the facts. No other module knows openraft.
+//!
+//! ```text
+//! append ─▶ leader: log store ─▶ AppendEntries ─▶ members' log stores
+//!                │ a majority has it
+//!                ▼
+//!             machine: apply ─▶ Ledger ─▶ answer
+//! ```
+
+mod log_store;
+mod machine;
+mod member;
+mod network;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use openraft::TokioRuntime;
+use serde::{Deserialize, Serialize};
+use weir_ledger::{Command, Response};
+
+pub use member::{AppendError, RaftMember, RaftOptions};
+pub use service::RaftService;
+
+/// A member's number, given to it once and never used for another.
+pub type MemberId = u64;
+
+openraft::declare_raft_types!(
+    /// The types of this log.
+    pub(crate) Types:
+        D = Commands,
+        R = Applied,
+        NodeId = MemberId,
+        Node = Address,
+        Entry = openraft::Entry<Types>,
+        SnapshotData = tokio::fs::File,
+        AsyncRuntime = TokioRuntime,
+);
+
+/// Where a member listens for the others: `https://host:port` or `http://host:port`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    pub url: String,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+/// One entry of the log: commands that were appended at about the same time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Commands(Vec<Command>);
+
+/// What the commands of an entry did. Only the member that appended them looks at it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    #[serde(skip)]
+    responses: Vec<Response>,
+}

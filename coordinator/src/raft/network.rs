@@ -1,0 +1,130 @@
+//! Calls to the other members. A connection is made when it is first needed, and again when it broke.
+
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
+};
+use openraft::network::{RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::transport::{Channel, Endpoint};
+use weir_proto::internal::RaftMessage;
+use weir_proto::internal::raft_client::RaftClient;
+
+use super::{Address, MemberId, Types};
+
+/// Bytes of one message: a group of commands with their manifests, or a chunk of a snapshot.
+pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Makes connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) from: MemberId,
+}
+
+/// To one member.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    from: MemberId,
+    target: MemberId,
+    channel: Result<Channel, Unreachable>,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: MemberId, node: &Address) -> Peer {
+        let endpoint = Endpoint::from_shared(node.url.clone());
+        let channel = endpoint
+            .map(|endpoint| endpoint.tcp_nodelay(true).connect_lazy())
+            .map_err(|error| Unreachable::new(&error));
+        Peer { from: self.from, target, channel }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Call {
+    AppendEntries,
+    Vote,
+    InstallSnapshot,
+}
+
+type Failed<E> = RPCError<MemberId, Address, RaftError<MemberId, E>>;
+
+impl Peer {
+    async fn call<Request, Response, E>(
+        &self,
+        call: Call,
+        request: &Request,
+        option: &RPCOption,
+    ) -> Result<Response, Failed<E>>
+    where
+        Request: Serialize,
+        Response: DeserializeOwned,
+        E: std::error::Error + DeserializeOwned,
+    {
+        let channel = self.channel.clone().map_err(RPCError::Unreachable)?;
+        let mut client = RaftClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let json = serde_json::to_vec(request).map_err(|error| NetworkError::new(&error))?;
+        let message = RaftMessage { target: self.target, json };
+        let answering = async {
+            match call {
+                Call::AppendEntries => client.append_entries(message).await,
+                Call::Vote => client.vote(message).await,
+                Call::InstallSnapshot => client.install_snapshot(message).await,
+            }
+        };
+        let limit = option.hard_ttl();
+        let answer = match tokio::time::timeout(limit, answering).await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
+                return Err(RPCError::Unreachable(Unreachable::new(&status)));
+            }
+            Ok(Err(status)) => return Err(RPCError::Network(NetworkError::new(&status))),
+            Err(_) => {
+                let action = match call {
+                    Call::AppendEntries => RPCTypes::AppendEntries,
+                    Call::Vote => RPCTypes::Vote,
+                    Call::InstallSnapshot => RPCTypes::InstallSnapshot,
+                };
+                let (id, target) = (self.from, self.target);
+                return Err(RPCError::Timeout(Timeout { action, id, target, timeout: limit }));
+            }
+        };
+        let result: Result<Response, RaftError<MemberId, E>> =
+            serde_json::from_slice(&answer.json).map_err(|error| NetworkError::new(&error))?;
+        result.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
+    }
+}
+
+impl RaftNetwork<Types> for Peer {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<MemberId>, RPCError<MemberId, Address, RaftError<MemberId>>>
+    {
+        self.call(Call::AppendEntries, &request, &option).await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        request: InstallSnapshotRequest<Types>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<MemberId>, Failed<InstallSnapshotError>> {
+        self.call(Call::InstallSnapshot, &request, &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<MemberId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<MemberId>, RPCError<MemberId, Address, RaftError<MemberId>>> {
+        self.call(Call::Vote, &request, &option).await
+    }
+}

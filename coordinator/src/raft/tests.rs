@@ -1,0 +1,271 @@
+//! Members over loopback, with disks of their own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::DateTime;
+use openraft::StorageError;
+use openraft::testing::{StoreBuilder, Suite};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use weir_ledger::{Command, NewEpoch, Response, StartRun};
+use weir_spec::PipelineName;
+
+use super::log_store::LogStore;
+use super::machine::LedgerMachine;
+use super::*;
+use crate::raft::member::RaftMember;
+
+struct Stores;
+
+impl StoreBuilder<Types, LogStore, LedgerMachine, TempDir> for Stores {
+    async fn build(&self) -> Result<(TempDir, LogStore, LedgerMachine), StorageError<MemberId>> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (log, _) = LogStore::open(&folder.path().join("log.redb")).expect("the log opens");
+        let machine = LedgerMachine::open(folder.path()).expect("the folder is empty");
+        Ok((folder, log, machine))
+    }
+}
+
+/// What openraft expects of every store.
+#[test]
+fn the_stores_pass_the_suite_of_openraft() {
+    Suite::test_all(Stores).expect("every test passes");
+}
+
+/// A member with its server.
+struct Running {
+    member: RaftMember,
+    server: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    async fn start(id: MemberId, folder: &Path, address: SocketAddr) -> Self {
+        let options = RaftOptions {
+            snapshot_every: 50,
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_millis(400),
+            ..RaftOptions::new(id, folder.join(id.to_string()))
+        };
+        let member = RaftMember::start(options).await.expect("the member starts");
+        // The port may be busy for a moment after the member that had it.
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let service = member.service().into_server();
+        let server = tokio::spawn(async move {
+            let serving = tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming);
+            tokio::select! {
+                result = serving => result.expect("the server serves"),
+                () = stopped => {}
+            }
+        });
+        Self { member, server, stop }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.server.await.expect("the server ends");
+        self.member.shut_down().await;
+    }
+}
+
+struct Cluster {
+    folder: TempDir,
+    addresses: BTreeMap<MemberId, SocketAddr>,
+    running: BTreeMap<MemberId, Running>,
+}
+
+impl Cluster {
+    async fn start(members: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut addresses = BTreeMap::new();
+        for id in 1..=members {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            addresses.insert(id, listener.local_addr().expect("it is bound"));
+        }
+        let mut cluster = Self { folder, addresses, running: BTreeMap::new() };
+        for id in 1..=members {
+            cluster.resume(id).await;
+        }
+        let nodes = (cluster.addresses.iter())
+            .map(|(id, address)| (*id, Address { url: format!("http://{address}") }))
+            .collect();
+        cluster.running[&1].member.initialize(nodes).await.expect("a new cluster");
+        cluster
+    }
+
+    async fn resume(&mut self, id: MemberId) {
+        let member = Running::start(id, self.folder.path(), self.addresses[&id]).await;
+        self.running.insert(id, member);
+    }
+
+    async fn stop(&mut self, id: MemberId) {
+        self.running.remove(&id).expect("it runs").stop().await;
+    }
+
+    /// Waits until a running member leads and can append.
+    async fn leader(&self) -> MemberId {
+        for _ in 0..500 {
+            for (id, running) in &self.running {
+                if running.member.leader() == Some(*id) && running.member.catch_up().await.is_ok() {
+                    return *id;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("nobody leads after ten seconds");
+    }
+
+    async fn append(&self, command: Command) -> Response {
+        let leader = self.leader().await;
+        let appended = self.running[&leader].member.append(vec![command]).await;
+        appended.expect("the leader appends").remove(0)
+    }
+
+    async fn begin_epoch(&self) -> u64 {
+        self.append(Command::NewEpoch(NewEpoch {
+            ledger_id: "ledger".into(),
+            boot_id: "boot".into(),
+            pid: 1,
+            host: "here".into(),
+            at: DateTime::UNIX_EPOCH,
+        }))
+        .await;
+        let leader = self.leader().await;
+        self.running[&leader].member.ledger().await.current_epoch()
+    }
+
+    /// Waits until all running members have applied the same, and compares their ledgers.
+    async fn assert_equal(&self) {
+        let leader = self.leader().await;
+        let index = self.running[&leader].member.applied_index();
+        let ledger = self.running[&leader].member.ledger().await.clone();
+        for (id, running) in &self.running {
+            for _ in 0..500 {
+                if running.member.applied_index() >= index {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert!(running.member.applied_index() >= index, "member {id} lags behind");
+            assert!(*running.member.ledger().await == ledger, "member {id} has other facts");
+        }
+    }
+}
+
+fn start_run(epoch: u64, name: &str) -> Command {
+    Command::StartRun(StartRun {
+        epoch,
+        run: weir_ledger::RunId(name.to_owned()),
+        pipeline: PipelineName(name.to_owned()),
+        spec_hash: "spec".into(),
+        params: BTreeMap::new(),
+        window: None,
+        at: DateTime::UNIX_EPOCH,
+    })
+}
+
+const CHANGED: Response = Response::Accepted { changed: true };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_member_leads_when_the_leader_is_gone_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(3).await;
+    let epoch = cluster.begin_epoch().await;
+    assert_eq!(cluster.append(start_run(epoch, "a")).await, CHANGED);
+    let first = cluster.leader().await;
+    cluster.stop(first).await;
+
+    let second = cluster.leader().await;
+    assert_ne!(first, second);
+    let next_epoch = cluster.begin_epoch().await;
+    assert!(next_epoch > epoch, "an epoch is the index of its entry");
+    let late = cluster.append(start_run(epoch, "late")).await;
+    assert!(matches!(late, Response::Rejected(_)), "the old leader's epoch is over: {late:?}");
+    assert_eq!(cluster.append(start_run(next_epoch, "b")).await, CHANGED);
+
+    cluster.resume(first).await;
+    cluster.assert_equal().await;
+    let ledger = cluster.running[&first].member.ledger().await.clone();
+    assert_eq!(ledger.runs.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_members_stop_and_start_with_everything_that_was_appended() {
+    let mut cluster = Cluster::start(3).await;
+    let epoch = cluster.begin_epoch().await;
+    for number in 0..120 {
+        cluster.append(start_run(epoch, &format!("run{number}"))).await;
+    }
+    for id in 1..=3 {
+        cluster.stop(id).await;
+    }
+    for id in 1..=3 {
+        cluster.resume(id).await;
+    }
+    cluster.assert_equal().await;
+    let leader = cluster.leader().await;
+    assert_eq!(cluster.running[&leader].member.ledger().await.runs.len(), 120);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_nothing_is_appended() {
+    let mut cluster = Cluster::start(3).await;
+    let epoch = cluster.begin_epoch().await;
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.stop(id).await;
+    }
+    let member = &cluster.running[&leader].member;
+    let appending = member.append(vec![start_run(epoch, "alone")]);
+    let appended = tokio::time::timeout(Duration::from_secs(2), appending).await;
+    assert!(!matches!(appended, Ok(Ok(_))), "{appended:?}");
+    assert!(member.ledger().await.runs.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lost_its_disk_is_replaced_by_a_new_one() {
+    let mut cluster = Cluster::start(3).await;
+    let epoch = cluster.begin_epoch().await;
+    for number in 0..120 {
+        cluster.append(start_run(epoch, &format!("run{number}"))).await;
+    }
+    let leader = cluster.leader().await;
+    let lost = (1..=3).find(|id| *id != leader).expect("two others");
+    cluster.stop(lost).await;
+    // What a snapshot holds has left the log: the new member needs the snapshot.
+    cluster.running[&leader].member.snapshot().await.expect("it leads");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    drop(listener);
+    cluster.addresses.insert(4, address);
+    cluster.resume(4).await;
+    let leader = cluster.leader().await;
+    let member = &cluster.running[&leader].member;
+    member.remove_member(lost).await.expect("two of three agree");
+    member.add_member(4, Address { url: format!("http://{address}") }).await.expect("it follows");
+    cluster.assert_equal().await;
+    assert_eq!(cluster.running[&4].member.ledger().await.runs.len(), 120);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_member_is_a_cluster() {
+    let cluster = Cluster::start(1).await;
+    let epoch = cluster.begin_epoch().await;
+    assert_eq!(cluster.append(start_run(epoch, "a")).await, CHANGED);
+    let again = cluster.append(start_run(epoch, "a")).await;
+    assert!(matches!(again, Response::Rejected(_)), "{again:?}");
+}
