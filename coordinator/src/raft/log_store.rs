@@ -64,6 +64,16 @@ enum Write {
     Purge { through: u64, json: Vec<u8>, done: oneshot::Sender<io::Result<()>> },
 }
 
+impl Write {
+    fn new_entries(&self) -> impl DoubleEndedIterator<Item = u64> {
+        let entries = match self {
+            Write::Append { entries, .. } => entries.as_slice(),
+            Write::Value { .. } | Write::Truncate { .. } | Write::Purge { .. } => &[],
+        };
+        entries.iter().map(|(index, _)| *index)
+    }
+}
+
 impl LogStore {
     /// The thread ends, and closes the file, when the last handle is dropped.
     pub(crate) fn open(path: &Path) -> io::Result<(Self, JoinHandle<()>)> {
@@ -73,6 +83,7 @@ impl LogStore {
         transaction.open_table(VALUES).map_err(io::Error::other)?;
         transaction.commit().map_err(io::Error::other)?;
         let shared = Arc::new(Shared { database, memory: Mutex::default() });
+        shared.step_down()?;
         let purged = shared.value(PURGED)?;
         let last = shared.read(..)?.pop().map(|entry| entry.log_id);
         {
@@ -113,6 +124,22 @@ impl Shared {
         let table = transaction.open_table(VALUES).map_err(io::Error::other)?;
         let found = table.get(name).map_err(io::Error::other)?;
         found.map(|json| from_json(json.value())).transpose()
+    }
+
+    /// A member that led when its process ended must be elected again. Openraft would let it lead on
+    /// with the same vote, and answer reads before it knows that its last entries are committed.
+    fn step_down(&self) -> io::Result<()> {
+        let Some(mut vote) = self.value::<Vote<MemberId>>(VOTE)? else { return Ok(()) };
+        if !vote.committed {
+            return Ok(());
+        }
+        vote.committed = false;
+        let transaction = self.database.begin_write().map_err(io::Error::other)?;
+        {
+            let mut values = transaction.open_table(VALUES).map_err(io::Error::other)?;
+            values.insert(VOTE, to_json(&vote)?.as_slice()).map_err(io::Error::other)?;
+        }
+        transaction.commit().map_err(io::Error::other)
     }
 
     /// Entries on the disk and in the tail. The tail is looked at first: an entry that moves to the
@@ -182,7 +209,11 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
     {
         let mut entries = transaction.open_table(ENTRIES).map_err(io::Error::other)?;
         let mut values = transaction.open_table(VALUES).map_err(io::Error::other)?;
-        let committed = shared.memory().committed;
+        // A majority may have entries that this disk has not: those do not count after a start.
+        let committed = shared.memory().committed.filter(|committed| {
+            let newest = group.iter().flat_map(Write::new_entries).next_back();
+            newest.is_none_or(|newest| committed.index <= newest)
+        });
         if let Some(committed) = committed {
             values.insert(COMMITTED, to_json(&committed)?.as_slice()).map_err(io::Error::other)?;
         }

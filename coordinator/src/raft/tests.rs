@@ -208,7 +208,8 @@ async fn all_members_stop_and_start_with_everything_that_was_appended() {
     let mut cluster = Cluster::start(3).await;
     let epoch = cluster.begin_epoch().await;
     for number in 0..120 {
-        cluster.append(start_run(epoch, &format!("run{number}"))).await;
+        let response = cluster.append(start_run(epoch, &format!("run{number}"))).await;
+        assert_eq!(response, CHANGED, "{number}");
     }
     for id in 1..=3 {
         cluster.stop(id).await;
@@ -218,7 +219,9 @@ async fn all_members_stop_and_start_with_everything_that_was_appended() {
     }
     cluster.assert_equal().await;
     let leader = cluster.leader().await;
-    assert_eq!(cluster.running[&leader].member.ledger().await.runs.len(), 120);
+    let runs = cluster.running[&leader].member.ledger().await.runs.clone();
+    let has = |number: &i32| runs.contains_key(&weir_ledger::RunId(format!("run{number}")));
+    assert_eq!((0..120).filter(|number| !has(number)).collect::<Vec<_>>(), Vec::<i32>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
