@@ -11,9 +11,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weir-plan", &["weir-spec", "weir-connectors"]),
     ("weir-ledger", &["weir-spec", "weir-connectors", "weir-plan"]),
     ("weir-executor", &["weir-spec", "weir-connectors", "weir-plan"]),
+    ("weir-proto", &[]),
     (
         "weir-coordinator",
-        &["weir-spec", "weir-connectors", "weir-plan", "weir-ledger", "weir-executor"],
+        &[
+            "weir-spec",
+            "weir-connectors",
+            "weir-plan",
+            "weir-ledger",
+            "weir-executor",
+            "weir-proto",
+        ],
     ),
     (
         "weir-cli",
