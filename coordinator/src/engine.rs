@@ -125,7 +125,7 @@ impl Engine {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the second half of `run`")]
-    async fn run_locked(
+    pub(crate) async fn run_locked(
         &self,
         spec: &PipelineSpec,
         spec_text: &str,

@@ -2,6 +2,7 @@
 //! however often the work is interrupted.
 
 mod giving_up;
+mod replicated;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;

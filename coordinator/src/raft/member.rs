@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use openraft::{Config, Raft, SnapshotPolicy};
-use tokio::sync::{RwLockReadGuard, watch};
+use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use weir_ledger::{Command, Ledger, Response};
 
 use super::log_store::LogStore;
@@ -58,7 +59,7 @@ pub struct RaftMember {
     member: MemberId,
     raft: Raft<Types>,
     machine: LedgerMachine,
-    log_thread: std::thread::JoinHandle<()>,
+    log_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for RaftMember {
@@ -90,7 +91,7 @@ impl RaftMember {
         let raft = Raft::new(member, config, network, log, machine.clone())
             .await
             .map_err(std::io::Error::other)?;
-        Ok(Self { member, raft, machine, log_thread })
+        Ok(Self { member, raft, machine, log_thread: Mutex::new(Some(log_thread)) })
     }
 
     pub fn service(&self) -> RaftService {
@@ -157,6 +158,10 @@ impl RaftMember {
         self.machine.ledger().read().await
     }
 
+    pub(crate) fn facts(&self) -> Arc<RwLock<Ledger>> {
+        Arc::clone(self.machine.ledger())
+    }
+
     /// Who leads, as far as this member knows; changes with every election.
     pub fn leader(&self) -> Option<MemberId> {
         self.raft.metrics().borrow().current_leader
@@ -177,12 +182,14 @@ impl RaftMember {
         self.raft.trigger().snapshot().await.map_err(std::io::Error::other)
     }
 
-    /// Returns once its files are closed. Its service must have ended before.
-    pub async fn shut_down(self) {
-        let Self { raft, log_thread, .. } = self;
+    /// Returns once its files are closed. Its service must have ended before; nothing can be appended
+    /// afterwards.
+    pub async fn shut_down(&self) {
         // They have ended either way.
-        let _ = raft.shutdown().await;
-        drop(raft);
-        let _ = tokio::task::spawn_blocking(move || log_thread.join()).await;
+        let _ = self.raft.shutdown().await;
+        let thread = self.log_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
     }
 }

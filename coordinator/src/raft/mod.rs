@@ -14,7 +14,7 @@ mod member;
 mod network;
 mod service;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -38,8 +39,8 @@ fn the_stores_pass_the_suite_of_openraft() {
 }
 
 /// A member with its server.
-struct Running {
-    member: RaftMember,
+pub(crate) struct Running {
+    pub(crate) member: Arc<RaftMember>,
     server: JoinHandle<()>,
     stop: CancellationToken,
 }
@@ -73,7 +74,7 @@ impl Running {
                 () = stopped => {}
             }
         });
-        Self { member, server, stop }
+        Self { member: Arc::new(member), server, stop }
     }
 
     async fn stop(self) {
@@ -83,14 +84,14 @@ impl Running {
     }
 }
 
-struct Cluster {
+pub(crate) struct Cluster {
     folder: TempDir,
     addresses: BTreeMap<MemberId, SocketAddr>,
-    running: BTreeMap<MemberId, Running>,
+    pub(crate) running: BTreeMap<MemberId, Running>,
 }
 
 impl Cluster {
-    async fn start(members: u64) -> Self {
+    pub(crate) async fn start(members: u64) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut addresses = BTreeMap::new();
         for id in 1..=members {
@@ -113,12 +114,12 @@ impl Cluster {
         self.running.insert(id, member);
     }
 
-    async fn stop(&mut self, id: MemberId) {
+    pub(crate) async fn stop(&mut self, id: MemberId) {
         self.running.remove(&id).expect("it runs").stop().await;
     }
 
     /// Waits until a running member leads and can append.
-    async fn leader(&self) -> MemberId {
+    pub(crate) async fn leader(&self) -> MemberId {
         for _ in 0..500 {
             for (id, running) in &self.running {
                 if running.member.leader() == Some(*id) && running.member.catch_up().await.is_ok() {

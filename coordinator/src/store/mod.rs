@@ -1,10 +1,13 @@
-//! The ledger's log on a local disk: one SQLite file for each pipeline, one writer, any readers.
+//! The ledger with the right to append to it: its log is on a local disk, one SQLite file for each
+//! pipeline, one writer, any readers; or it is replicated.
 //!
 //! ```text
 //! append ─▶ writer task: coalesce ─▶ apply ─▶ one transaction, synced ─▶ reply
+//!                              └───▶ one entry of the replicated log ───▶ reply
 //! ```
 
 mod log;
+mod replicated;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +19,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, mpsc, oneshot};
 use weir_ledger::{Command, Ledger, Rejection, Response, apply};
 
 use crate::lock::PipelineLock;
+use crate::raft::RaftMember;
 use log::{Log, LogState};
 
 /// The most appends that share one transaction.
@@ -41,12 +45,18 @@ pub(crate) enum StoreError {
         "{path} was written by a newer version of Weir (format {found}, this version reads {known})"
     )]
     Newer { path: String, found: i64, known: i64 },
+    /// This member does not lead, and nothing of what was to be appended is in the ledger.
+    #[error("{0}")]
+    NotLeader(String),
+    /// It may be in the ledger: only the next leader's ledger tells.
+    #[error("{0}")]
+    Unknown(String),
     /// The command was refused: a defect, or the right to write is lost.
     #[error("the ledger refuses: {0}")]
     Rejected(Rejection),
 }
 
-/// The ledger of one pipeline with the right to append to it.
+/// A ledger with the right to append to it.
 #[derive(Debug)]
 pub(crate) struct LedgerStore {
     ledger: Arc<RwLock<Ledger>>,
@@ -75,6 +85,17 @@ impl LedgerStore {
             writer: tokio::spawn(writer.run(receiver)),
             path: path.to_owned(),
         })
+    }
+
+    /// The replicated ledger, as its leader appends to it. Must be called inside a Tokio runtime.
+    pub(crate) fn replicated(member: Arc<RaftMember>) -> Self {
+        let (appends, receiver) = mpsc::channel(GROUP);
+        Self {
+            ledger: member.facts(),
+            appends,
+            path: PathBuf::from("the replicated ledger"),
+            writer: tokio::spawn(replicated::write(member, receiver)),
+        }
     }
 
     /// The ledger as it is now, without the right to write; another process may be writing.
