@@ -209,8 +209,10 @@ impl Target for Sqlite {
     fn reset(&self) {
         for suffix in ["", "-wal", "-shm"] {
             let path = format!("{}{suffix}", self.path.display());
-            if Path::new(&path).exists() {
-                std::fs::remove_file(path).expect("the destination can be removed");
+            match std::fs::remove_file(&path) {
+                // The last one who closes the database removes the log beside it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.expect("the destination can be removed"),
             }
         }
     }
