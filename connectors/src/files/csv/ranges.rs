@@ -14,7 +14,8 @@ use crate::files::opened::OpenFile;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The starts of about `count` equal ranges of a file whose records begin at `data_start`; the
-/// first is 0 and takes the header with it. With `multiline` the file is read once. Blocking.
+/// first is 0 and takes the header with it. With `multiline` the file is read up to the last start, since
+/// only that tells which line breaks are quoted; without, every line break ends a record. Blocking.
 pub(crate) fn range_starts(
     path: &Path,
     dialect: &Dialect,
@@ -22,6 +23,11 @@ pub(crate) fn range_starts(
     size: u64,
     count: u64,
 ) -> Result<Vec<u64>, ConnectorError> {
+    if !dialect.multiline {
+        let mut starts = line_ranges(path, size, count)?;
+        starts.retain(|start| *start == 0 || *start > data_start);
+        return Ok(starts);
+    }
     let targets =
         (1..count).map(|index| size / count * index).filter(|target| *target > data_start);
     let mut starts = vec![0];
