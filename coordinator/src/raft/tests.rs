@@ -49,8 +49,9 @@ impl Running {
     async fn start(id: MemberId, folder: &Path, address: SocketAddr) -> Self {
         let options = RaftOptions {
             snapshot_every: 50,
-            heartbeat: Duration::from_millis(100),
-            election: Duration::from_millis(400),
+            // A busy machine must not change leaders in the middle of a test.
+            heartbeat: Duration::from_millis(250),
+            election: Duration::from_millis(1_500),
             ..RaftOptions::new(id, folder.join(id.to_string()))
         };
         let member = RaftMember::start(options).await.expect("the member starts");
@@ -120,7 +121,7 @@ impl Cluster {
 
     /// Waits until a running member leads and can append.
     pub(crate) async fn leader(&self) -> MemberId {
-        for _ in 0..500 {
+        for _ in 0..1_500 {
             for (id, running) in &self.running {
                 if running.member.leader() == Some(*id) && running.member.catch_up().await.is_ok() {
                     return *id;
@@ -128,7 +129,7 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("nobody leads after ten seconds");
+        panic!("nobody leads after thirty seconds");
     }
 
     async fn append(&self, command: Command) -> Response {
