@@ -42,7 +42,8 @@ pub enum CommitLogError {
     /// The batch may not be committed: the run has failed.
     #[error("{0}")]
     Refused(String),
-    #[error("failed to write the ledger: {0}")]
+    /// The ledger could not be written; the text says which and why.
+    #[error("{0}")]
     Unavailable(String),
 }
 

@@ -66,12 +66,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) async fn open_or_create(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
-        let mut log = Self::connect(path, options).await?;
+        let mut log = Self::connect(path, Self::to_write(path)).await?;
         if log.format().await? == 0 {
             log.create_tables().await.map_err(|error| log.open_error(&error))?;
         }
@@ -89,6 +84,14 @@ impl Log {
             });
         }
         Ok(log)
+    }
+
+    fn to_write(path: &Path) -> SqliteConnectOptions {
+        SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
     }
 
     async fn connect(path: &Path, options: SqliteConnectOptions) -> Result<Self, StoreError> {
@@ -181,14 +184,32 @@ impl Log {
     ) -> Result<(), StoreError> {
         let snapshot = tail.last_index >= tail.last_snapshot + SNAPSHOT_EVERY;
         let written = self.write_all(entries, snapshot.then_some((&*tail, ledger))).await;
-        written.map_err(|error| StoreError::Write {
-            path: self.path.display().to_string(),
-            message: cause(&error),
-        })?;
+        if let Err(error) = written {
+            self.reconnect().await;
+            return Err(StoreError::Write {
+                path: self.path.display().to_string(),
+                message: cause(&error),
+            });
+        }
         if snapshot {
             tail.last_snapshot = tail.last_index;
         }
         Ok(())
+    }
+
+    /// After a failed write: SQLite may have rolled back by itself, and the connection then counts a
+    /// transaction that is no more.
+    async fn reconnect(&mut self) {
+        match Self::connect(&self.path, Self::to_write(&self.path)).await {
+            Ok(fresh) => {
+                let stale = std::mem::replace(&mut self.connection, fresh.connection);
+                if let Err(error) = stale.close_hard().await {
+                    tracing::debug!(%error, "the ledger's old connection");
+                }
+            }
+            // The next write fails as well, and tries again.
+            Err(error) => tracing::warn!(%error, "the ledger is not opened again"),
+        }
     }
 
     async fn write_all(

@@ -179,5 +179,9 @@ fn full_disk_under_the_state_folder() {
     let target = targets::files(folder.path(), "parquet", "append", "batch");
     // Many slices: their progress never fits, whichever task is the faster.
     let text = full_then_roomy(folder.path(), &disk, target.as_ref(), 60, false);
-    insta::assert_snapshot!("full_disk_under_the_state_folder", text);
+    // The ledger and the checkpoints of tasks share the disk: either may meet its end first.
+    match text.contains("ledger.db") {
+        true => insta::assert_snapshot!("full_disk_under_the_ledger", text),
+        false => assert!(text.contains(".weir") && text.contains("No space left"), "{text}"),
+    }
 }
