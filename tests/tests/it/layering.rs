@@ -10,8 +10,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weir-connectors", &["weir-spec"]),
     ("weir-plan", &["weir-spec", "weir-connectors"]),
     ("weir-ledger", &["weir-spec", "weir-connectors", "weir-plan"]),
-    ("weir-executor", &["weir-spec", "weir-connectors", "weir-plan"]),
     ("weir-proto", &[]),
+    ("weir-executor", &["weir-spec", "weir-connectors", "weir-plan", "weir-proto"]),
     (
         "weir-coordinator",
         &[
@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "weir-ledger",
             "weir-executor",
             "weir-coordinator",
+            "weir-proto",
         ],
     ),
 ];
