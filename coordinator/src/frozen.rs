@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use weir_executor::RunFolder;
 use weir_ledger::{RunFacts, RunId};
 use weir_plan::StageGraph;
 use weir_spec::PipelineSpec;
@@ -51,7 +52,7 @@ pub(crate) fn write_graph(
 ) -> Result<String, EngineError> {
     let bytes = to_json(graph);
     let hash = blake3::hash(&bytes).to_hex().to_string();
-    write_durably(&graph_path(dir, run, &hash), &bytes)?;
+    write_durably(&RunFolder::new(dir.run(run)).graph_file(&hash), &bytes)?;
     Ok(hash)
 }
 
@@ -62,16 +63,9 @@ pub(crate) fn read_graph(
     facts: &RunFacts,
 ) -> Result<Option<StageGraph>, EngineError> {
     let Some(hash) = &facts.graph_hash else { return Ok(None) };
-    let path = graph_path(dir, run, hash);
-    let bytes = std::fs::read(&path).map_err(|cause| state_error("read", &path, cause))?;
-    if blake3::hash(&bytes).to_hex().as_str() != hash {
-        return Err(damaged(&path, "its content does not fit its name"));
-    }
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(&path, error))
-}
-
-fn graph_path(dir: &PipelineDir, run: &RunId, hash: &str) -> std::path::PathBuf {
-    dir.run(run).join("plan").join(format!("{hash}.json"))
+    let folder = RunFolder::new(dir.run(run));
+    let read = folder.read_graph(hash);
+    read.map(Some).map_err(|cause| state_error("read", &folder.graph_file(hash), cause))
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorError, PrepareSink, PreparedSink, Sink, Source};
-use weir_executor::{ExecutorEnv, ExecutorOptions, Systems};
+use weir_executor::{ExecutorEnv, ExecutorOptions, Resources, RunFolder, Systems};
 use weir_ledger::{CleanUpDone, Command, FinishRun, PlanRun, RunFacts, RunId, RunOutcome};
 use weir_plan::{PlanError, PlanScope, StageGraph, StageId, StageOutput};
 use weir_spec::{NodeName, PipelineSpec};
@@ -120,15 +120,16 @@ impl Session {
         let sinks = self.prepare_sinks(&graph).await?;
 
         let memory_bytes = NonZeroU64::new(self.options.memory_bytes).unwrap_or(NonZeroU64::MIN);
+        let spill = RunFolder::new(&folder).spill();
+        let resources = Resources::new(spill, memory_bytes, self.options.slots)
+            .map_err(|error| Failure::Run(error.to_string()))?;
         let env = ExecutorEnv::new(ExecutorOptions {
             run_dir: folder,
             systems: Arc::clone(&self.systems),
-            memory_bytes,
-            slots: self.options.slots,
+            resources: Arc::new(resources),
             checkpoint_every: self.frozen.spec.checkpoint.every,
             given,
-        })
-        .map_err(|error| Failure::Run(error.to_string()))?;
+        });
         Driver::new(self, &graph, &sinks, Arc::new(env)).drive().await?;
 
         // Everything is visible: what cannot be removed now is removed when the next run starts.

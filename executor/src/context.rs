@@ -12,13 +12,14 @@ use crate::{ExecutorEnv, TaskError};
 /// Rows of a batch between operators.
 pub(crate) const BATCH_ROWS: usize = 8192;
 
-/// A session with the run's memory and disk and the task's services.
+/// A session with the process's memory and disk and the task's services.
 pub(crate) fn task_context(env: &ExecutorEnv, services: Arc<dyn TaskServices>) -> Arc<TaskContext> {
-    let runtime = Arc::clone(&env.runtime);
-    let context = session::task_context(services, runtime, BATCH_ROWS, env.slots.get());
+    let resources = &env.resources;
+    let (runtime, slots) = (Arc::clone(&resources.runtime), resources.slots.get());
+    let context = session::task_context(services, runtime, BATCH_ROWS, slots);
     let mut config = context.session_config().clone();
     // What a sort keeps back for merging its spills; the default would not fit a small pool.
-    let per_slot = env.memory_bytes.get() / env.slots.get() as u64;
+    let per_slot = resources.memory_bytes.get() / slots as u64;
     let reservation = usize::try_from(per_slot / 32).unwrap_or(usize::MAX);
     let execution = &mut config.options_mut().execution;
     execution.sort_spill_reservation_bytes =

@@ -34,7 +34,7 @@ pub(crate) fn remove_if_present(path: &Path) -> io::Result<bool> {
 }
 
 pub(crate) fn state_error(attempt: &'static str, path: &Path, source: io::Error) -> TaskError {
-    TaskError::State { attempt, path: path.display().to_string(), source }
+    TaskError::State { attempt: attempt.into(), path: path.display().to_string(), source }
 }
 
 /// Runs file work that waits for the disk off the async threads.
@@ -44,7 +44,7 @@ pub(crate) async fn off_thread<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(stopped) => Err(TaskError::State {
-            attempt: "finish writing",
+            attempt: "finish writing".into(),
             path: "the run's folder".to_owned(),
             source: io::Error::other(stopped),
         }),

@@ -19,8 +19,9 @@ pub(crate) struct FailureSite<'task> {
 }
 
 impl<'task> FailureSite<'task> {
-    pub(crate) fn new(stage: &'task str, env: &ExecutorEnv, spill: &'task Path) -> Self {
-        Self { stage, spill, memory_bytes: env.memory_bytes.get() }
+    pub(crate) fn new(stage: &'task str, env: &'task ExecutorEnv) -> Self {
+        let resources = &env.resources;
+        Self { stage, spill: &resources.spill, memory_bytes: resources.memory_bytes.get() }
     }
 
     /// Finds the cause behind DataFusion's wrapping: a connector (which decides about retries), the
@@ -38,11 +39,15 @@ impl<'task> FailureSite<'task> {
             if let Some(TaskError::State { attempt, path, source }) =
                 current.downcast_ref::<TaskError>()
             {
-                return TaskError::State { attempt, path: path.clone(), source: same_io(source) };
+                return TaskError::State {
+                    attempt: attempt.clone(),
+                    path: path.clone(),
+                    source: same_io(source),
+                };
             }
             if let Some(io) = current.downcast_ref::<std::io::Error>() {
                 return TaskError::State {
-                    attempt: "spill rows of operators to",
+                    attempt: "spill rows of operators to".into(),
                     path: self.spill.display().to_string(),
                     source: same_io(io),
                 };

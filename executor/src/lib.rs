@@ -21,9 +21,11 @@ mod exchange;
 mod failure;
 mod folder;
 mod given;
+mod graph;
 mod morsel;
 mod reading;
 mod recorder;
+mod resources;
 mod run;
 mod services;
 mod streaming;
@@ -31,12 +33,15 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod whole;
+mod wire;
 
 pub use checksum::RowChecksum;
 pub use dead_letters::DeadLetterLine;
 pub use env::{ExecutorEnv, ExecutorOptions, Registry, Systems};
 pub use folder::RunFolder;
 pub use given::GivenSource;
+pub use resources::Resources;
 pub use run::run_task;
 pub use task::{CommitLog, CommitLogError, ProgressEvent, Task, TaskError, TaskOutcome};
 pub use weir_plan::{Commit, RowAccount, SlicePosition, SliceStart};
+pub use wire::{TaskEnd, TaskFailure};

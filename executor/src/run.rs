@@ -31,9 +31,8 @@ pub async fn run_task(
     events: UnboundedSender<ProgressEvent>,
     stop: CancellationToken,
 ) -> Result<TaskOutcome, TaskError> {
-    let spill = env.folder.spill();
     let stage = task.stage.name.clone();
-    let site = FailureSite::new(&stage, &env, &spill);
+    let site = FailureSite::new(&stage, &env);
     let work = run_here(task, Arc::clone(&env), log, events, stop).in_current_span();
     let running = tokio::spawn(work);
     match AbortOnDropHandle::new(running).await {
@@ -49,8 +48,7 @@ async fn run_here(
     events: UnboundedSender<ProgressEvent>,
     stop: CancellationToken,
 ) -> Result<TaskOutcome, TaskError> {
-    let spill = env.folder.spill();
-    let site = FailureSite::new(&task.stage.name, &env, &spill);
+    let site = FailureSite::new(&task.stage.name, &env);
     let dead_letters = DeadLetterBox::new(env.folder.clone(), &task);
     let recorder = Recorder::new(&task, dead_letters, events);
     let next_sequence = task.start.next_sequence;

@@ -1,9 +1,11 @@
 //! What an executor is asked to do, and what it reports.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use weir_connectors::{ConnectorError, PreparedSink};
 use weir_plan::{Commit, RowAccount, SliceStart, Stage, StageId};
 use weir_spec::NodeName;
@@ -74,7 +76,7 @@ pub enum TaskError {
     /// The state directory failed: disk full, no permission. Not retryable.
     #[error("failed to {attempt} {path}: {source}")]
     State {
-        attempt: &'static str,
+        attempt: Cow<'static, str>,
         path: String,
         #[source]
         source: std::io::Error,
@@ -94,7 +96,7 @@ impl TaskError {
 }
 
 /// For progress bars and logs; never for decisions. May be lost.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProgressEvent {
     /// Rows and bytes (of Arrow memory) that passed a node since the last event.
     Rows {

@@ -40,8 +40,8 @@ use weir_spec::{
 };
 
 use crate::{
-    Commit, CommitLog, CommitLogError, ExecutorEnv, ExecutorOptions, SliceStart, Systems, Task,
-    TaskError, TaskOutcome, run_task,
+    Commit, CommitLog, CommitLogError, ExecutorEnv, ExecutorOptions, Resources, SliceStart,
+    Systems, Task, TaskError, TaskOutcome, run_task,
 };
 
 pub(crate) fn row_schema() -> SchemaRef {
@@ -441,15 +441,19 @@ impl World {
         let timeline = Timeline::default();
         let sink = Arc::new(FakeSink { timeline: Arc::clone(&timeline), ..FakeSink::default() });
         let systems = FakeSystems { source: Arc::new(source), sink: Arc::clone(&sink), plan };
+        let resources = Resources::new(
+            folder.path().join("spill"),
+            NonZeroU64::new(memory_bytes).expect("some memory"),
+            NonZeroUsize::new(2).expect("two is not zero"),
+        )
+        .expect("the folder is writable");
         let env = ExecutorEnv::new(ExecutorOptions {
             run_dir: folder.path().to_owned(),
             systems: Arc::new(systems),
-            memory_bytes: NonZeroU64::new(memory_bytes).expect("some memory"),
-            slots: NonZeroUsize::new(2).expect("two is not zero"),
+            resources: Arc::new(resources),
             checkpoint_every,
             given: IndexMap::new(),
-        })
-        .expect("the folder is writable");
+        });
         let log = Arc::new(FakeLog { timeline, ..FakeLog::default() });
         Self { folder, sink, log, env: Arc::new(env), stop: CancellationToken::new() }
     }
