@@ -1,9 +1,15 @@
 //! The grammar of the command line. Meaning lives in `commands/`.
 
+mod cluster;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use cluster::{
+    ClusterArgs, ClusterCommand, CoordinatorArgs, ExecutorArgs, SubmitArgs, UpArgs,
+};
 
 /// Weir runs ETL pipelines: one YAML file in, exactly the right rows out, whatever is killed.
 #[derive(Debug, Parser)]
@@ -35,8 +41,8 @@ pub(crate) struct Global {
     /// comes first.
     #[arg(long, global = true, value_name = "FILE", env = "WEIR_SECRETS_FILE")]
     pub secrets_file: Option<PathBuf>,
-    /// Log filter for standard error, e.g. `info` or `weir_executor=trace`. Default: `off`; a
-    /// failure is printed anyway.
+    /// Log filter for standard error, e.g. `info` or `weir_executor=trace`. Default: `off`, and
+    /// `info` for a cluster's processes; a failure is printed anyway.
     #[arg(long, global = true, value_name = "FILTER", env = "WEIR_LOG")]
     pub log: Option<String>,
 }
@@ -78,6 +84,8 @@ pub(crate) enum Command {
         pipeline: Option<String>,
         #[arg(long, default_value_t = 50)]
         limit: usize,
+        #[command(flatten)]
+        cluster: ClusterArgs,
     },
     /// Print a run's log.
     Logs {
@@ -87,9 +95,20 @@ pub(crate) enum Command {
         follow: bool,
     },
     /// Go on with an interrupted or failed run, with the plan that it was started with.
-    Retry { id: String },
+    Retry {
+        id: String,
+        /// On a cluster: show the run until it ends, and end as it does. Here that is done anyway.
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
     /// Prove a run: add up its row accounts and compare the ledger with the targets.
-    Audit { id: String },
+    Audit {
+        id: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
     /// Show, set or reset the watermarks of incremental sources.
     #[command(subcommand)]
     State(StateCommand),
@@ -99,6 +118,21 @@ pub(crate) enum Command {
     /// Try a connection.
     #[command(subcommand)]
     Connection(ConnectionCommand),
+    /// Run a pipeline on a cluster.
+    Submit(SubmitArgs),
+    /// Stop a run on a cluster at its next commits. `weir retry` goes on with it.
+    Cancel {
+        id: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Start, stop and look at a cluster's processes.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Be a coordinator of a cluster.
+    Coordinator(CoordinatorArgs),
+    /// Be an executor of a cluster.
+    Executor(ExecutorArgs),
     /// Print the JSON Schema of the pipeline file, for editors.
     Schema,
     /// Write a small pipeline, with data, into a new folder.
@@ -118,6 +152,8 @@ pub(crate) struct RunArgs {
     /// Abandon an unfinished run of this pipeline instead of resuming it.
     #[arg(long)]
     pub fresh: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 #[derive(Debug, Args)]

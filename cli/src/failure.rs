@@ -12,6 +12,8 @@ pub(crate) enum Failure {
     Run(String),
     /// The file or the command is wrong.
     Usage(String),
+    /// No leader of the cluster answered.
+    Unreachable(String),
 }
 
 impl Failure {
@@ -19,12 +21,15 @@ impl Failure {
         match self {
             Failure::Run(_) => ExitCode::from(1),
             Failure::Usage(_) => ExitCode::from(2),
+            Failure::Unreachable(_) => ExitCode::from(3),
         }
     }
 
     pub(crate) fn message(&self) -> &str {
         match self {
-            Failure::Run(message) | Failure::Usage(message) => message,
+            Failure::Run(message) | Failure::Usage(message) | Failure::Unreachable(message) => {
+                message
+            }
         }
     }
 }

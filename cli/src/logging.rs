@@ -2,7 +2,7 @@
 //! passes the redactor.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -16,10 +16,11 @@ static LOG_FILE: OnceLock<Arc<Mutex<File>>> = OnceLock::new();
 
 /// Installs the subscriber of the process. `filter` is for standard error; the file keeps `info` and
 /// above unless the filter asks for more.
-pub(crate) fn init(filter: Option<&str>, redactor: &Redactor) {
-    let stderr_filter = EnvFilter::new(filter.unwrap_or("off"));
-    let file_filter = EnvFilter::new(file_filter(filter.unwrap_or_default()));
+pub(crate) fn init(filter: &str, redactor: &Redactor) {
+    let stderr_filter = EnvFilter::new(filter);
+    let file_filter = EnvFilter::new(file_filter(filter));
     let stderr = tracing_subscriber::fmt::layer()
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(Redacting { redactor: redactor.clone(), target: Target::Stderr })
         .with_filter(stderr_filter);
     let file = tracing_subscriber::fmt::layer()

@@ -1,30 +1,41 @@
-//! `weir`, the command line: thin commands around the engine, which it embeds.
+//! `weir`, the command line: thin commands around the engine, which it embeds,
+//! or around a cluster, whose processes it also is.
 //!
 //! ```text
 //! args ─▶ files (pipeline, weir.yaml, secrets, state folder) ─▶ commands/<verb> ─▶ engine ─▶ output
+//!                                                                     └─▶ client ─▶ cluster ─▶
 //! ```
 
 mod allocator;
 mod args;
+mod client;
+mod cluster_file;
 mod commands;
 mod failure;
 mod files;
 mod logging;
 mod output;
 mod progress;
+mod signals;
+mod watching;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use weir_connectors::Redactor;
 
-use args::{Cli, Output};
+use args::{Cli, Command, Output};
 
 fn main() -> ExitCode {
     allocator::limit_arenas();
     let cli = Cli::parse();
     let redactor = Redactor::default();
-    logging::init(cli.global.log.as_deref(), &redactor);
+    let default = match &cli.command {
+        // openraft tells operators of every vote and heartbeat.
+        Command::Coordinator(_) | Command::Executor(_) => "info,openraft=warn",
+        _ => "off",
+    };
+    logging::init(cli.global.log.as_deref().unwrap_or(default), &redactor);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -5,38 +5,48 @@ use std::process::ExitCode;
 use weir_connectors::Redactor;
 use weir_coordinator::{AuditReport, history};
 
-use crate::args::{Global, Output};
+use crate::args::{ClusterArgs, Global, Output};
+use crate::client::{Client, convert};
 use crate::failure::Failure;
 use crate::{files, output};
 
 pub(crate) async fn audit(
     global: &Global,
     id: &str,
+    cluster: &ClusterArgs,
     redactor: &Redactor,
 ) -> Result<ExitCode, Failure> {
-    let state_dir = super::state_dir_here(global);
-    let frozen = history::frozen(&state_dir, id).await?;
-    let context = files::context(global, &frozen.base_dir, redactor)?;
-    let report = history::audit(&state_dir, &frozen.run, &context).await?;
+    let report = match Client::named(cluster)? {
+        Some(mut client) => convert::report(client.audit(id).await?),
+        None => {
+            let state_dir = super::state_dir_here(global);
+            let frozen = history::frozen(&state_dir, id).await?;
+            let context = files::context(global, &frozen.base_dir, redactor)?;
+            history::audit(&state_dir, &frozen.run, &context).await?
+        }
+    };
     if global.output == Output::Json {
         output::json(&report)?;
     } else {
-        let nodes = report
-            .nodes
-            .iter()
-            .map(|node| {
-                vec![
-                    node.node.to_string(),
-                    output::count(node.rows_in),
-                    output::count(node.rows_out),
-                    output::count(node.filtered),
-                    output::count(node.dead_lettered),
-                    output::count(node.dropped),
-                ]
-            })
-            .collect();
-        output::table(&["NODE", "IN", "OUT", "FILTERED", "DEAD LETTERS", "DROPPED"], nodes)?;
-        output::line("")?;
+        // A cluster does not tell them.
+        if !report.nodes.is_empty() {
+            let nodes = report
+                .nodes
+                .iter()
+                .map(|node| {
+                    vec![
+                        node.node.to_string(),
+                        output::count(node.rows_in),
+                        output::count(node.rows_out),
+                        output::count(node.filtered),
+                        output::count(node.dead_lettered),
+                        output::count(node.dropped),
+                    ]
+                })
+                .collect();
+            output::table(&["NODE", "IN", "OUT", "FILTERED", "DEAD LETTERS", "DROPPED"], nodes)?;
+            output::line("")?;
+        }
         let sinks = report
             .sinks
             .iter()

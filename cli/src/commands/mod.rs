@@ -1,6 +1,7 @@
 //! One file a verb. Each reads its files, asks the engine, prints.
 
 mod audit;
+mod cluster;
 mod connection;
 mod dead_letters;
 mod init;
@@ -9,7 +10,9 @@ mod plan;
 mod preview;
 mod run;
 mod runs;
+mod serve;
 mod state;
+mod submit;
 mod test;
 mod validate;
 
@@ -20,6 +23,7 @@ use clap::CommandFactory as _;
 use weir_connectors::Redactor;
 
 use crate::args::{Cli, Command, Global};
+use crate::client::Client;
 use crate::failure::Failure;
 use crate::{files, output};
 
@@ -27,7 +31,7 @@ pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failu
     let global = &cli.global;
     match cli.command {
         Command::Run(arguments) if arguments.file == Path::new("show") => match &arguments.id {
-            Some(id) => runs::show(global, id).await,
+            Some(id) => runs::show(global, id, &arguments.cluster).await,
             None => {
                 Err(Failure::Usage("write `weir run show ID`; `weir runs` lists ids".to_owned()))
             }
@@ -39,15 +43,25 @@ pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failu
             preview::preview(global, &file, &node, limit, &values, redactor).await
         }
         Command::Test { files } => test::test(global, &files).await,
-        Command::Runs { pipeline, limit } => runs::list(global, pipeline.as_deref(), limit).await,
+        Command::Runs { pipeline, limit, cluster } => {
+            runs::list(global, pipeline.as_deref(), limit, &cluster).await
+        }
         Command::Logs { id, follow } => logs::logs(global, &id, follow).await,
-        Command::Retry { id } => run::retry(global, &id, redactor).await,
-        Command::Audit { id } => audit::audit(global, &id, redactor).await,
+        Command::Retry { id, wait, cluster } => match Client::named(&cluster)? {
+            Some(client) => submit::retry(global, client, &id, wait, &cluster).await,
+            None => run::retry(global, &id, redactor).await,
+        },
+        Command::Audit { id, cluster } => audit::audit(global, &id, &cluster, redactor).await,
         Command::State(command) => state::state(global, command).await,
         Command::DeadLetters(command) => {
             dead_letters::dead_letters(global, command, redactor).await
         }
         Command::Connection(command) => connection::connection(global, command, redactor).await,
+        Command::Submit(arguments) => submit::submit(global, arguments).await,
+        Command::Cancel { id, cluster } => submit::cancel(global, &id, &cluster).await,
+        Command::Cluster(command) => cluster::cluster(global, command).await,
+        Command::Coordinator(arguments) => serve::coordinator(global, arguments, redactor).await,
+        Command::Executor(arguments) => serve::executor(global, arguments, redactor).await,
         Command::Schema => {
             output::json(&weir_spec::json_schema())?;
             Ok(ExitCode::SUCCESS)

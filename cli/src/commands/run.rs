@@ -13,7 +13,7 @@ use weir_spec::{ColumnType, PipelineSpec};
 use crate::args::{Global, Output, RunArgs, Values};
 use crate::failure::Failure;
 use crate::progress::{self, Show};
-use crate::{files, logging, output};
+use crate::{files, logging, output, signals};
 
 pub(crate) async fn run(
     global: &Global,
@@ -24,6 +24,11 @@ pub(crate) async fn run(
         return Err(Failure::Usage(format!(
             "unexpected `{extra}`: one file at a time (`weir run show ID` shows a run)"
         )));
+    }
+    if arguments.cluster.is_named() {
+        return Err(Failure::Usage(
+            "`weir run` runs here and now: `weir submit` runs on a cluster".to_owned(),
+        ));
     }
     let loaded = files::load_valid(&arguments.file)?;
     let folder = files::folder_of(&loaded.path);
@@ -71,7 +76,7 @@ pub(crate) async fn execute(
     let _ = shown.await;
     match result {
         Ok(summary) => {
-            print(global, &summary)?;
+            print(global, &summary, "")?;
             Ok(match summary.status {
                 RunStatus::Succeeded | RunStatus::Skipped => ExitCode::SUCCESS,
                 RunStatus::Running
@@ -113,19 +118,7 @@ fn remedy(run: &str, again: &Again) -> String {
 
 /// The first signal stops at the next commit, the second at once.
 async fn stop_on_signal(stop: CancellationToken) {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            // Without a handler the default action ends the process: nothing is lost by that.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
-    }
+    signals::stop_asked().await;
     eprintln!("stopping at the next commit; press Ctrl-C again to stop at once");
     stop.cancel();
     if tokio::signal::ctrl_c().await.is_ok() {
@@ -134,7 +127,8 @@ async fn stop_on_signal(stop: CancellationToken) {
     }
 }
 
-fn print(global: &Global, summary: &RunSummary) -> Result<(), Failure> {
+/// `place`: what the commands that are shown need in order to find the run, with a space before it.
+pub(crate) fn print(global: &Global, summary: &RunSummary, place: &str) -> Result<(), Failure> {
     if global.output == Output::Json {
         return output::json(summary);
     }
@@ -152,12 +146,12 @@ fn print(global: &Global, summary: &RunSummary) -> Result<(), Failure> {
     }
     if summary.dead_letters > 0 {
         output::line(&format!(
-            "  {} dead letters: weir dead-letters list {}",
+            "  {} dead letters: weir dead-letters list {}{place}",
             output::count(summary.dead_letters),
             summary.run
         ))?;
     }
-    output::line(&format!("  prove it: weir audit {}", summary.run))
+    output::line(&format!("  prove it: weir audit {}{place}", summary.run))
 }
 
 /// A request from the command line's values, checked against the declared parameters.

@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
-use weir_coordinator::{RunStatus, history};
+use weir_coordinator::{RunDetail, RunStatus, history};
+use weir_proto::v1::Stage;
 
-use crate::args::{Global, Output};
+use crate::args::{ClusterArgs, Global, Output};
+use crate::client::{Client, convert};
 use crate::failure::Failure;
 use crate::output;
 
@@ -12,8 +14,16 @@ pub(crate) async fn list(
     global: &Global,
     pipeline: Option<&str>,
     limit: usize,
+    cluster: &ClusterArgs,
 ) -> Result<ExitCode, Failure> {
-    let mut runs = history::runs(&super::state_dir_here(global)).await?;
+    let mut runs = match Client::named(cluster)? {
+        Some(mut client) => {
+            let newest = u32::try_from(limit).unwrap_or(u32::MAX);
+            let runs = client.runs(pipeline, newest).await?;
+            runs.iter().map(convert::summary).collect::<Result<_, _>>()?
+        }
+        None => history::runs(&super::state_dir_here(global)).await?,
+    };
     runs.retain(|run| pipeline.is_none_or(|pipeline| run.pipeline == pipeline));
     runs.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| b.run.cmp(&a.run)));
     runs.truncate(limit);
@@ -45,12 +55,68 @@ pub(crate) async fn list(
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn show(global: &Global, id: &str) -> Result<ExitCode, Failure> {
-    let detail = history::run(&super::state_dir_here(global), id).await?;
-    if global.output == Output::Json {
-        output::json(&detail)?;
+pub(crate) async fn show(
+    global: &Global,
+    id: &str,
+    cluster: &ClusterArgs,
+) -> Result<ExitCode, Failure> {
+    let Some(mut client) = Client::named(cluster)? else {
+        let detail = history::run(&super::state_dir_here(global), id).await?;
+        if global.output == Output::Json {
+            output::json(&detail)?;
+        } else {
+            print(&detail)?;
+        }
         return Ok(ExitCode::SUCCESS);
+    };
+    let run = client.run(id).await?;
+    let detail = convert::detail(&run)?;
+    if global.output == Output::Json {
+        output::json(&with_attempts(&detail, &run.stages)?)?;
+    } else {
+        print(&detail)?;
+        print_attempts(&run.stages)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As the embedded engine's, and for each stage who works on what.
+fn with_attempts(detail: &RunDetail, stages: &[Stage]) -> Result<serde_json::Value, Failure> {
+    let mut json = serde_json::to_value(detail)
+        .map_err(|error| Failure::Run(format!("failed to print the result: {error}")))?;
+    for (index, stage) in stages.iter().enumerate() {
+        let running = stage.running.iter().map(|attempt| {
+            serde_json::json!({
+                "slice": attempt.slice, "attempt": attempt.attempt, "executor": attempt.executor,
+            })
+        });
+        json["stages"][index]["running"] = running.collect();
+    }
+    Ok(json)
+}
+
+fn print_attempts(stages: &[Stage]) -> Result<(), Failure> {
+    let attempts: Vec<Vec<String>> = stages
+        .iter()
+        .flat_map(|stage| {
+            stage.running.iter().map(|attempt| {
+                vec![
+                    stage.stage.to_string(),
+                    attempt.slice.to_string(),
+                    attempt.attempt.to_string(),
+                    attempt.executor.clone(),
+                ]
+            })
+        })
+        .collect();
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    output::line("")?;
+    output::table(&["STAGE", "SLICE", "ATTEMPT", "EXECUTOR"], attempts)
+}
+
+fn print(detail: &RunDetail) -> Result<(), Failure> {
     let run = &detail.summary;
     output::line(&format!("run       {}", run.run))?;
     output::line(&format!("pipeline  {}", run.pipeline))?;
@@ -84,13 +150,16 @@ pub(crate) async fn show(global: &Global, id: &str) -> Result<ExitCode, Failure>
         })
         .collect();
     output::table(&["STAGE", "NAME", "SLICES", "ATTEMPTS", "ROWS"], stages)?;
-    output::line("")?;
     let mut nodes: indexmap::IndexMap<&weir_spec::NodeName, weir_plan::NodeCounts> =
         indexmap::IndexMap::new();
     for stage in &detail.stages {
         for (node, counts) in &stage.account.nodes {
             *nodes.entry(node).or_default() += *counts;
         }
+    }
+    // A cluster does not tell them.
+    if nodes.is_empty() {
+        return Ok(());
     }
     let nodes = nodes
         .into_iter()
@@ -104,8 +173,8 @@ pub(crate) async fn show(global: &Global, id: &str) -> Result<ExitCode, Failure>
             ]
         })
         .collect();
-    output::table(&["NODE", "IN", "OUT", "DEAD LETTERS", "DROPPED"], nodes)?;
-    Ok(ExitCode::SUCCESS)
+    output::line("")?;
+    output::table(&["NODE", "IN", "OUT", "DEAD LETTERS", "DROPPED"], nodes)
 }
 
 fn status(status: RunStatus) -> &'static str {

@@ -1,0 +1,163 @@
+//! The grammar of what concerns a cluster: its processes, and how it is found.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::PlanArgs;
+
+/// Where a cluster is asked, in place of a state directory on this machine.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ClusterArgs {
+    /// Ask the cluster that was started with `weir cluster up --dir DIR`.
+    #[arg(long, value_name = "DIR", conflicts_with = "coordinators")]
+    pub dir: Option<PathBuf>,
+    /// Ask the cluster that has a coordinator at this URL. May be repeated. Default: those of the
+    /// environment variable `WEIR_COORDINATOR`, separated by commas.
+    #[arg(long = "coordinator", value_name = "URL")]
+    pub coordinators: Vec<String>,
+}
+
+impl ClusterArgs {
+    pub(crate) fn is_named(&self) -> bool {
+        self.dir.is_some() || !self.coordinators.is_empty()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// Abandon an unfinished run of this pipeline instead of resuming it.
+    #[arg(long)]
+    pub fresh: bool,
+    /// Show the run until it ends, and end as it does.
+    #[arg(long)]
+    pub wait: bool,
+    /// The same id starts no second run. Default: a new one, for the command's own repetitions.
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+    /// Run it once, now: what is done anyway.
+    #[arg(long, hide = true)]
+    pub run: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CoordinatorArgs {
+    /// This coordinator's number among the members.
+    #[arg(long, value_name = "N")]
+    pub id: u64,
+    /// Where it listens.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// How the others reach it.
+    #[arg(long, value_name = "URL")]
+    pub url: String,
+    /// The first members, itself included.
+    #[arg(long, value_name = "N=URL,…", value_parser = parse_members)]
+    pub members: Members,
+    /// Its own folder: its copy of the ledger.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// The folder that all processes of the cluster share.
+    #[arg(long, value_name = "DIR")]
+    pub storage: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecutorArgs {
+    /// A name that no other executor of the cluster has.
+    #[arg(long, value_name = "NAME")]
+    pub id: String,
+    /// The coordinators; the leader is found among them.
+    #[arg(long, value_name = "URL,…", value_delimiter = ',', required = true)]
+    pub coordinators: Vec<String>,
+    /// Its own folder: what operators spill.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// The folder that all processes of the cluster share.
+    #[arg(long, value_name = "DIR")]
+    pub storage: PathBuf,
+    /// Tasks at once. Default: the number of cores.
+    #[arg(long, value_name = "N")]
+    pub slots: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Start a cluster's processes on this machine, and stop them on Ctrl-C.
+    Up(UpArgs),
+    /// Stop the processes of a cluster that `up` has started.
+    Down {
+        /// The cluster's folder.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Start one process again, e.g. `executor-2`, that has ended.
+    Start {
+        /// `coordinator-N` or `executor-N`.
+        name: String,
+        /// The cluster's folder.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Ask every coordinator for its part, and the leader for the executors.
+    Status {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Everything the cluster writes by itself, with the logs and `cluster.json`. One that has been
+    /// used goes on from the state that it holds.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Default: 3, or as many as there were.
+    #[arg(long, value_name = "N")]
+    pub coordinators: Option<NonZeroU32>,
+    /// Default: 3, or as many as there were.
+    #[arg(long, value_name = "N")]
+    pub executors: Option<NonZeroU32>,
+    /// Tasks at once, of each executor. Default: the number of cores.
+    #[arg(long, value_name = "N")]
+    pub slots: Option<NonZeroUsize>,
+    /// Return once the cluster is up. `weir cluster down` stops it.
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// URLs of coordinators, by number.
+pub(crate) type Members = BTreeMap<u64, String>;
+
+/// `1=http://127.0.0.1:4001,2=http://127.0.0.1:4002`.
+fn parse_members(text: &str) -> Result<Members, String> {
+    let mut members = Members::new();
+    for member in text.split(',') {
+        let parsed = member.split_once('=').and_then(|(id, url)| Some((id.parse().ok()?, url)));
+        let (id, url) = parsed.ok_or_else(|| format!("write NUMBER=URL, not `{member}`"))?;
+        if members.insert(id, url.to_owned()).is_some() {
+            return Err(format!("{id} is there twice"));
+        }
+    }
+    Ok(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_numbered_urls() {
+        let members = parse_members("1=http://a:1,2=http://b:2").expect("it is right");
+        assert_eq!(members[&2], "http://b:2");
+        assert_eq!(parse_members("1=a,1=b"), Err("1 is there twice".to_owned()));
+        assert!(parse_members("http://a:1").is_err_and(|error| error.contains("NUMBER=URL")));
+    }
+}

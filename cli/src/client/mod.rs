@@ -1,0 +1,290 @@
+//! Asks a cluster: finds its leader among the coordinators, and goes on asking when one of them ends.
+//!
+//! ```text
+//! ClusterArgs ─endpoints─▶ URLs ─search─▶ leader ─▶ answer ─convert─▶ what the embedded engine returns
+//! ```
+
+pub(crate) mod convert;
+mod endpoints;
+mod search;
+mod status;
+mod watch;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+use weir_proto::v1::runs_client::RunsClient;
+use weir_proto::v1::{
+    AuditReport, AuditRunRequest, CancelRunRequest, GetRunRequest, ListRunsRequest,
+    RetryRunRequest, Run, SubmitRequest, SubmitResponse,
+};
+
+use crate::args::ClusterArgs;
+use crate::failure::Failure;
+
+pub(crate) use endpoints::{Endpoints, refuse_others_than_loopback};
+use search::{Next, Search};
+pub(crate) use status::{Standing, standings};
+
+/// How long a leader is looked for, from the last answer on.
+const PATIENCE: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(2);
+/// Of a coordinator that holds the connection but says nothing: found out by a ping.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_ANSWERED: Duration = Duration::from_secs(3);
+/// A list of all runs may be long.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// One cluster. Every method asks the leader, whichever coordinator that is by then.
+#[derive(Debug)]
+pub(crate) struct Client {
+    search: Search,
+    channels: HashMap<String, Channel>,
+    patience: Duration,
+}
+
+/// Why the cluster did not do what was asked.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// The leader's answer.
+    Refused {
+        status: Status,
+        /// The request had been sent before, and its answer was lost: it may have been done.
+        is_repeated: bool,
+    },
+    /// No leader in all that time. The message is complete.
+    Unreachable(String),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unreachable(message) => Failure::Unreachable(message),
+            CallError::Refused { status, .. } => match status.code() {
+                Code::InvalidArgument | Code::NotFound => {
+                    Failure::Usage(status.message().to_owned())
+                }
+                Code::Unimplemented => Failure::Run(format!(
+                    "the cluster cannot do this: {} (is it of another version?)",
+                    status.message()
+                )),
+                _ => Failure::Run(status.message().to_owned()),
+            },
+        }
+    }
+}
+
+type Result<T, E = CallError> = std::result::Result<T, E>;
+
+impl Client {
+    /// `None` when no cluster is named: the state folder is meant.
+    pub(crate) fn named(args: &ClusterArgs) -> Result<Option<Self>, Failure> {
+        Ok(Endpoints::named(args)?.map(|endpoints| Self::new(endpoints.urls)))
+    }
+
+    /// For commands that only a cluster understands.
+    pub(crate) fn required(args: &ClusterArgs) -> Result<Self, Failure> {
+        Ok(Self::new(Endpoints::required(args)?.urls))
+    }
+
+    pub(crate) fn new(urls: Vec<String>) -> Self {
+        Self { search: Search::new(urls), channels: HashMap::new(), patience: PATIENCE }
+    }
+
+    /// The answer to a request that starts no second run when it is repeated: it has an id.
+    pub(crate) async fn submit(&mut self, request: SubmitRequest) -> Result<SubmitResponse> {
+        self.call(move |mut runs| {
+            let request = request.clone();
+            async move { runs.submit(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn run(&mut self, run: &str) -> Result<Run> {
+        let request = GetRunRequest { run: run.to_owned() };
+        self.call(move |mut runs| {
+            let request = request.clone();
+            async move { runs.get(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn runs(&mut self, pipeline: Option<&str>, limit: u32) -> Result<Vec<Run>> {
+        let pipeline = pipeline.unwrap_or_default().to_owned();
+        let request = ListRunsRequest { pipeline, limit };
+        let answer = self.call(move |mut runs| {
+            let request = request.clone();
+            async move { runs.list(request).await }
+        });
+        Ok(answer.await?.runs)
+    }
+
+    pub(crate) async fn cancel(&mut self, run: &str) -> Result<Run> {
+        let request = CancelRunRequest { run: run.to_owned() };
+        let answer = self.call(move |mut runs| {
+            let request = request.clone();
+            async move { runs.cancel(request).await }
+        });
+        let answer = answer.await;
+        self.or_done_before(run, answer).await
+    }
+
+    pub(crate) async fn retry(&mut self, run: &str) -> Result<Run> {
+        let request = RetryRunRequest { run: run.to_owned() };
+        let answer = self.call(move |mut runs| {
+            let request = request.clone();
+            async move { runs.retry(request).await }
+        });
+        let answer = answer.await;
+        self.or_done_before(run, answer).await
+    }
+
+    pub(crate) async fn audit(&mut self, run: &str) -> Result<AuditReport> {
+        let request = AuditRunRequest { run: run.to_owned() };
+        self.call(move |mut runs| {
+            let request = request.clone();
+            async move { runs.audit(request).await }
+        })
+        .await
+    }
+
+    /// The second of two equal requests finds the run as the first has made it, and is refused.
+    async fn or_done_before(&mut self, run: &str, answer: Result<Run>) -> Result<Run> {
+        match answer {
+            Err(CallError::Refused { status, is_repeated: true })
+                if status.code() == Code::FailedPrecondition =>
+            {
+                self.run(run).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Asks one coordinator after the other until the leader answers.
+    async fn call<T, Answer>(&mut self, ask: impl Fn(RunsClient<Channel>) -> Answer) -> Result<T>
+    where
+        Answer: Future<Output = std::result::Result<Response<T>, Status>>,
+    {
+        let started = Instant::now();
+        let mut is_repeated = false;
+        self.search.begin();
+        loop {
+            let url = self.search.url().to_owned();
+            let status = match self.runs_at(&url) {
+                Ok(runs) => match ask(runs).await {
+                    Ok(answer) => return Ok(answer.into_inner()),
+                    Err(status) if !is_passing(&status) => {
+                        return Err(CallError::Refused { status, is_repeated });
+                    }
+                    Err(status) => status,
+                },
+                Err(error) => Status::unavailable(error.to_string()),
+            };
+            is_repeated |= may_have_arrived(&status);
+            let leader = leader_in(&status);
+            let next = self.search.refused(said(&status), leader);
+            if started.elapsed() >= self.patience {
+                return Err(CallError::Unreachable(self.search.report(self.patience)));
+            }
+            if let Next::After(pause) = next {
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+
+    fn runs_at(
+        &mut self,
+        url: &str,
+    ) -> std::result::Result<RunsClient<Channel>, tonic::transport::Error> {
+        let channel = match self.channels.get(url) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = endpoint(url)?.connect_lazy();
+                self.channels.insert(url.to_owned(), channel.clone());
+                channel
+            }
+        };
+        Ok(RunsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+}
+
+/// A coordinator's URL with the waits of this module.
+fn endpoint(url: &str) -> std::result::Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(url.to_owned())?
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_ANSWERED)
+        .keep_alive_while_idle(true))
+}
+
+/// Another coordinator may answer, or the same one later.
+fn is_passing(status: &Status) -> bool {
+    status.code() == Code::Unavailable || is_from_transport(status)
+}
+
+/// Not said by a coordinator: the connection was not made, or broke.
+fn is_from_transport(status: &Status) -> bool {
+    status.source().is_some()
+}
+
+/// The connection broke before the answer. One that was never made has carried nothing.
+fn may_have_arrived(status: &Status) -> bool {
+    is_from_transport(status) && !chain(status).any(|text| text.contains("Connection refused"))
+}
+
+fn leader_in(status: &Status) -> Option<String> {
+    let leader = status.metadata().get("weir-leader")?.to_str().ok()?;
+    (!leader.is_empty()).then(|| leader.to_owned())
+}
+
+/// The last cause says most: `transport error` alone says nothing.
+fn said(status: &Status) -> String {
+    match chain(status).last() {
+        Some(cause) => cause,
+        None => status.message().to_owned(),
+    }
+}
+
+fn chain(status: &Status) -> impl Iterator<Item = String> + '_ {
+    std::iter::successors(status.source(), |error: &&dyn Error| (*error).source())
+        .map(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_leader_is_final_and_a_broken_connection_is_not() {
+        assert!(!is_passing(&Status::not_found("no such run")));
+        assert!(!is_passing(&Status::failed_precondition("it is over")));
+        assert!(is_passing(&Status::unavailable("no leader")));
+        let broken = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset");
+        let broken = Status::from_error(Box::new(broken));
+        assert!(is_passing(&broken) && may_have_arrived(&broken));
+        assert_eq!(said(&broken), "reset");
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_is_not_there_is_named_with_what_each_coordinator_said() {
+        // Bound and closed again: nobody listens there.
+        let free = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+            format!("http://{}", listener.local_addr().expect("it is bound"))
+        };
+        let urls = vec![free(), free()];
+        let mut client = Client::new(urls.clone());
+        client.patience = Duration::from_millis(200);
+        let error = client.run("r").await.expect_err("nobody answers");
+        let CallError::Unreachable(message) = error else { panic!("{error:?}") };
+        for url in urls {
+            assert!(message.contains(&url), "{message}");
+        }
+        assert!(message.contains("Connection refused"), "{message}");
+    }
+}

@@ -1,0 +1,75 @@
+//! What every coordinator says of the cluster and of itself.
+
+use std::time::Duration;
+
+use weir_proto::v1::cluster_client::ClusterClient;
+use weir_proto::v1::{Role, StatusRequest, StatusResponse};
+
+use super::{endpoint, said};
+
+/// A coordinator, and what it said.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub url: String,
+    /// `Err`: why there is no answer.
+    pub answer: Result<StatusResponse, String>,
+}
+
+impl Standing {
+    pub(crate) fn id(&self) -> Option<u64> {
+        self.answer.as_ref().ok().map(|answer| answer.answered_by)
+    }
+
+    /// As it sees itself.
+    pub(crate) fn is_leader(&self) -> bool {
+        self.answer.as_ref().is_ok_and(|answer| {
+            let mut coordinators = answer.coordinators.iter();
+            coordinators.any(|coordinator| {
+                coordinator.id == answer.answered_by && coordinator.role() == Role::Leader
+            })
+        })
+    }
+}
+
+/// Asks all at once, in the order of the URLs; with the coordinators that these name.
+pub(crate) async fn standings(urls: &[String], patience: Duration) -> Vec<Standing> {
+    let mut standings = ask(urls, patience).await;
+    let mut others: Vec<String> = Vec::new();
+    for answer in standings.iter().filter_map(|standing| standing.answer.as_ref().ok()) {
+        for coordinator in &answer.coordinators {
+            let has_answered = standings.iter().any(|other| other.id() == Some(coordinator.id));
+            let is_known = urls.contains(&coordinator.url) || others.contains(&coordinator.url);
+            if !has_answered && !is_known {
+                others.push(coordinator.url.clone());
+            }
+        }
+    }
+    standings.extend(ask(&others, patience).await);
+    standings
+}
+
+async fn ask(urls: &[String], patience: Duration) -> Vec<Standing> {
+    let asked: Vec<_> = urls
+        .iter()
+        .map(|url| {
+            let url = url.clone();
+            tokio::spawn(async move { status_of(&url, patience).await })
+        })
+        .collect();
+    let mut standings = Vec::new();
+    for (url, asked) in urls.iter().zip(asked) {
+        let answer = asked.await.unwrap_or_else(|error| Err(error.to_string()));
+        standings.push(Standing { url: url.clone(), answer });
+    }
+    standings
+}
+
+async fn status_of(url: &str, patience: Duration) -> Result<StatusResponse, String> {
+    let channel = endpoint(url).map_err(|error| error.to_string())?.connect_lazy();
+    let mut cluster = ClusterClient::new(channel);
+    match tokio::time::timeout(patience, cluster.status(StatusRequest {})).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(said(&status)),
+        Err(_) => Err(format!("no answer within {:.0} s", patience.as_secs_f64())),
+    }
+}

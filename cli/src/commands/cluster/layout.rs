@@ -1,0 +1,121 @@
+//! Which processes a cluster has, where they listen, and how each is started. No I/O.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use crate::cluster_file::{ClusterFile, CoordinatorEntry, ExecutorEntry, ProcessEntry};
+
+/// What every process is started with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Common {
+    pub memory_bytes: u64,
+    pub secrets_file: Option<PathBuf>,
+    pub log: Option<String>,
+}
+
+/// A cluster in `dir` with coordinators at these URLs; no process of it has a pid yet.
+pub(super) fn cluster(
+    dir: &Path,
+    urls: &[String],
+    executors: u32,
+    slots: Option<NonZeroUsize>,
+    common: &Common,
+) -> ClusterFile {
+    let storage = dir.join("storage");
+    let process = |name: String, arguments: Vec<String>| {
+        let mut arguments = arguments;
+        arguments.extend(["--dir".to_owned(), text(&dir.join(&name))]);
+        arguments.extend(["--storage".to_owned(), text(&storage)]);
+        arguments.extend(common_arguments(common));
+        ProcessEntry { pid: 0, log: dir.join(format!("{name}.log")), name, arguments }
+    };
+    let members: Vec<String> = (1_u64..).zip(urls).map(|(id, url)| format!("{id}={url}")).collect();
+    let coordinators = (1_u64..).zip(urls).map(|(id, url)| {
+        let address = url.trim_start_matches("http://");
+        let arguments = words(&[
+            "coordinator",
+            "--id",
+            &id.to_string(),
+            "--listen",
+            address,
+            "--url",
+            url,
+            "--members",
+            &members.join(","),
+        ]);
+        let process = process(format!("coordinator-{id}"), arguments);
+        CoordinatorEntry { id, url: url.clone(), process }
+    });
+    let executors = (1..=executors).map(|number| {
+        let id = format!("executor-{number}");
+        let mut arguments = words(&["executor", "--id", &id, "--coordinators", &urls.join(",")]);
+        if let Some(slots) = slots {
+            arguments.extend(["--slots".to_owned(), slots.to_string()]);
+        }
+        let process = process(id.clone(), arguments);
+        ExecutorEntry { id, process }
+    });
+    ClusterFile {
+        coordinators: coordinators.collect(),
+        executors: executors.collect(),
+        storage: storage.clone(),
+    }
+}
+
+fn common_arguments(common: &Common) -> Vec<String> {
+    let mut arguments = vec!["--memory".to_owned(), common.memory_bytes.to_string()];
+    if let Some(file) = &common.secrets_file {
+        arguments.extend(["--secrets-file".to_owned(), text(file)]);
+    }
+    if let Some(log) = &common.log {
+        arguments.extend(["--log".to_owned(), log.clone()]);
+    }
+    arguments
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn processes_are_started_with_command_lines_that_weir_understands() {
+        let common = Common {
+            memory_bytes: 1 << 20,
+            secrets_file: Some(PathBuf::from("/s")),
+            log: Some("debug".to_owned()),
+        };
+        let urls = ["http://127.0.0.1:4001".to_owned(), "http://127.0.0.1:4002".to_owned()];
+        let file = cluster(Path::new("/c"), &urls, 2, NonZeroUsize::new(3), &common);
+        let parsed = |process: &ProcessEntry| {
+            let line = ["weir".to_owned()].into_iter().chain(process.arguments.clone());
+            let cli = Cli::try_parse_from(line).expect("it is understood");
+            assert_eq!((cli.global.memory, cli.global.log.as_deref()), (1 << 20, Some("debug")));
+            cli.command
+        };
+        let Command::Coordinator(second) = parsed(&file.coordinators[1].process) else {
+            panic!("not a coordinator")
+        };
+        assert_eq!((second.id, &second.url), (2, &urls[1]));
+        assert_eq!(second.listen.to_string(), "127.0.0.1:4002");
+        assert_eq!(second.members.len(), 2);
+        assert_eq!(second.dir, Path::new("/c/coordinator-2"));
+        let Command::Executor(second) = parsed(&file.executors[1].process) else {
+            panic!("not an executor")
+        };
+        assert_eq!((second.id.as_str(), second.slots), ("executor-2", NonZeroUsize::new(3)));
+        assert_eq!(second.coordinators, urls);
+        assert_eq!(second.storage, Path::new("/c/storage"));
+        assert_eq!(file.executors[1].process.log, Path::new("/c/executor-2.log"));
+    }
+}

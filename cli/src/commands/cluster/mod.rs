@@ -1,0 +1,29 @@
+//! `weir cluster up|down|start|status`: a cluster's processes on this machine.
+
+mod layout;
+mod process;
+mod ready;
+mod start;
+mod status;
+mod stop;
+mod up;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::args::{ClusterCommand, Global};
+use crate::failure::Failure;
+
+pub(super) async fn cluster(global: &Global, command: ClusterCommand) -> Result<ExitCode, Failure> {
+    match command {
+        ClusterCommand::Up(arguments) => up::up(global, arguments).await,
+        ClusterCommand::Down { dir } => stop::down(&absolute(&dir)?).await,
+        ClusterCommand::Start { name, dir } => start::start(&absolute(&dir)?, &name).await,
+        ClusterCommand::Status { cluster } => status::status(global, &cluster).await,
+    }
+}
+
+/// Processes are started in one folder and found from another.
+fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(dir).map_err(|error| Failure::Usage(format!("{}: {error}", dir.display())))
+}

@@ -1,0 +1,206 @@
+//! `weir cluster up`: starts the processes, waits until they have found each other, and stays with them.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, ExitCode, ExitStatus};
+use std::time::{Duration, Instant};
+
+use super::layout::{self, Common};
+use super::{absolute, process, ready, stop};
+use crate::args::{Global, UpArgs};
+use crate::cluster_file::ClusterFile;
+use crate::failure::Failure;
+use crate::{output, signals};
+
+const PROCESSES: u32 = 3;
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(100);
+
+pub(super) async fn up(global: &Global, arguments: UpArgs) -> Result<ExitCode, Failure> {
+    let dir = absolute(&arguments.dir)?;
+    let failed = |error: std::io::Error| {
+        Failure::Usage(format!("failed to make {}: {error}", dir.display()))
+    };
+    std::fs::create_dir_all(dir.join("storage")).map_err(failed)?;
+    let lock = ClusterFile::lock(&dir)?;
+    let mut file = planned(global, &arguments, &dir)?;
+    for entry in file.processes() {
+        std::fs::create_dir_all(dir.join(&entry.name)).map_err(failed)?;
+    }
+    let mut children = Children::start(&mut file)?;
+    let found = tokio::select! {
+        found = children.wait_until_up(&file) => found,
+        () = signals::stop_asked() => Err(Failure::Run("stopped before the cluster was up".to_owned())),
+    };
+    if let Err(failure) = found.and_then(|()| file.write(&dir)) {
+        children.stop(&file).await;
+        return Err(failure);
+    }
+    drop(lock);
+    print(&dir, &file)?;
+    if arguments.detach {
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::line("Ctrl-C stops it.")?;
+    tokio::select! {
+        ended = children.until_all_ended(&dir) => return ended,
+        () = signals::stop_asked() => {}
+    }
+    eprintln!("stopping");
+    let _lock = ClusterFile::lock(&dir)?;
+    // Some may have been started again by others since.
+    children.stop(&ClusterFile::read(&dir)?).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A new cluster, or the one that has been in this folder, at the same addresses.
+fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFile, Failure> {
+    let secrets_file = global.secrets_file.as_deref().map(absolute).transpose()?;
+    let common = Common { memory_bytes: global.memory, secrets_file, log: global.log.clone() };
+    let wanted = arguments.coordinators.map(|count| count.get());
+    let (urls, executors) = match ClusterFile::read_if_any(dir)? {
+        None => (free_urls(wanted.unwrap_or(PROCESSES))?, PROCESSES),
+        Some(old) => {
+            if let Some(entry) = old.processes().find(|entry| process::is_alive(entry)) {
+                return Err(Failure::Run(format!(
+                    "{} of the cluster in {dir} runs already, as process {}: stop it with `weir \
+                     cluster down --dir {dir}`, or start what has ended with `weir cluster start \
+                     NAME --dir {dir}`",
+                    entry.name,
+                    entry.pid,
+                    dir = dir.display(),
+                )));
+            }
+            let urls = old.urls();
+            if wanted.is_some_and(|wanted| urls.len() != wanted as usize) {
+                return Err(Failure::Usage(format!(
+                    "the cluster in {} has {} coordinators: that cannot be changed yet",
+                    dir.display(),
+                    urls.len()
+                )));
+            }
+            (urls, u32::try_from(old.executors.len()).unwrap_or(PROCESSES))
+        }
+    };
+    let executors = arguments.executors.map_or(executors, |count| count.get());
+    Ok(layout::cluster(dir, &urls, executors, arguments.slots, &common))
+}
+
+/// Addresses that nobody listens at. All are held until the last has been found.
+fn free_urls(count: u32) -> Result<Vec<String>, Failure> {
+    let bound = (0..count)
+        .map(|_| {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let url = format!("http://{}", listener.local_addr()?);
+            Ok((listener, url))
+        })
+        .collect::<std::io::Result<Vec<_>>>();
+    let bound =
+        bound.map_err(|error| Failure::Run(format!("no free port on 127.0.0.1: {error}")))?;
+    Ok(bound.into_iter().map(|(_listener, url)| url).collect())
+}
+
+/// The processes that this command has started, by name.
+struct Children(Vec<(String, Child)>);
+
+impl Children {
+    /// All or none.
+    fn start(file: &mut ClusterFile) -> Result<Self, Failure> {
+        let names: Vec<String> = file.processes().map(|entry| entry.name.clone()).collect();
+        let mut children = Self(Vec::new());
+        for name in names {
+            let entry = file.process_mut(&name).expect("the name is of an entry");
+            match process::spawn(entry) {
+                Ok(child) => children.0.push((name, child)),
+                Err(failure) => {
+                    for (_, child) in &mut children.0 {
+                        // Ended already is fine.
+                        let _ = child.kill();
+                        let _ = child.wait();
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(children)
+    }
+
+    async fn wait_until_up(&mut self, file: &ClusterFile) -> Result<(), Failure> {
+        let started = Instant::now();
+        loop {
+            if let Some((name, status)) = self.ended().first() {
+                let entry = file.processes().find(|entry| entry.name == *name);
+                let entry = entry.expect("the name is of an entry");
+                return Err(Failure::Run(format!(
+                    "{name} ended ({status}); the end of {}:{}",
+                    entry.log.display(),
+                    process::log_tail(entry)
+                )));
+            }
+            let Some(missing) = ready::missing(file).await else { return Ok(()) };
+            if started.elapsed() >= PATIENCE {
+                return Err(Failure::Run(format!(
+                    "the cluster is not up after {} s: {missing}",
+                    PATIENCE.as_secs()
+                )));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Those that have ended since the last look.
+    fn ended(&mut self) -> Vec<(String, ExitStatus)> {
+        let mut ended = Vec::new();
+        self.0.retain_mut(|(name, child)| match child.try_wait() {
+            Ok(Some(status)) => {
+                ended.push((name.clone(), status));
+                false
+            }
+            Ok(None) | Err(_) => true,
+        });
+        ended
+    }
+
+    /// Says who ends. Whoever is dead stays dead: that is for the operator to decide.
+    async fn until_all_ended(&mut self, dir: &Path) -> Result<ExitCode, Failure> {
+        let mut all_ended_well = true;
+        loop {
+            for (name, status) in self.ended() {
+                all_ended_well &= status.success();
+                let dir = dir.display();
+                eprintln!(
+                    "{name} ended ({status}): `weir cluster start {name} --dir {dir}` starts it again"
+                );
+            }
+            if self.0.is_empty() && !ClusterFile::read(dir)?.processes().any(process::is_alive) {
+                eprintln!("all processes of the cluster have ended");
+                return Ok(ExitCode::from(u8::from(!all_ended_well)));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn stop(&mut self, file: &ClusterFile) {
+        for name in stop::stop(file).await {
+            eprintln!("{name} did not end by itself and was killed");
+        }
+        for (_, child) in &mut self.0 {
+            let _ = child.wait();
+        }
+    }
+}
+
+fn print(dir: &Path, file: &ClusterFile) -> Result<(), Failure> {
+    for entry in &file.coordinators {
+        let process = &entry.process;
+        output::line(&format!("{:<14} process {:<8} {}", process.name, process.pid, entry.url))?;
+    }
+    for entry in &file.executors {
+        output::line(&format!("{:<14} process {}", entry.process.name, entry.process.pid))?;
+    }
+    let dir = dir.display();
+    output::line(&format!("logs: {dir}/*.log"))?;
+    output::line(&format!("use it: weir submit FILE --wait --dir {dir}"))?;
+    output::line(&format!("see it: weir cluster status --dir {dir}"))?;
+    output::line(&format!("stop it: weir cluster down --dir {dir}"))
+}
