@@ -8,6 +8,8 @@ pub(crate) mod convert;
 mod endpoints;
 mod search;
 mod status;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::HashMap;
@@ -253,38 +255,4 @@ fn said(status: &Status) -> String {
 fn chain(status: &Status) -> impl Iterator<Item = String> + '_ {
     std::iter::successors(status.source(), |error: &&dyn Error| (*error).source())
         .map(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_of_the_leader_is_final_and_a_broken_connection_is_not() {
-        assert!(!is_passing(&Status::not_found("no such run")));
-        assert!(!is_passing(&Status::failed_precondition("it is over")));
-        assert!(is_passing(&Status::unavailable("no leader")));
-        let broken = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset");
-        let broken = Status::from_error(Box::new(broken));
-        assert!(is_passing(&broken) && may_have_arrived(&broken));
-        assert_eq!(said(&broken), "reset");
-    }
-
-    #[tokio::test]
-    async fn a_cluster_that_is_not_there_is_named_with_what_each_coordinator_said() {
-        // Bound and closed again: nobody listens there.
-        let free = || {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-            format!("http://{}", listener.local_addr().expect("it is bound"))
-        };
-        let urls = vec![free(), free()];
-        let mut client = Client::new(urls.clone());
-        client.patience = Duration::from_millis(200);
-        let error = client.run("r").await.expect_err("nobody answers");
-        let CallError::Unreachable(message) = error else { panic!("{error:?}") };
-        for url in urls {
-            assert!(message.contains(&url), "{message}");
-        }
-        assert!(message.contains("Connection refused"), "{message}");
-    }
 }

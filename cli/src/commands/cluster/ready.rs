@@ -79,7 +79,7 @@ mod tests {
         let follower = standing(1, Role::Follower, &[]);
         let missing = |standings: &[Standing]| missing_in(&file, standings).unwrap_or_default();
         let leader = |pid| standing(2, Role::Leader, &[("executor-1", pid)]);
-        assert_eq!(missing(&[follower.clone()]), "coordinator-2 does not answer");
+        assert_eq!(missing(std::slice::from_ref(&follower)), "coordinator-2 does not answer");
         let second = standing(2, Role::Follower, &[]);
         assert_eq!(missing(&[follower.clone(), second]), "no coordinator leads yet");
         let stale = "the leader does not know executor-1 yet";

@@ -1,0 +1,193 @@
+//! The client with coordinators that say what a test wants.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, async_trait};
+use weir_proto::v1::run_update::Update;
+use weir_proto::v1::runs_server::{Runs, RunsServer};
+use weir_proto::v1::{ListRunsResponse, RunStatus, RunUpdate, WatchRunRequest};
+
+use super::*;
+
+/// A coordinator of the tests.
+#[derive(Clone, Default)]
+struct Fake {
+    /// `None`: it leads itself.
+    follows: Option<String>,
+    /// How `Watch` answers, one stream after the other; the last one for ever.
+    streams: Vec<Vec<Result<RunUpdate, Status>>>,
+    watched: Arc<AtomicUsize>,
+}
+
+impl Fake {
+    fn leads<T>(&self, answer: Result<T, Status>) -> Result<Response<T>, Status> {
+        let Some(leader) = &self.follows else { return answer.map(Response::new) };
+        let mut status = Status::unavailable("not the leader");
+        if !leader.is_empty() {
+            status.metadata_mut().insert("weir-leader", leader.parse().expect("it is ASCII"));
+        }
+        Err(status)
+    }
+}
+
+fn run(status: RunStatus) -> Run {
+    Run { run: "r-1".to_owned(), status: status.into(), ..Run::default() }
+}
+
+fn state(status: RunStatus) -> Result<RunUpdate, Status> {
+    Ok(RunUpdate { update: Some(Update::Run(run(status))) })
+}
+
+#[async_trait]
+impl Runs for Fake {
+    async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+        self.leads(Ok(SubmitResponse { run: "r-1".to_owned(), is_new: true }))
+    }
+
+    async fn get(&self, request: Request<GetRunRequest>) -> Result<Response<Run>, Status> {
+        self.leads(match request.into_inner().run.as_str() {
+            "r" => Ok(run(RunStatus::Failed)),
+            other => Err(Status::not_found(format!("run `{other}` does not exist"))),
+        })
+    }
+
+    async fn list(
+        &self,
+        _: Request<ListRunsRequest>,
+    ) -> Result<Response<ListRunsResponse>, Status> {
+        self.leads(Ok(ListRunsResponse { runs: vec![run(RunStatus::Failed)] }))
+    }
+
+    type WatchStream = tokio_stream::Iter<std::vec::IntoIter<Result<RunUpdate, Status>>>;
+
+    async fn watch(
+        &self,
+        _: Request<WatchRunRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let number = self.watched.fetch_add(1, Ordering::SeqCst);
+        let stream = self.streams[number.min(self.streams.len() - 1)].clone();
+        self.leads(Ok(tokio_stream::iter(stream)))
+    }
+
+    async fn cancel(&self, _: Request<CancelRunRequest>) -> Result<Response<Run>, Status> {
+        self.leads(Err(Status::failed_precondition("run r-1 is over")))
+    }
+
+    async fn retry(&self, _: Request<RetryRunRequest>) -> Result<Response<Run>, Status> {
+        self.leads(Ok(run(RunStatus::Running)))
+    }
+
+    async fn audit(&self, _: Request<AuditRunRequest>) -> Result<Response<AuditReport>, Status> {
+        self.leads(Ok(AuditReport { clean: true, ..AuditReport::default() }))
+    }
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+/// Bound and closed again: nobody listens there.
+async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    url(listener.local_addr().expect("it is bound"))
+}
+
+async fn serve(fake: Fake) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let server = Server::builder().add_service(RunsServer::new(fake));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    url(address)
+}
+
+/// Takes a request and hangs up.
+async fn hangs_up() -> String {
+    use tokio::io::AsyncReadExt as _;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut bytes = [0; 64];
+            let _ = connection.read(&mut bytes).await;
+        }
+    });
+    url(address)
+}
+
+fn client(urls: Vec<String>) -> Client {
+    Client { patience: Duration::from_millis(500), ..Client::new(urls) }
+}
+
+#[tokio::test]
+async fn the_leader_that_a_follower_names_is_asked() {
+    let leader = serve(Fake::default()).await;
+    let follower = serve(Fake { follows: Some(leader.clone()), ..Fake::default() }).await;
+    let mut client = client(vec![nobody().await, follower]);
+    let answer = client.submit(SubmitRequest::default()).await.expect("there is a leader");
+    assert_eq!(answer.run, "r-1");
+    assert_eq!(client.search.url(), leader, "it is asked first from now on");
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_leader_is_final() {
+    let leader = serve(Fake::default()).await;
+    let error = client(vec![leader]).run("x").await.expect_err("there is no such run");
+    let failure = Failure::from(error);
+    assert!(matches!(&failure, Failure::Usage(_)), "{failure:?}");
+    assert_eq!(failure.message(), "run `x` does not exist");
+}
+
+#[tokio::test]
+async fn what_was_done_before_its_answer_was_lost_is_no_failure() {
+    let leader = serve(Fake::default()).await;
+    let done = client(vec![hangs_up().await, leader.clone()]).cancel("r").await;
+    assert_eq!(done.expect("it was cancelled").status(), RunStatus::Failed);
+    // Nobody can have done anything here: the refusal stands.
+    let refused = client(vec![nobody().await, leader]).cancel("r").await;
+    assert!(matches!(refused, Err(CallError::Refused { is_repeated: false, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_when_its_stream_breaks_or_ends() {
+    let streams = vec![
+        vec![state(RunStatus::Running), Err(Status::unavailable("I lead no more"))],
+        vec![state(RunStatus::Running)],
+        vec![state(RunStatus::Running), state(RunStatus::Succeeded)],
+    ];
+    let leader = Fake { streams, ..Fake::default() };
+    let watched = leader.watched.clone();
+    let mut seen = 0;
+    let mut client = client(vec![hangs_up().await, serve(leader).await]);
+    let ended = client.watch("r-1", |_| seen += 1).await.expect("it ends");
+    assert_eq!(ended.status(), RunStatus::Succeeded);
+    assert_eq!((seen, watched.load(Ordering::SeqCst)), (4, 3));
+}
+
+#[tokio::test]
+async fn without_a_leader_each_coordinator_is_named_with_what_it_said() {
+    let follower = serve(Fake { follows: Some(String::new()), ..Fake::default() }).await;
+    let urls = vec![nobody().await, follower, hangs_up().await];
+    let error = client(urls.clone()).run("r").await.expect_err("nobody leads");
+    let CallError::Unreachable(message) = error else { panic!("{error:?}") };
+    for url in urls {
+        assert!(message.contains(&url), "{message}");
+    }
+    assert!(message.contains("Connection refused"), "{message}");
+    assert!(message.contains("not the leader"), "{message}");
+}
+
+#[test]
+fn broken_connections_and_leaders_that_leave_are_passing() {
+    assert!(!is_passing(&Status::not_found("no such run")));
+    assert!(!is_passing(&Status::failed_precondition("it is over")));
+    assert!(is_passing(&Status::unavailable("no leader")));
+    let broken = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset");
+    let broken = Status::from_error(Box::new(broken));
+    assert!(is_passing(&broken) && may_have_arrived(&broken));
+    assert_eq!(said(&broken), "reset");
+}
