@@ -100,16 +100,19 @@ pub trait Sink: Send + Sync + fmt::Debug {
         schema: &SchemaRef,
     ) -> Result<PreparedSink, ConnectorError>;
 
-    /// Opens a writer for one slice.
+    /// Opens a writer for one slice. Attempts at a slice are numbered in their order over all epochs:
+    /// once one has published, earlier ones can no longer.
     async fn writer(&self, task: SinkTask) -> Result<Box<dyn SinkWriter>, ConnectorError>;
 
-    /// Asks the target about a batch whose intent has no completion. The process that staged it is
-    /// gone; `epoch` is the current one, and raises the fence, so that the old one can no longer
-    /// publish.
+    /// Asks the target about a batch that `attempt` has staged and whose intent has no completion.
+    /// `epoch` is the current one, and raises the fence. The attempt has been given up but may be
+    /// paused rather than dead, in this epoch too: whatever the answer is, its writer can no longer
+    /// change it.
     async fn recover(
         &self,
         prepared: &PreparedSink,
         manifest: &Manifest,
+        attempt: u32,
         epoch: u64,
     ) -> Result<Recovery, ConnectorError>;
 
@@ -156,6 +159,6 @@ pub trait SinkWriter: Send {
         checksum: u64,
     ) -> Result<Manifest, ConnectorError>;
 
-    /// Publishes the batch staged last. `Fenced` if a newer epoch has taken over.
+    /// Publishes the batch staged last. `Fenced` if a newer epoch or a later attempt has taken over.
     async fn publish(&mut self, manifest: &Manifest) -> Result<(), ConnectorError>;
 }

@@ -43,6 +43,10 @@ pub async fn check_sink(make: MakeTarget<'_>) {
     recovery_of_a_staged_batch_writes_its_rows_once(&*make().await).await;
     recovery_of_a_lost_batch_says_so(&*make().await).await;
     a_fenced_writer_publishes_nothing(&*make().await).await;
+    for wakes in [Wakes::Before, Wakes::Meanwhile, Wakes::After] {
+        an_attempt_that_was_given_up_changes_nothing(&*make().await, wakes).await;
+    }
+    a_later_attempt_does_not_wait_for_a_paused_one(&*make().await).await;
     a_later_attempt_goes_on_behind_committed_batches(&*make().await).await;
     a_run_without_rows_is_committed(&*make().await).await;
     preparing_and_committing_twice_is_the_same_as_once(&*make().await).await;
@@ -237,7 +241,7 @@ pub async fn recovery_of_a_published_batch_changes_nothing(target: &dyn SinkUnde
     run.sink = target.open();
     run.epoch = 2;
     for _ in 0..2 {
-        let recovery = run.sink.recover(&run.prepared, &run.manifests[0], 2).await;
+        let recovery = run.sink.recover(&run.prepared, &run.manifests[0], 1, 2).await;
         assert_eq!(recovery.expect("the target can be asked"), Recovery::Published);
     }
     run.finish(target).await;
@@ -252,7 +256,7 @@ pub async fn recovery_of_a_staged_batch_writes_its_rows_once(target: &dyn SinkUn
     drop(writer);
     run.sink = target.open();
     run.epoch = 2;
-    let recovery = run.sink.recover(&run.prepared, &run.manifests[0], 2).await;
+    let recovery = run.sink.recover(&run.prepared, &run.manifests[0], 1, 2).await;
     if recovery.expect("the target can be asked") == Recovery::Lost {
         expect_visible(target, &[], "of a lost batch").await;
         run.manifests.clear();
@@ -272,7 +276,7 @@ pub async fn recovery_of_a_lost_batch_says_so(target: &dyn SinkUnderTest) {
     run.sink.clean_up(&run.prepared).await.expect("staging can be removed");
     run.sink = target.open();
     run.epoch = 2;
-    let recovery = run.sink.recover(&run.prepared, &run.manifests[0], 2).await;
+    let recovery = run.sink.recover(&run.prepared, &run.manifests[0], 1, 2).await;
     assert_eq!(recovery.expect("the target can be asked"), Recovery::Lost);
     run.manifests.clear();
     run.prepared = run
@@ -312,6 +316,74 @@ pub async fn a_fenced_writer_publishes_nothing(target: &dyn SinkUnderTest) {
     expect_visible(target, &rows, "at the end").await;
 }
 
+/// When a paused attempt wakes up: seen from the publication of its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wakes {
+    Before,
+    Meanwhile,
+    After,
+}
+
+/// In one epoch an attempt is given up in the middle of a publication, because nothing was heard of
+/// it, and wakes up later.
+pub async fn an_attempt_that_was_given_up_changes_nothing(
+    target: &dyn SinkUnderTest,
+    wakes: Wakes,
+) {
+    let mut run = TestRun::start(target, "r1", 1).await;
+    let (first, second) = (test_rows(0, 60), test_rows(100, 45));
+    let mut paused = run.writer(0, 1).await;
+    let manifest = run.stage(&mut *paused, 0, &first).await;
+    let recovery = target.open().recover(&run.prepared, &manifest, 1, 1).await;
+    let is_lost = recovery.expect("the target can be asked") == Recovery::Lost;
+    if is_lost {
+        run.manifests.clear();
+    }
+    let mut writer = run.writer(0, 2).await;
+    let next = run.stage(&mut *writer, u64::from(!is_lost), &second).await;
+    let (woken, published) = match wakes {
+        Wakes::Before => {
+            let woken = paused.publish(&manifest).await;
+            (woken, writer.publish(&next).await)
+        }
+        Wakes::Meanwhile => {
+            futures::future::join(paused.publish(&manifest), writer.publish(&next)).await
+        }
+        Wakes::After => {
+            let published = writer.publish(&next).await;
+            (paused.publish(&manifest).await, published)
+        }
+    };
+    published.expect("the later attempt is the slice's current one");
+    if is_lost {
+        let error = woken.expect_err("the attempt has been given up");
+        assert_eq!(error.kind, ErrorKind::Fenced, "{wakes:?}: {error}");
+    }
+    drop((paused, writer));
+    run.finish(target).await;
+    let expected = if is_lost { second } else { [first, second].concat() };
+    expect_visible(target, &expected, &format!("at the end ({wakes:?})")).await;
+}
+
+/// As above, but no publication was intended, so that nobody asks the target.
+pub async fn a_later_attempt_does_not_wait_for_a_paused_one(target: &dyn SinkUnderTest) {
+    let mut run = TestRun::start(target, "r1", 1).await;
+    let rows = test_rows(0, 60);
+    let mut paused = run.writer(0, 1).await;
+    let manifest = run.stage(&mut *paused, 0, &rows).await;
+    run.manifests.clear();
+    let mut writer = run.writer(0, 2).await;
+    let written = run.write(&mut *writer, 0, &rows);
+    tokio::time::timeout(std::time::Duration::from_secs(30), written)
+        .await
+        .expect("the later attempt waits for nobody");
+    // Without an intent it may not; should it do so, nothing happens.
+    let _ = paused.publish(&manifest).await;
+    drop((paused, writer));
+    run.finish(target).await;
+    expect_visible(target, &rows, "at the end").await;
+}
+
 pub async fn a_later_attempt_goes_on_behind_committed_batches(target: &dyn SinkUnderTest) {
     let mut run = TestRun::start(target, "r1", 1).await;
     let (first, second) = (test_rows(0, 60), test_rows(100, 60));
@@ -333,7 +405,7 @@ pub async fn a_run_without_rows_is_committed(target: &dyn SinkUnderTest) {
     writer.publish(&manifest).await.expect("an empty batch can be published");
     run.manifests.push(manifest.clone());
     drop(writer);
-    let recovery = run.sink.recover(&run.prepared, &manifest, 1).await;
+    let recovery = run.sink.recover(&run.prepared, &manifest, 1, 1).await;
     assert_eq!(recovery.expect("the target can be asked"), Recovery::Published);
     run.finish(target).await;
     expect_visible(target, &[], "at the end").await;

@@ -56,10 +56,12 @@ pub(crate) async fn ask_targets(
         let (node, sink, prepared) = sink_of(&graph, facts, run, stage, systems)?;
         let never = CancellationToken::new();
         let manifest = &intent.commit.manifest;
-        let answer = retrying(&spec.retry, &never, || sink.recover(prepared, manifest, epoch))
-            .await
-            .map_err(|error| format!("failed to ask sink `{node}`: {error}"))?;
-        let task = SliceAttempt { epoch, run: run.clone(), stage, slice, attempt: intent.attempt };
+        let attempt = intent.attempt;
+        let answer =
+            retrying(&spec.retry, &never, || sink.recover(prepared, manifest, attempt, epoch))
+                .await
+                .map_err(|error| format!("failed to ask sink `{node}`: {error}"))?;
+        let task = SliceAttempt { epoch, run: run.clone(), stage, slice, attempt };
         let sequence = manifest.sequence;
         answers.push(match answer {
             Recovery::Published => Command::CommitDone(CommitDone { task, sequence }),

@@ -257,7 +257,8 @@ impl<'session> Driver<'session> {
             let manifest = &commit.manifest;
             let sequence = manifest.sequence;
             let answer =
-                retrying(&policy, &stop, || sink.recover(&prepared, manifest, epoch)).await;
+                retrying(&policy, &stop, || sink.recover(&prepared, manifest, attempt, epoch))
+                    .await;
             let command = answer.map(|answer| match answer {
                 Recovery::Published => Command::CommitDone(CommitDone { task, sequence }),
                 Recovery::Lost => Command::CommitLost(CommitLost { task, sequence }),

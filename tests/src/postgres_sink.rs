@@ -158,7 +158,7 @@ impl SinkUnderTest for Conformance {
         texts(
             &self.url,
             "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relname LIKE '\\_weir\\_%' \
-             AND relname NOT IN ('_weir_ledger', '_weir_fence')",
+             AND relname NOT IN ('_weir_ledger', '_weir_fence', '_weir_attempts')",
         )
         .await
     }
@@ -581,23 +581,68 @@ async fn the_ledger_decides_when_the_server_crashes_around_a_commit() {
         server.restart_after_crash();
         let error = writer.publish(&manifest).await.expect_err("the transaction is gone");
         assert!(error.is_retryable(), "{error}");
-        let recovery = sink.recover(&prepared, &manifest, 2).await.expect("the server answers");
+        let recovery = sink.recover(&prepared, &manifest, 1, 2).await.expect("the server answers");
         assert_eq!(recovery, Recovery::Lost);
 
         let identity = test_identity(&run, 2);
         let prepared = sink.prepare(&identity, &rows([], "").schema()).await.expect("prepared");
         let batch = rows(0..10, "a");
-        let mut writer = sink.writer(task(&prepared, 0, &batch)).await.expect("prepared");
+        let again = SinkTask { attempt: 2, ..task(&prepared, 0, &batch) };
+        let mut writer = sink.writer(again).await.expect("prepared");
         writer.write(batch).await.expect("writable");
         let manifest = writer.stage(0, 10, 7).await.expect("writable");
         writer.publish(&manifest).await.expect("publishable");
         server.restart_after_crash();
-        let recovery = sink.recover(&prepared, &manifest, 3).await.expect("the server answers");
+        let recovery = sink.recover(&prepared, &manifest, 2, 3).await.expect("the server answers");
         assert_eq!(recovery, Recovery::Published);
         if commit == CommitMode::Run {
             sink.commit_run(&prepared, &[manifest], 3).await.expect("staged rows survive a crash");
         }
         assert_eq!(texts(&url, "SELECT count(*)::text FROM target").await, ["10"], "{run}");
+    }
+}
+
+#[tokio::test]
+async fn recovery_waits_for_a_publication_that_it_cannot_end() {
+    let url = database("sink_paused", "").await;
+    let sink = open(&url, WriteMode::Append, CommitMode::Batch);
+    for (run, end, expected) in
+        [("r1", "COMMIT", Recovery::Published), ("r2", "ROLLBACK", Recovery::Lost)]
+    {
+        let (prepared, writer, manifest) =
+            stage(&*sink, run, &rows(0..3, "a")).await.expect("writable");
+        drop(writer);
+        // As a writer holds it, in a session that is not found by its name.
+        let mut paused = connect(&url).await;
+        let held = format!(
+            "BEGIN; SELECT FROM _weir_attempts WHERE run = '{run}' FOR SHARE; \
+             INSERT INTO _weir_ledger SELECT ledger_id, 'conformance', sink, run, slice, 0, 3, 7, 1 \
+             FROM _weir_attempts WHERE run = '{run}'"
+        );
+        execute(&mut paused, &held).await;
+        let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database()";
+        let recovering = async {
+            tokio::select! {
+                early = sink.recover(&prepared, &manifest, 1, 1) => panic!("early: {early:?}"),
+                () = async {
+                    while texts(&url, waiting).await != ["1"] {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                } => {}
+            }
+        };
+        recovering.await;
+        let (recovery, ()) = futures::future::join(
+            sink.recover(&prepared, &manifest, 1, 1),
+            execute(&mut paused, end),
+        )
+        .await;
+        assert_eq!(recovery.expect("the server answers"), expected, "{run}");
+        // What has been given up is not opened again.
+        let batch = rows(0..3, "a");
+        let late = sink.writer(task(&prepared, 0, &batch)).await.err().expect("it is over");
+        assert_eq!(late.kind, ErrorKind::Fenced, "{late}");
     }
 }
 
@@ -696,7 +741,7 @@ async fn who_goes_on_with_a_run_raises_the_fence() {
     assert_eq!(late.kind, ErrorKind::Fenced, "{late}");
     sink.commit_run(&prepared, &manifests, 6).await.expect("it has been done");
     assert_eq!(texts(&url, fence).await, ["6"]);
-    let late = sink.recover(&prepared, &manifests[0], 5).await.expect_err("epoch 5 is over");
+    let late = sink.recover(&prepared, &manifests[0], 1, 5).await.expect_err("epoch 5 is over");
     assert_eq!(late.kind, ErrorKind::Fenced, "{late}");
     assert_eq!(texts(&url, "SELECT count(*)::text FROM target").await, ["10"]);
 }
@@ -812,7 +857,7 @@ async fn staging_of_an_abandoned_run_is_removed_by_the_next() {
     load(&*sink, "r2", &rows([2], "b")).await.expect("loadable");
     assert_eq!(
         texts(&url, "SELECT relname::text FROM pg_class WHERE relname LIKE '\\_weir\\_%' AND relkind = 'r' ORDER BY 1").await,
-        ["_weir_fence", "_weir_ledger"]
+        ["_weir_attempts", "_weir_fence", "_weir_ledger"]
     );
     assert_eq!(texts(&url, "SELECT id::text FROM target").await, ["2"]);
 }

@@ -39,8 +39,11 @@ pub(super) fn keep_staged(
     fence::hold(layout, identity, epoch).map(drop)
 }
 
-/// Finishes a batch whose writer is gone, or finds that it is lost. `moved_to` are folders to which
-/// an interrupted commit may have moved files; the first is where a batch is shown.
+/// Finishes a batch whose writer was given up, or finds that it is lost. `moved_to` are folders to
+/// which an interrupted commit may have moved files; the first is where a batch is shown.
+///
+/// The writer may be paused in the middle of [`publish`], and wake up at any moment: it renames the
+/// same files to the same names, each at most once, and those of a lost batch are gone.
 pub(super) fn recover(
     layout: &Layout,
     identity: &PrepareSink,
@@ -49,7 +52,7 @@ pub(super) fn recover(
     moved_to: &[PathBuf],
     is_shown: bool,
 ) -> Result<Recovery, ConnectorError> {
-    let _guard = fence::raise(layout, identity, epoch)?;
+    let _guard = fence::join(layout, identity, epoch)?;
     let staging = layout.staging(identity);
     let files = StagedBatch::of(manifest)?.files;
     let is_complete = files.iter().all(|file| {

@@ -109,6 +109,8 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(error) if is_unsupported(error) => {
+            // As the kernel does it: what has been renamed already is `NotFound`.
+            from.symlink_metadata()?;
             if to.symlink_metadata().is_ok() {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }

@@ -44,6 +44,20 @@ pub(super) fn hold(
     Ok(guard)
 }
 
+/// As [`raise`], but does not wait for writers of the same epoch, of which one may be paused.
+pub(super) fn join(
+    layout: &Layout,
+    identity: &PrepareSink,
+    epoch: u64,
+) -> Result<FenceGuard, ConnectorError> {
+    let guard = hold(layout, identity, epoch)?;
+    if read(layout, identity)? == epoch {
+        return Ok(guard);
+    }
+    drop(guard);
+    raise(layout, identity, epoch)
+}
+
 fn check(identity: &PrepareSink, fence: u64, epoch: u64) -> Result<(), ConnectorError> {
     if fence <= epoch {
         return Ok(());

@@ -166,7 +166,7 @@ impl Sink for FileSink {
             );
             let folder = core.layout.staging(identity).join(&folder_name);
             create_folder(&folder)?;
-            drop(fence::raise(&core.layout, identity, task.epoch)?);
+            drop(fence::join(&core.layout, identity, task.epoch)?);
             let writer = FileWriter::new(core.clone(), task, partitioning, folder, folder_name);
             Ok(Box::new(writer) as Box<dyn SinkWriter>)
         })
@@ -177,6 +177,7 @@ impl Sink for FileSink {
         &self,
         prepared: &PreparedSink,
         manifest: &Manifest,
+        _attempt: u32,
         epoch: u64,
     ) -> Result<Recovery, ConnectorError> {
         let core = self.core.clone();

@@ -22,7 +22,8 @@ use crate::sink_conformance::{
     SinkUnderTest, TestRow, check_sink, test_batch, test_identity, test_rows, test_schema,
 };
 use crate::{
-    ConnectorContext, ConnectorError, ErrorKind, Redactor, Secrets, Sink, SinkTask, SinkWriter,
+    ConnectorContext, ConnectorError, ErrorKind, PreparedSink, Redactor, Secrets, Sink, SinkTask,
+    SinkWriter,
 };
 
 const CSV: FileFormat = FileFormat::Csv { delimiter: b',', quote: b'"', header: true };
@@ -507,8 +508,7 @@ async fn a_partly_renamed_batch_is_finished_or_taken_back_whole() {
         let rows: Vec<TestRow> = (0..6).map(|id| (id, Some(format!("p{}", id % 3)))).collect();
         writer.write(test_batch(&rows)).await.expect("can be written");
         let manifest = writer.stage(0, 6, 0).await.expect("can be staged");
-        drop(writer);
-        // The process dies after the first of three renames.
+        // The process is paused after the first of three renames.
         let files = manifest.payload["files"].as_array().expect("is a list").clone();
         let staging = folder.path().join("_weir/staging/r1/out");
         let to = folder.path().join(files[0]["target"].as_str().expect("is text"));
@@ -520,15 +520,41 @@ async fn a_partly_renamed_batch_is_finished_or_taken_back_whole() {
                 .expect("can be removed");
         }
         let prepared =
-            sink.prepare(&test_identity("r1", 2), &test_schema()).await.expect("prepared");
-        let recovery = sink.recover(&prepared, &manifest, 2).await.expect("can be asked");
+            sink.prepare(&test_identity("r1", 1), &test_schema()).await.expect("prepared");
+        let recovery = sink.recover(&prepared, &manifest, 1, 1).await.expect("can be asked");
         let (expected, count) = match is_lost {
             false => (crate::Recovery::Published, 3),
             true => (crate::Recovery::Lost, 0),
         };
         assert_eq!(recovery, expected);
         assert_eq!(data_files(folder.path()).len(), count);
+        // It wakes up, in the same epoch.
+        assert_eq!(writer.publish(&manifest).await.is_err(), is_lost);
+        assert_eq!(data_files(folder.path()).len(), count);
     }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_writer_that_is_paused_while_it_renames() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let sink = file_sink(folder.path(), CSV, WriteMode::Append, CommitMode::Batch, |_| {})
+        .expect("the sink is well configured");
+    let identity = test_identity("r1", 1);
+    let mut writer = writer_of(&sink, &test_schema()).await.expect("the sink can be prepared");
+    writer.write(test_batch(&test_rows(0, 5))).await.expect("can be written");
+    let manifest = writer.stage(0, 5, 0).await.expect("can be staged");
+    let prepared = PreparedSink { identity, payload: serde_json::Value::Null, notes: Vec::new() };
+    let layout = super::layout::Layout::inside(folder.path().to_owned());
+    let _paused = super::fence::hold(&layout, &prepared.identity, 1).expect("nobody else is here");
+    let (schema, epoch) = (test_schema(), 1);
+    let next = SinkTask { prepared: prepared.clone(), epoch, slice: 0, attempt: 2, schema };
+    let going_on = async {
+        let recovery = sink.recover(&prepared, &manifest, 1, 1).await.expect("can be asked");
+        assert_eq!(recovery, crate::Recovery::Published);
+        sink.writer(next).await.map(drop).expect("a writer can be opened");
+    };
+    let limit = std::time::Duration::from_secs(10);
+    tokio::time::timeout(limit, going_on).await.expect("nothing is waited for");
 }
 
 #[tokio::test]

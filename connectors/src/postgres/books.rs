@@ -1,7 +1,7 @@
-//! The tables in which a target remembers what Weir did: `_weir_ledger`, one row a batch, and
-//! `_weir_fence`, one row a sink.
+//! The tables in which a target remembers what Weir did: `_weir_ledger`, one row a batch,
+//! `_weir_fence`, one row a sink, and `_weir_attempts`, one row a slice (see `attempts`).
 //!
-//! Both stand in the schema of the target table, so that they change in the same transaction as the
+//! All stand in the schema of the target table, so that they change in the same transaction as the
 //! rows. A writer holds its fence row `FOR SHARE` from the end of a batch to its commit; whoever
 //! takes over updates the row, and so waits until such a transaction has either landed or gone.
 
@@ -18,7 +18,7 @@ use crate::{ConnectorError, ErrorKind, Manifest, PrepareSink, PublishedBatch};
 const WHOLE_RUN: i32 = -1;
 
 /// How long a take-over waits for transactions of its predecessor.
-const TAKE_OVER_SECONDS: u32 = 60;
+pub(super) const TAKE_OVER_SECONDS: u32 = 60;
 
 /// The books of one sink of one run.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Books {
 /// One line of the ledger.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    slice: i32,
+    pub(super) slice: i32,
     sequence: i64,
     rows: i64,
     checksum: i64,
@@ -105,29 +105,39 @@ impl Books {
 
     /// Makes the tables. The caller holds the lock of [`Self::lock_statement`].
     pub(super) async fn create(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        // Asked first: CREATE … IF NOT EXISTS needs the right to create even if they are there.
-        for (name, columns) in [
-            (
-                self.ledger(),
-                "ledger_id text NOT NULL, pipeline text NOT NULL, sink text NOT NULL, run text NOT \
-                 NULL, slice integer NOT NULL, sequence bigint NOT NULL, rows bigint NOT NULL, \
-                 checksum bigint NOT NULL, epoch bigint NOT NULL, committed_at timestamptz NOT NULL \
-                 DEFAULT now(), PRIMARY KEY (ledger_id, run, sink, slice, sequence)",
-            ),
-            (
-                self.fence(),
-                "ledger_id text NOT NULL, pipeline text NOT NULL, sink text NOT NULL, epoch bigint \
-                 NOT NULL, PRIMARY KEY (ledger_id, pipeline, sink)",
-            ),
-        ] {
-            let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-                .bind(&name)
-                .persistent(false)
-                .fetch_one(&mut *connection)
-                .await?;
-            if !exists {
-                run(connection, &format!("CREATE TABLE {name} ({columns})")).await?;
-            }
+        self.create_table(
+            connection,
+            &self.ledger(),
+            "ledger_id text NOT NULL, pipeline text NOT NULL, sink text NOT NULL, run text NOT NULL, \
+             slice integer NOT NULL, sequence bigint NOT NULL, rows bigint NOT NULL, checksum bigint \
+             NOT NULL, epoch bigint NOT NULL, committed_at timestamptz NOT NULL DEFAULT now(), \
+             PRIMARY KEY (ledger_id, run, sink, slice, sequence)",
+        )
+        .await?;
+        self.create_table(
+            connection,
+            &self.fence(),
+            "ledger_id text NOT NULL, pipeline text NOT NULL, sink text NOT NULL, epoch bigint NOT \
+             NULL, PRIMARY KEY (ledger_id, pipeline, sink)",
+        )
+        .await?;
+        self.create_attempts(connection).await
+    }
+
+    pub(super) async fn create_table(
+        &self,
+        connection: &mut PgConnection,
+        name: &str,
+        columns: &str,
+    ) -> Result<(), sqlx::Error> {
+        // Asked first: CREATE … IF NOT EXISTS needs the right to create even if it is there.
+        let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+            .bind(name)
+            .persistent(false)
+            .fetch_one(&mut *connection)
+            .await?;
+        if !exists {
+            run(connection, &format!("CREATE TABLE {name} ({columns})")).await?;
         }
         Ok(())
     }
@@ -215,6 +225,20 @@ impl Books {
         }
     }
 
+    /// As [`Self::take_over`], and makes a fence that is missing. A fence that stands is not touched:
+    /// writers of the same epoch hold it.
+    pub(super) async fn ensure_fence(
+        &self,
+        connection: &mut PgConnection,
+        server: &Server,
+        epoch: u64,
+    ) -> Result<(), ConnectorError> {
+        match self.epoch(connection, server, "").await? {
+            Some(current) if current == epoch => Ok(()),
+            Some(_) | None => self.raise_fence(connection, server, epoch).await,
+        }
+    }
+
     async fn epoch(
         &self,
         connection: &mut PgConnection,
@@ -295,17 +319,28 @@ impl Books {
         )
     }
 
-    /// Books an entry. An entry that is already there means that another process has published the
-    /// batch: `Fenced`.
+    /// Books the commit of a whole run.
     pub(super) async fn book(
         &self,
         connection: &mut PgConnection,
         server: &Server,
         entry: Entry,
     ) -> Result<(), ConnectorError> {
+        self.insert(connection, server, entry, "").await.map(drop)
+    }
+
+    /// Books an entry if `condition`, the rest of a `SELECT`, holds; returns how many have been booked.
+    /// An entry that is already there means that another process has published the batch: `Fenced`.
+    pub(super) async fn insert(
+        &self,
+        connection: &mut PgConnection,
+        server: &Server,
+        entry: Entry,
+        condition: &str,
+    ) -> Result<u64, ConnectorError> {
         let booked = sqlx::query(sqlx::AssertSqlSafe(format!(
             "INSERT INTO {} (ledger_id, pipeline, sink, run, slice, sequence, rows, checksum, epoch) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9{condition}",
             self.ledger()
         )))
         .bind(&self.identity.ledger_id)
@@ -321,7 +356,7 @@ impl Books {
         .execute(connection)
         .await;
         match booked {
-            Ok(_) => Ok(()),
+            Ok(done) => Ok(done.rows_affected()),
             Err(cause) if sql_state(&cause) == Some("23505") => Err(ConnectorError::new(
                 ErrorKind::Fenced,
                 format!(

@@ -8,6 +8,7 @@
 //! Values pass directly between wire bytes and Arrow buffers. Messages name host, port and database,
 //! never the connection's URL; statements are not logged.
 
+mod attempts;
 mod books;
 mod catalog;
 mod connect;

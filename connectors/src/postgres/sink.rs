@@ -332,8 +332,8 @@ impl Sink for PostgresSink {
         books.create(&mut connection).await.map_err(|cause| {
             classify(
                 format!(
-                    "create the tables _weir_ledger and _weir_fence in schema {schema_name} at {} \
-                     (the user {} needs the right to create tables there)",
+                    "create the tables _weir_ledger, _weir_fence and _weir_attempts in schema \
+                     {schema_name} at {} (the user {} needs the right to create tables there)",
                     self.server,
                     self.server.user()
                 ),
@@ -375,11 +375,17 @@ impl Sink for PostgresSink {
         &self,
         prepared: &PreparedSink,
         manifest: &Manifest,
+        attempt: u32,
         epoch: u64,
     ) -> Result<Recovery, ConnectorError> {
         let (_, books) = self.plan(prepared)?;
         let mut connection = self.server.connect().await?;
-        books.raise_fence(&mut connection, &self.server, epoch).await?;
+        books.ensure_fence(&mut connection, &self.server, epoch).await?;
+        books.ensure_attempts(&mut connection, &self.server).await?;
+        let slice = manifest.slice;
+        books
+            .raise_attempt(&mut connection, &self.server, epoch, slice, attempt.saturating_add(1))
+            .await?;
         let is_booked = books.is_booked(&mut connection, &self.server, Entry::of(manifest)).await?;
         Ok(if is_booked { Recovery::Published } else { Recovery::Lost })
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! write: encode ─▶ bytes ─▶ session task: BEGIN, COPY … FROM STDIN, bytes, bytes …
-//! stage:                    end of COPY, [merge], fence FOR SHARE, ledger row
+//! stage:                    end of COPY, [merge], fences FOR SHARE, ledger row
 //! publish:                  COMMIT
 //! ```
 //! The task owns the connection, so that the server takes in one Arrow batch while the next is being
@@ -73,15 +73,16 @@ impl PostgresWriter {
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let named = server.with_application_name(&books.session_name(task.epoch));
+        let SinkTask { epoch, slice, attempt, .. } = *task;
+        let named = server.with_application_name(&books.writer_name(epoch, slice, attempt));
         let mut connection = named.connect().await?;
         let failed = |cause| classify(format!("open {books} at {server}"), cause);
-        books.take_over(&mut connection, server, task.epoch).await?;
+        books.take_over(&mut connection, server, epoch).await?;
+        books.raise_attempt(&mut connection, server, epoch, slice, attempt).await?;
         let order = match plan.has_order() {
             true => {
-                let rows =
-                    books.rows_of_slice(&mut connection, task.slice).await.map_err(failed)?;
-                Some((i64::from(task.slice) << 40) + rows)
+                let rows = books.rows_of_slice(&mut connection, slice).await.map_err(failed)?;
+                Some((i64::from(slice) << 40) + rows)
             }
             false => None,
         };
@@ -93,14 +94,16 @@ impl PostgresWriter {
             server: server.clone(),
             books,
             plan: plan.clone(),
-            epoch: task.epoch,
+            epoch,
+            slice,
+            attempt,
         };
         Ok(Self {
             plan,
             places,
             schema: task.schema.clone(),
-            slice: task.slice,
-            epoch: task.epoch,
+            slice,
+            epoch,
             order,
             open_bytes: 0,
             commands,
@@ -249,6 +252,8 @@ struct Session {
     books: Books,
     plan: Arc<Plan>,
     epoch: u64,
+    slice: u32,
+    attempt: u32,
 }
 
 impl Session {
@@ -274,7 +279,8 @@ impl Session {
             run(&mut self.connection, &merge).await.map_err(|cause| classify(attempt, cause))?;
         }
         self.books.check_fence(&mut self.connection, &self.server, self.epoch).await?;
-        self.books.book(&mut self.connection, &self.server, entry).await?;
+        let Self { connection, server, .. } = self;
+        self.books.book_batch(connection, server, entry, self.attempt).await?;
         if staged.send(()).is_err() {
             return Ok(None);
         }
@@ -333,7 +339,8 @@ impl Session {
     async fn commit(&mut self, entry: Entry) -> Result<(), ConnectorError> {
         let Err(cause) = run(&mut self.connection, "COMMIT").await else { return Ok(()) };
         let attempt = format!("commit a batch to {} at {}", self.plan.table_name(), self.server);
-        let lost = Lost { cause, backend: &self.backend, entry, epoch: self.epoch };
+        let writer = Some((self.slice, self.attempt));
+        let lost = Lost { cause, backend: &self.backend, entry, epoch: self.epoch, writer };
         // If it has landed the writer goes on, and fails with its next batch: the connection is gone.
         lost.settle(&self.server, &self.books, &attempt).await
     }
@@ -345,6 +352,8 @@ struct Lost<'a> {
     backend: &'a Backend,
     entry: Entry,
     epoch: u64,
+    /// Slice and attempt, of a batch.
+    writer: Option<(u32, u32)>,
 }
 
 impl Lost<'_> {
@@ -355,11 +364,12 @@ impl Lost<'_> {
         books: &Books,
         attempt: &str,
     ) -> Result<(), ConnectorError> {
-        if sql_state(&self.cause).is_some_and(says_rolled_back) {
-            return Err(classify(attempt, self.cause));
+        let Self { cause, backend, entry, epoch, writer } = self;
+        if sql_state(&cause).is_some_and(says_rolled_back) {
+            return Err(classify(attempt, cause));
         }
-        let lost = classify(attempt, self.cause);
-        match ask_ledger(server, books, self.backend, self.entry, self.epoch).await {
+        let lost = classify(attempt, cause);
+        match ask_ledger(server, books, backend, entry, epoch, writer).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(lost),
             Err(error) if error.kind == ErrorKind::Fenced => Err(error),
@@ -378,13 +388,14 @@ fn says_rolled_back(code: &str) -> bool {
 }
 
 /// Waits until the server process of a lost transaction is gone, then asks whether its entry is
-/// there. `Fenced` if it is not and a newer epoch has taken over.
+/// there. `Fenced` if a newer epoch or attempt has taken over: the entry may be theirs.
 async fn ask_ledger(
     server: &Server,
     books: &Books,
     backend: &Backend,
     entry: Entry,
     epoch: u64,
+    writer: Option<(u32, u32)>,
 ) -> Result<bool, ConnectorError> {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
@@ -397,11 +408,13 @@ async fn ask_ledger(
             if !gone {
                 return Ok::<_, ConnectorError>(None);
             }
-            if books.is_booked(&mut connection, server, entry).await? {
-                return Ok(Some(true));
-            }
+            let is_booked = books.is_booked(&mut connection, server, entry).await?;
+            // Asked afterwards: the entry that was found is older than whoever takes over now.
             books.check_fence(&mut connection, server, epoch).await?;
-            Ok(Some(false))
+            if let Some((slice, attempt)) = writer {
+                books.check_attempt(&mut connection, server, slice, attempt).await?;
+            }
+            Ok(Some(is_booked))
         };
         match asked.await {
             Ok(Some(answer)) => return Ok(answer),
@@ -427,7 +440,9 @@ pub(super) async fn commit_entry(
 ) -> Result<(), ConnectorError> {
     let backend = Backend::of(&mut connection).await.map_err(|cause| classify(attempt, cause))?;
     let Err(cause) = run(&mut connection, "COMMIT").await else { return Ok(()) };
-    Lost { cause, backend: &backend, entry, epoch }.settle(server, books, attempt).await
+    Lost { cause, backend: &backend, entry, epoch, writer: None }
+        .settle(server, books, attempt)
+        .await
 }
 
 impl Plan {

@@ -1,8 +1,8 @@
 //! Weir's own tables inside the database, and the transactions that make rows visible.
 //!
 //! ```text
-//! batch:  BEGIN IMMEDIATE; fence; insert rows; _weir_ledger(committed_at = now); COMMIT
-//! run:    BEGIN IMMEDIATE; fence; insert into staging; _weir_ledger(committed_at = NULL); COMMIT
+//! batch:  BEGIN IMMEDIATE; fences; insert rows; _weir_ledger(committed_at = now); COMMIT
+//! run:    BEGIN IMMEDIATE; fences; insert into staging; _weir_ledger(committed_at = NULL); COMMIT
 //!         … BEGIN IMMEDIATE; fence; merge or swap; committed_at = now for all; COMMIT
 //! ```
 
@@ -33,6 +33,10 @@ pub(super) async fn create_tables(session: &mut Session) -> Result<(), Connector
             ledger_id TEXT NOT NULL, pipeline TEXT NOT NULL, sink TEXT NOT NULL,
             epoch INTEGER NOT NULL,
             PRIMARY KEY (ledger_id, pipeline, sink)) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS _weir_attempts (
+            ledger_id TEXT NOT NULL, run TEXT NOT NULL, sink TEXT NOT NULL,
+            slice INTEGER NOT NULL, attempt INTEGER NOT NULL,
+            PRIMARY KEY (ledger_id, run, sink, slice)) WITHOUT ROWID",
     ] {
         session.execute("create Weir's tables in", sql).await?;
     }
@@ -83,6 +87,42 @@ pub(super) async fn fence(
                 ],
             )
             .await?;
+    }
+    Ok(())
+}
+
+/// Checks that no later attempt at the slice has been here, and that this one has not been given up;
+/// makes `attempt` the least that may publish. Within one epoch an attempt may be paused, not dead.
+pub(super) async fn fence_attempt(
+    session: &mut Session,
+    identity: &PrepareSink,
+    slice: u32,
+    attempt: u32,
+) -> Result<(), ConnectorError> {
+    let raised = session
+        .fetch(
+            "raise the fence in",
+            "INSERT INTO _weir_attempts VALUES (?, ?, ?, ?, ?) \
+             ON CONFLICT (ledger_id, run, sink, slice) \
+             DO UPDATE SET attempt = max(attempt, excluded.attempt) RETURNING attempt",
+            arguments![
+                identity.ledger_id.as_str(),
+                identity.run.as_str(),
+                identity.sink.as_str(),
+                i64::from(slice),
+                i64::from(attempt)
+            ],
+        )
+        .await?;
+    if raised.first().is_none_or(|row| row.get::<i64, _>(0) > i64::from(attempt)) {
+        return Err(ConnectorError::new(
+            ErrorKind::Fenced,
+            format!(
+                "sink `{}` of run {}: attempt {attempt} at slice {slice} has been given up for another \
+                 one",
+                identity.sink, identity.run
+            ),
+        ));
     }
     Ok(())
 }

@@ -331,12 +331,15 @@ impl Sink for SqliteSink {
         &self,
         prepared: &PreparedSink,
         manifest: &Manifest,
+        attempt: u32,
         epoch: u64,
     ) -> Result<Recovery, ConnectorError> {
         let mut transaction = self.core.database.begin().await?;
         let session = &mut transaction.session;
         commit::create_tables(session).await?;
         commit::fence(session, &prepared.identity, epoch).await?;
+        let next = attempt.saturating_add(1);
+        commit::fence_attempt(session, &prepared.identity, manifest.slice, next).await?;
         let state = commit::batch_state(session, &prepared.identity, manifest).await?;
         transaction.commit().await?;
         Ok(match state {

@@ -107,6 +107,7 @@ impl SinkWriter for SqliteWriter {
         let mut transaction = self.core.database.begin().await?;
         let session = &mut transaction.session;
         commit::fence(session, identity, self.task.epoch).await?;
+        commit::fence_attempt(session, identity, self.task.slice, self.task.attempt).await?;
         if commit::batch_state(session, identity, manifest).await? == BatchState::Unknown {
             if let Some(staged) = staged {
                 let insert = Insert {

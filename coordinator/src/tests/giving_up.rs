@@ -75,9 +75,10 @@ impl Sink for HalfShownSink {
         &self,
         prepared: &PreparedSink,
         manifest: &Manifest,
+        attempt: u32,
         epoch: u64,
     ) -> Result<Recovery, ConnectorError> {
-        self.inner.recover(prepared, manifest, epoch).await
+        self.inner.recover(prepared, manifest, attempt, epoch).await
     }
 
     async fn commit_run(

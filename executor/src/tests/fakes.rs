@@ -230,6 +230,7 @@ impl Sink for OpenSink {
         &self,
         _prepared: &PreparedSink,
         manifest: &Manifest,
+        _attempt: u32,
         _epoch: u64,
     ) -> Result<Recovery, ConnectorError> {
         let key = (manifest.slice, manifest.sequence);

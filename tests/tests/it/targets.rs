@@ -239,7 +239,7 @@ impl Target for Sqlite {
                     .expect("the database opens");
             sqlx::query_scalar(
                 "SELECT name FROM sqlite_master WHERE type = 'table'
-                 AND name NOT IN ('target', '_weir_ledger', '_weir_fence')",
+                 AND name NOT IN ('target', '_weir_ledger', '_weir_fence', '_weir_attempts')",
             )
             .fetch_optional(&mut connection)
             .await
@@ -364,7 +364,7 @@ impl Target for Postgres {
                  JOIN pg_namespace n ON n.oid = c.relnamespace
                  WHERE c.relkind IN ('r', 'p')
                    AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-                   AND c.relname NOT IN ('target', '_weir_ledger', '_weir_fence')",
+                   AND c.relname NOT IN ('target', '_weir_ledger', '_weir_fence', '_weir_attempts')",
             )
             .fetch_optional(&mut self.connect().await)
             .await
