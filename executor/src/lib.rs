@@ -23,6 +23,7 @@ mod folder;
 mod given;
 mod graph;
 mod morsel;
+pub mod node;
 mod reading;
 mod recorder;
 mod resources;

@@ -113,7 +113,7 @@ impl TaskFailure {
 }
 
 /// The error's text, with the texts of those causes that it does not show itself.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(current) = cause {

@@ -1,6 +1,6 @@
 //! Tasks against systems that live in memory and fail on demand.
 
 mod exchange;
-mod fakes;
+pub(crate) mod fakes;
 mod streaming;
 mod whole;

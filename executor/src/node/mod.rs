@@ -1,0 +1,319 @@
+//! The executor's process: takes tasks from the leader and reports to it.
+//!
+//! ```text
+//!   leader ◀══ stream ══▶ Link ◀──▶ Node ◀── CommitLog calls ── tasks
+//!                                    │ │
+//!                              State ┘ └ Tasks: run_task
+//! ```
+//!
+//! [`State`] decides, and does nothing itself. A stream that breaks changes nothing for the tasks:
+//! what they wait for is asked again on the next one. Tasks are dropped only when a leader says that
+//! it has given them up.
+
+mod commit_log;
+mod link;
+mod peers;
+mod progress;
+mod runs;
+mod state;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use weir_connectors::ConnectorContext;
+use weir_plan::StageGraph;
+use weir_proto::internal::report::Fact;
+use weir_proto::internal::{Hello, TaskId, Welcome, to_executor};
+
+use self::commit_log::{Call, answer_result};
+use self::link::{Leaving, Link, LinkEvent, Outgoing};
+use self::peers::Peers;
+use self::progress::ProgressBuffer;
+use self::runs::{Runs, SystemsMaker};
+use self::state::{Effect, Event, State};
+use self::tasks::Tasks;
+use crate::durable::state_error;
+use crate::{CommitLogError, ProgressEvent, Registry, Resources, TaskEnd, TaskError};
+
+/// Tasks of a process that leaves have this long to commit what they have, and the leader to put it
+/// down.
+const LONGEST_DRAIN: Duration = Duration::from_secs(20);
+/// The leader has this long to take the last word and end the stream.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+const TICK_EVERY: Duration = Duration::from_secs(1);
+
+/// How an executor is started.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// That no other executor of the cluster has.
+    pub name: String,
+    /// URLs; any of them leads to the leader.
+    pub coordinators: Vec<String>,
+    /// This process's own folder: operators spill there.
+    pub dir: PathBuf,
+    /// The cluster's storage, the same for all processes.
+    pub storage: PathBuf,
+    /// Tasks at once.
+    pub slots: NonZeroUsize,
+    /// For all operators of all tasks together.
+    pub memory_bytes: NonZeroU64,
+    /// Its `base_dir` is not used: every assignment brings its own.
+    pub context: ConnectorContext,
+}
+
+/// Why an executor cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("no coordinator is named")]
+    NoCoordinators,
+    #[error("coordinator {0}")]
+    Coordinator(String),
+    #[error("another executor uses {}; give each its own folder with `--dir`", .0.display())]
+    InUse(PathBuf),
+    #[error(transparent)]
+    Folder(#[from] TaskError),
+}
+
+/// Works until `stop` is cancelled, and then leaves in good order: tasks commit what they have, and
+/// the leader knows of it.
+pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<(), NodeError> {
+    let context = options.context.clone();
+    let systems: SystemsMaker = Arc::new(move |base_dir: &Path| {
+        let base_dir = base_dir.to_owned();
+        Arc::new(Registry { context: ConnectorContext { base_dir, ..context.clone() } })
+    });
+    serve_with(options, systems, stop).await
+}
+
+async fn serve_with(
+    options: NodeOptions,
+    systems: SystemsMaker,
+    stop: CancellationToken,
+) -> Result<(), NodeError> {
+    if options.coordinators.is_empty() {
+        return Err(NodeError::NoCoordinators);
+    }
+    for url in &options.coordinators {
+        link::endpoint(url).map_err(NodeError::Coordinator)?;
+    }
+    let _lock = lock(&options.dir)?;
+    let spill = options.dir.join("spill");
+    let resources = Arc::new(Resources::new(spill, options.memory_bytes, options.slots)?);
+    let runs = Runs::new(options.storage.clone(), resources, systems);
+
+    // Each task waits for one call at a time.
+    let (calls, called) = mpsc::channel(options.slots.get());
+    let (progress, progressed) = mpsc::unbounded_channel();
+    let (link_events, linked) = mpsc::channel(16);
+    let (leaving, is_leaving) = watch::channel(Leaving::Not);
+    let link = Link {
+        hello: hello(&options),
+        peers: Peers::new(options.coordinators),
+        leaving: is_leaving,
+        events: link_events,
+    };
+    let link = AbortOnDropHandle::new(tokio::spawn(link.run()));
+    let node = Node {
+        state: State::default(),
+        tasks: Tasks::new(runs, options.context.redactor, calls, progress),
+        outgoing: None,
+        waiting: HashMap::new(),
+        progress: ProgressBuffer::default(),
+    };
+    let has_stream = node.work(Inputs { called, progressed, linked }, &leaving, &stop).await;
+    leaving.send_replace(Leaving::Now);
+    if has_stream {
+        // The stream ends now that the node has dropped its part of it.
+        let _ = tokio::time::timeout(LONGEST_GOODBYE, link).await;
+    }
+    Ok(())
+}
+
+fn hello(options: &NodeOptions) -> Hello {
+    Hello {
+        executor: options.name.clone(),
+        boot_id: uuid::Uuid::new_v4().to_string(),
+        engine_version: StageGraph::ENGINE_VERSION.to_owned(),
+        slots: u32::try_from(options.slots.get()).unwrap_or(u32::MAX),
+        memory_bytes: options.memory_bytes.get(),
+        host: host_name(),
+        pid: std::process::id(),
+    }
+}
+
+/// For people.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Held as long as the file is open: two processes would empty each other's spill folder.
+fn lock(dir: &Path) -> Result<File, NodeError> {
+    let path = dir.join("lock");
+    let open = || {
+        std::fs::create_dir_all(dir)?;
+        File::options().create(true).truncate(false).write(true).open(&path)
+    };
+    let file = open().map_err(|cause| state_error("open", &path, cause))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(NodeError::InUse(dir.to_owned())),
+        Err(std::fs::TryLockError::Error(cause)) => Err(state_error("lock", &path, cause).into()),
+    }
+}
+
+/// Where a node's events come from, besides its own tasks.
+struct Inputs {
+    called: mpsc::Receiver<Call>,
+    progressed: mpsc::UnboundedReceiver<ProgressEvent>,
+    linked: mpsc::Receiver<LinkEvent>,
+}
+
+/// Carries out what [`State`] decides.
+struct Node {
+    state: State,
+    tasks: Tasks,
+    /// While there is a stream.
+    outgoing: Option<Outgoing>,
+    /// Tasks that wait for an answer.
+    waiting: HashMap<TaskId, oneshot::Sender<Result<(), CommitLogError>>>,
+    progress: ProgressBuffer,
+}
+
+impl Node {
+    /// Whether there is a stream at the end.
+    async fn work(
+        mut self,
+        inputs: Inputs,
+        leaving: &watch::Sender<Leaving>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let Inputs { mut called, mut progressed, mut linked } = inputs;
+        let mut progress_ticks = tokio::time::interval(PROGRESS_EVERY);
+        progress_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(TICK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut leave_at = None;
+        while !self.state.may_leave() {
+            tokio::select! {
+                Some(event) = linked.recv() => self.linked(event),
+                Some(call) = called.recv() => self.called(call),
+                Some((task, end)) = self.tasks.next_end() => self.ended(task, &end),
+                Some(event) = progressed.recv() => self.progress.add(event),
+                _ = progress_ticks.tick() => self.send_progress(),
+                _ = ticks.tick() => {
+                    self.tasks.runs.drop_idle(Instant::now());
+                    self.step(Event::Tick);
+                }
+                () = stop.cancelled(), if leave_at.is_none() => {
+                    tracing::info!(tasks = self.state.task_count(), "leaving");
+                    leave_at = Some(Instant::now() + LONGEST_DRAIN);
+                    leaving.send_replace(Leaving::Soon);
+                    self.step(Event::Draining);
+                }
+                () = tokio::time::sleep_until(leave_at.unwrap_or_else(Instant::now)),
+                    if leave_at.is_some() =>
+                {
+                    tracing::warn!(tasks = self.state.task_count(), "tasks are left behind");
+                    break;
+                }
+            }
+        }
+        self.outgoing.is_some()
+    }
+
+    fn linked(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Opened { welcome: Welcome { epoch, keeps_tasks, .. }, outgoing } => {
+                self.outgoing = Some(outgoing);
+                self.step(Event::Welcomed { epoch, keeps_tasks });
+            }
+            LinkEvent::Closed => {
+                self.outgoing = None;
+                self.step(Event::Disconnected);
+            }
+            LinkEvent::Received(message) => match *message {
+                to_executor::Message::Assign(assign) => {
+                    self.step(Event::Assigned(Box::new(assign)));
+                }
+                to_executor::Message::Stop(stop) => {
+                    if let Some(task) = stop.task {
+                        self.step(Event::StopAsked(task));
+                    }
+                }
+                to_executor::Message::Answer(answer) => self.step(Event::Answered(answer)),
+                // Only the first message of a stream means anything as a welcome.
+                to_executor::Message::Welcome(_) => {}
+            },
+        }
+    }
+
+    fn called(&mut self, call: Call) {
+        let Call { task, fact, answer } = call;
+        self.waiting.insert(task.clone(), answer);
+        self.step(Event::Reported { task, fact });
+    }
+
+    fn ended(&mut self, task: TaskId, end: &TaskEnd) {
+        let json = serde_json::to_vec(end).expect("ends can be written as JSON");
+        self.waiting.remove(&task);
+        self.step(Event::Reported { task, fact: Fact::End(json) });
+    }
+
+    fn send_progress(&mut self) {
+        let Some(outgoing) = &self.outgoing else { return };
+        for event in self.progress.take() {
+            outgoing.send_progress(serde_json::to_vec(&event).expect("progress can be JSON"));
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        for effect in self.state.step(event) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start(assign) => {
+                if let Some(task) = assign.task.clone() {
+                    self.tasks.start(task, *assign);
+                }
+            }
+            Effect::Stop(task) => self.tasks.stop(&task),
+            Effect::Abort(task) => {
+                tracing::info!(
+                    run = task.run,
+                    stage = task.stage,
+                    slice = task.slice,
+                    "task dropped"
+                );
+                self.tasks.abort(&task);
+                self.waiting.remove(&task);
+            }
+            Effect::Send(report) => {
+                if let Some(outgoing) = &self.outgoing {
+                    outgoing.send_report(report);
+                }
+            }
+            Effect::Settle { task, outcome, message } => {
+                if let Some(answer) = self.waiting.remove(&task) {
+                    // The task may have ended without waiting.
+                    let _ = answer.send(answer_result(outcome, message));
+                }
+            }
+        }
+    }
+}

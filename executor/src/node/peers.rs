@@ -1,0 +1,117 @@
+//! Whom to call next, and when.
+
+use std::time::Duration;
+
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// The coordinators, one of which leads.
+#[derive(Debug)]
+pub(super) struct Peers {
+    urls: Vec<String>,
+    next: usize,
+    /// Who is said to lead; called before the others, once.
+    leader: Option<String>,
+    failures: u32,
+    /// The last call was to who was said to lead.
+    was_told: bool,
+}
+
+impl Peers {
+    /// At least one URL.
+    pub(super) fn new(urls: Vec<String>) -> Self {
+        Self { urls, next: 0, leader: None, failures: 0, was_told: false }
+    }
+
+    /// Whom to call, and how long to wait before it. `jitter` is between 0 and 1.
+    pub(super) fn next(&mut self, jitter: f64) -> (String, Duration) {
+        let wait = self.wait(jitter);
+        self.was_told = self.leader.is_some();
+        let url = self.leader.take().unwrap_or_else(|| {
+            let url = self.urls[self.next].clone();
+            self.next = (self.next + 1) % self.urls.len();
+            url
+        });
+        (url, wait)
+    }
+
+    fn wait(&self, jitter: f64) -> Duration {
+        // Two that name each other as the leader must not be asked in a circle without a pause.
+        let is_told_anew = self.leader.is_some() && !self.was_told;
+        if self.failures == 0 || is_told_anew {
+            return Duration::ZERO;
+        }
+        let steps = (self.failures - 1).min(16);
+        let wait = SHORTEST_WAIT.saturating_mul(1 << steps).min(LONGEST_WAIT);
+        wait.mul_f64(0.5 + jitter / 2.0)
+    }
+
+    /// The call has led nowhere; `leader` is whom the coordinator named instead of itself.
+    pub(super) fn failed(&mut self, leader: Option<String>) {
+        self.failures = self.failures.saturating_add(1);
+        self.leader = leader;
+    }
+
+    /// A stream to `url` has ended after its welcome: it most likely leads still.
+    pub(super) fn ended(&mut self, url: String) {
+        self.failures = 1;
+        self.leader = Some(url);
+        self.was_told = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers() -> Peers {
+        Peers::new(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])
+    }
+
+    fn millis((url, wait): (String, Duration)) -> (String, u128) {
+        (url, wait.as_millis())
+    }
+
+    #[test]
+    fn all_are_asked_in_turn_ever_more_slowly() {
+        let mut peers = peers();
+        let mut asked = Vec::new();
+        for _ in 0..8 {
+            asked.push(millis(peers.next(1.0)));
+            peers.failed(None);
+        }
+        let waits = [0, 50, 100, 200, 400, 800, 1000, 1000];
+        let urls = ["a", "b", "c", "a", "b", "c", "a", "b"];
+        let expected: Vec<_> = urls.map(str::to_owned).into_iter().zip(waits).collect();
+        assert_eq!(asked, expected);
+    }
+
+    #[test]
+    fn jitter_takes_away_up_to_half_of_the_wait() {
+        let mut peers = peers();
+        peers.failed(None);
+        assert_eq!(millis(peers.next(0.0)), ("a".to_owned(), 25));
+    }
+
+    #[test]
+    fn the_leader_is_called_at_once_but_not_in_circles() {
+        let mut peers = peers();
+        let (_, _) = peers.next(1.0);
+        peers.failed(Some("l".to_owned()));
+        assert_eq!(millis(peers.next(1.0)), ("l".to_owned(), 0));
+        peers.failed(Some("m".to_owned()));
+        assert_eq!(millis(peers.next(1.0)), ("m".to_owned(), 100));
+        peers.failed(None);
+        assert_eq!(millis(peers.next(1.0)), ("b".to_owned(), 200));
+    }
+
+    #[test]
+    fn who_led_is_called_again_first() {
+        let mut peers = peers();
+        let (url, _) = peers.next(1.0);
+        peers.ended(url);
+        assert_eq!(millis(peers.next(1.0)), ("a".to_owned(), 50));
+        peers.failed(None);
+        assert_eq!(millis(peers.next(1.0)), ("b".to_owned(), 100));
+    }
+}

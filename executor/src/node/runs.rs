@@ -1,0 +1,152 @@
+//! The runs whose tasks this executor has or has had a moment ago.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+use weir_plan::{Stage, StageGraph, StageId};
+use weir_proto::internal::{Assign, TaskId};
+
+use crate::durable::{off_thread, state_error};
+use crate::{ExecutorEnv, ExecutorOptions, Resources, RunFolder, Systems, TaskError};
+
+/// A run without tasks is kept for this long: the next task may be on its way.
+const LONGEST_IDLE: Duration = Duration::from_secs(60);
+
+/// Makes the systems of a run whose relative paths start at a folder.
+pub(super) type SystemsMaker = Arc<dyn Fn(&Path) -> Arc<dyn Systems> + Send + Sync>;
+
+pub(super) struct Runs {
+    storage: PathBuf,
+    resources: Arc<Resources>,
+    systems: SystemsMaker,
+    open: HashMap<RunKey, IdleSince>,
+}
+
+struct IdleSince {
+    run: Arc<OpenRun>,
+    last_used: Instant,
+}
+
+/// Everything that tasks must have in common to share a run's environment. A new epoch opens its
+/// sources anew.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RunKey {
+    run: String,
+    epoch: u64,
+    run_folder: String,
+    graph_hash: String,
+    base_dir: String,
+    checkpoint_every_millis: u64,
+}
+
+/// One run, as its tasks share it.
+pub(super) struct OpenRun {
+    pub(super) env: Arc<ExecutorEnv>,
+    graph_hash: String,
+    stages: OnceCell<Vec<Arc<Stage>>>,
+}
+
+impl fmt::Debug for Runs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runs").field("storage", &self.storage).finish_non_exhaustive()
+    }
+}
+
+impl Runs {
+    pub(super) fn new(storage: PathBuf, resources: Arc<Resources>, systems: SystemsMaker) -> Self {
+        Self { storage, resources, systems, open: HashMap::new() }
+    }
+
+    /// The run of an assignment; reads nothing yet.
+    pub(super) fn open(&mut self, task: &TaskId, assign: &Assign) -> Result<Arc<OpenRun>, String> {
+        let is_inside = Path::new(&assign.run_folder)
+            .components()
+            .all(|component| matches!(component, Component::Normal(_)));
+        if !is_inside || assign.run_folder.is_empty() {
+            return Err(format!("`{}` is no folder of the storage", assign.run_folder));
+        }
+        if !assign.graph_hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(format!("`{}` is no hash", assign.graph_hash));
+        }
+        let key = RunKey {
+            run: task.run.clone(),
+            epoch: task.epoch,
+            run_folder: assign.run_folder.clone(),
+            graph_hash: assign.graph_hash.clone(),
+            base_dir: assign.base_dir.clone(),
+            checkpoint_every_millis: assign.checkpoint_every_millis,
+        };
+        let entry = self.open.entry(key).or_insert_with(|| {
+            let env = ExecutorEnv::new(ExecutorOptions {
+                run_dir: self.storage.join(&assign.run_folder),
+                systems: (self.systems)(Path::new(&assign.base_dir)),
+                resources: Arc::clone(&self.resources),
+                checkpoint_every: Duration::from_millis(assign.checkpoint_every_millis),
+                given: IndexMap::new(),
+            });
+            let graph_hash = assign.graph_hash.clone();
+            let run = OpenRun { env: Arc::new(env), graph_hash, stages: OnceCell::new() };
+            IdleSince { run: Arc::new(run), last_used: Instant::now() }
+        });
+        entry.last_used = Instant::now();
+        Ok(Arc::clone(&entry.run))
+    }
+
+    /// Forgets runs without tasks: their sources and the graph.
+    pub(super) fn drop_idle(&mut self, now: Instant) {
+        self.open.retain(|_, entry| {
+            if Arc::strong_count(&entry.run) > 1 {
+                entry.last_used = now;
+            }
+            now.duration_since(entry.last_used) < LONGEST_IDLE
+        });
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.open.len()
+    }
+}
+
+impl OpenRun {
+    /// A stage of the run's graph, which is read when it is first needed.
+    pub(super) async fn stage(&self, id: StageId) -> Result<Arc<Stage>, TaskError> {
+        let (folder, hash) = (self.env.folder(), &self.graph_hash);
+        let stages =
+            self.stages.get_or_try_init(|| read_stages(folder.clone(), hash.clone())).await?;
+        stages.iter().find(|stage| stage.id == id).cloned().ok_or_else(|| {
+            let path = folder.graph_file(hash);
+            let missing = std::io::Error::other(format!("it has no stage {id}"));
+            state_error("find the plan of the task in", &path, missing)
+        })
+    }
+}
+
+async fn read_stages(folder: RunFolder, hash: String) -> Result<Vec<Arc<Stage>>, TaskError> {
+    off_thread(move || {
+        let path = folder.graph_file(&hash);
+        let failed = |cause| state_error("read the plan of the run from", &path, cause);
+        let graph = folder.read_graph(&hash).map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::NotFound => failed(std::io::Error::new(
+                cause.kind(),
+                format!("{cause}; executors need the same `--storage` as their coordinators"),
+            )),
+            _ => failed(cause),
+        })?;
+        if graph.engine_version != StageGraph::ENGINE_VERSION {
+            return Err(failed(std::io::Error::other(format!(
+                "it was made by {}, and this executor is {}",
+                graph.engine_version,
+                StageGraph::ENGINE_VERSION
+            ))));
+        }
+        Ok(graph.stages.into_iter().map(Arc::new).collect())
+    })
+    .await
+}

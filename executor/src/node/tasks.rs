@@ -1,0 +1,153 @@
+//! The tasks that run in this process.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use weir_connectors::Redactor;
+use weir_plan::{Stage, StageId};
+use weir_proto::internal::{Assign, TaskId};
+
+use super::commit_log::{Call, RemoteCommitLog};
+use super::runs::{OpenRun, Runs};
+use crate::{ProgressEvent, Task, TaskEnd, TaskError, TaskOutcome, run_task};
+
+/// Starts tasks, and tells how they have ended.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    pub(super) runs: Runs,
+    redactor: Redactor,
+    calls: mpsc::Sender<Call>,
+    events: mpsc::UnboundedSender<ProgressEvent>,
+    set: JoinSet<Result<TaskOutcome, TaskError>>,
+    running: HashMap<TaskId, Running>,
+    ids: HashMap<Id, TaskId>,
+}
+
+#[derive(Debug)]
+struct Running {
+    stop: CancellationToken,
+    work: AbortHandle,
+}
+
+impl Tasks {
+    pub(super) fn new(
+        runs: Runs,
+        redactor: Redactor,
+        calls: mpsc::Sender<Call>,
+        events: mpsc::UnboundedSender<ProgressEvent>,
+    ) -> Self {
+        let (running, ids) = (HashMap::new(), HashMap::new());
+        Self { runs, redactor, calls, events, set: JoinSet::new(), running, ids }
+    }
+
+    /// Begins the work; what is wrong with the assignment is how the task ends.
+    pub(super) fn start(&mut self, id: TaskId, assign: Assign) {
+        let run = self.runs.open(&id, &assign);
+        let stop = CancellationToken::new();
+        let log = RemoteCommitLog { task: id.clone(), calls: self.calls.clone() };
+        let (events, stopping) = (self.events.clone(), stop.clone());
+        let key = id.clone();
+        let work = self.set.spawn(async move {
+            let run = run.map_err(|error| malformed(&id, &error))?;
+            let stage = run.stage(StageId(id.stage)).await?;
+            let OpenRun { env, .. } = run.as_ref();
+            let span = tracing::info_span!(
+                "task",
+                run = id.run,
+                stage = stage.name,
+                slice = id.slice,
+                attempt = id.attempt
+            );
+            let task = assigned_task(&id, assign, stage)?;
+            let work = run_task(task, Arc::clone(env), Arc::new(log), events, stopping);
+            work.instrument(span).await
+        });
+        self.ids.insert(work.id(), key.clone());
+        self.running.insert(key, Running { stop, work });
+    }
+
+    /// The task shall end at its next commit.
+    pub(super) fn stop(&self, task: &TaskId) {
+        if let Some(running) = self.running.get(task) {
+            running.stop.cancel();
+        }
+    }
+
+    /// Drops the task's work, as a crash would.
+    pub(super) fn abort(&mut self, task: &TaskId) {
+        if let Some(running) = self.running.remove(task) {
+            self.ids.remove(&running.work.id());
+            running.work.abort();
+        }
+    }
+
+    /// The next task that has ended by itself; `None` while there is none that could.
+    pub(super) async fn next_end(&mut self) -> Option<(TaskId, TaskEnd)> {
+        loop {
+            let (id, result) = match self.set.join_next_with_id().await? {
+                Ok((id, result)) => (id, Ok(result)),
+                Err(error) => (error.id(), Err(error)),
+            };
+            // Aborted tasks are not known any more.
+            let Some(task) = self.ids.remove(&id) else { continue };
+            self.running.remove(&task);
+            let result = result.unwrap_or_else(|error| {
+                Err(TaskError::Operator {
+                    stage: task.stage.to_string(),
+                    message: format!(
+                        "the task ended without a result ({error}); this is a defect of Weir, \
+                         please report it"
+                    ),
+                })
+            });
+            if let Err(error) = &result {
+                let error = self.redactor.redact(&error.to_string());
+                tracing::warn!(
+                    run = task.run,
+                    stage = task.stage,
+                    slice = task.slice,
+                    error,
+                    "task failed"
+                );
+            }
+            return Some((task, TaskEnd::from_result(&result, &self.redactor)));
+        }
+    }
+}
+
+fn assigned_task(id: &TaskId, assign: Assign, stage: Arc<Stage>) -> Result<Task, TaskError> {
+    let start = serde_json::from_slice(&assign.start)
+        .map_err(|error| malformed(id, &format!("its start: {error}")))?;
+    let prepared = match assign.prepared.as_slice() {
+        [] => None,
+        json => Some(
+            serde_json::from_slice(json)
+                .map_err(|error| malformed(id, &format!("its sink: {error}")))?,
+        ),
+    };
+    Ok(Task {
+        run: id.run.clone(),
+        pipeline: assign.pipeline,
+        stage,
+        slice: id.slice,
+        attempt: id.attempt,
+        epoch: id.epoch,
+        start,
+        inputs: assign.inputs.into_iter().map(|(stage, file)| (StageId(stage), file)).collect(),
+        prepared,
+    })
+}
+
+fn malformed(id: &TaskId, error: &str) -> TaskError {
+    TaskError::Operator {
+        stage: id.stage.to_string(),
+        message: format!(
+            "the task's assignment cannot be understood ({error}); this is a defect of Weir, please \
+             report it"
+        ),
+    }
+}

@@ -1,0 +1,6 @@
+//! The executor's process against a leader that does what the test wants.
+
+mod leader;
+mod runs;
+mod serving;
+mod state;
