@@ -18,12 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use weir_connectors::{ConnectorError, Manifest, Recovery};
-use weir_executor::{
-    CommitLog, CommitLogError, ExecutorEnv, Task, TaskError, TaskOutcome, run_task,
-};
+use weir_executor::{CommitLog, CommitLogError, RunFolder, Task, TaskError, TaskOutcome};
 use weir_ledger::{
-    Command, CommitDone, CommitLost, FailAttempt, FinishExchange, OpenIntent, RunCommitDone,
-    RunCommitIntent, SliceAttempt, StartAttempt,
+    Command, CommitDone, CommitLost, FailAttempt, FinishExchange, LoseAttempt, OpenIntent,
+    RunCommitDone, RunCommitIntent, SliceAttempt, StartAttempt,
 };
 use weir_plan::{Stage, StageGraph, StageId};
 
@@ -34,17 +32,22 @@ use crate::limits::{Moment, exceeded_limit};
 use crate::progress_files::read_manifests;
 use crate::retry::{retrying, task_delay_after};
 use crate::session::{Failure, OpenSink, Session};
+use crate::workers::{Slot, TaskContext, WorkError, Workers};
 
 /// Tasks that were asked to stop commit what they have read; after this time they are dropped, which
 /// costs them their open batch.
 const LONGEST_STOP: Duration = Duration::from_secs(15);
+
+/// After so many lost executors in a row without a commit, a slice is given up.
+const MOST_LOSSES: u32 = 20;
 
 /// The work on one run's jobs.
 pub(crate) struct Driver<'session> {
     session: &'session Session,
     stages: Vec<Arc<Stage>>,
     sinks: &'session IndexMap<StageId, OpenSink>,
-    env: Arc<ExecutorEnv>,
+    folder: RunFolder,
+    workers: Arc<dyn Workers>,
     log: Arc<dyn CommitLog>,
     progress: mpsc::UnboundedSender<weir_executor::ProgressEvent>,
     /// Stops the tasks, when the session is stopped or the run has failed.
@@ -64,7 +67,7 @@ struct Ending {
 
 /// What a job has come to. Facts that only the driver may put down are still open.
 enum JobEnd {
-    Attempt { task: SliceAttempt, result: Result<TaskOutcome, TaskError> },
+    Attempt { task: SliceAttempt, result: Result<TaskOutcome, WorkError> },
     Recover { command: Result<Command, ConnectorError>, stage: StageId },
     CommitRun { stage: StageId, result: Result<(), ConnectorError> },
 }
@@ -74,8 +77,9 @@ impl<'session> Driver<'session> {
         session: &'session Session,
         graph: &StageGraph,
         sinks: &'session IndexMap<StageId, OpenSink>,
-        env: Arc<ExecutorEnv>,
+        workers: Arc<dyn Workers>,
     ) -> Self {
+        let folder = RunFolder::new(session.dir.run(&session.run));
         let (progress, mut received) = mpsc::unbounded_channel();
         let events = session.events.clone();
         tokio::spawn(async move {
@@ -91,9 +95,10 @@ impl<'session> Driver<'session> {
             log: Arc::new(LedgerCommitLog::new(
                 Arc::clone(&session.store),
                 &session.frozen.spec,
-                env.folder(),
+                &folder,
             )),
-            env,
+            folder,
+            workers,
             progress,
             stop_tasks: session.stop.child_token(),
             running: JoinSet::new(),
@@ -109,21 +114,24 @@ impl<'session> Driver<'session> {
     pub(crate) async fn drive(mut self) -> Result<(), Failure> {
         loop {
             let mut wake_at = None;
+            let mut is_waiting = self.workers.capacity() == 0;
             if self.ending.is_none() {
                 let decision = {
                     let ledger = self.session.store.ledger().await;
                     let run = ledger.run(&self.session.run).expect("the run is in the ledger");
-                    let slots = self.session.options.slots.get();
+                    let slots = self.workers.capacity();
                     decide(run, self.session.epoch, slots, &self.busy, Utc::now())
                 };
                 if decision.is_complete && self.busy.is_empty() {
                     return Ok(());
                 }
                 for job in decision.jobs {
-                    if self.ending.is_none()
-                        && let Err(failure) = self.begin(job).await
-                    {
-                        self.end(failure);
+                    if self.ending.is_some() {
+                        break;
+                    }
+                    match self.begin(job).await {
+                        Ok(has_begun) => is_waiting |= !has_begun,
+                        Err(failure) => self.end(failure),
                     }
                 }
                 wake_at = decision.wake_at;
@@ -132,7 +140,7 @@ impl<'session> Driver<'session> {
                 if let Some(ending) = self.ending {
                     return Err(ending.failure);
                 }
-                if wake_at.is_none() {
+                if wake_at.is_none() && !is_waiting {
                     return Err(Failure::Run(
                         "nothing is left to be done, and yet the run is not complete; this is a \
                          defect of Weir, please report it"
@@ -151,6 +159,7 @@ impl<'session> Driver<'session> {
         tokio::select! {
             Some(ended) = self.running.join_next_with_id() => self.ended(ended).await,
             () = tokio::time::sleep(until_wake.unwrap_or_default()), if until_wake.is_some() => {}
+            () = self.workers.changed(), if drop_at.is_none() => {}
             () = self.session.stop.cancelled(), if drop_at.is_none() => self.end(Failure::Stopped),
             () = tokio::time::sleep_until(drop_at.unwrap_or_else(Instant::now)),
                 if drop_at.is_some() =>
@@ -172,19 +181,24 @@ impl<'session> Driver<'session> {
         }
     }
 
-    async fn begin(&mut self, job: Job) -> Result<(), Failure> {
+    /// Whether there was a place for it.
+    async fn begin(&mut self, job: Job) -> Result<bool, Failure> {
         let handle = match job {
-            Job::Attempt { stage, slice } => self.begin_attempt(stage, slice).await?,
+            Job::Attempt { stage, slice } => {
+                let Some(slot) = self.workers.take_slot() else { return Ok(false) };
+                self.begin_attempt(slot, stage, slice).await?
+            }
             Job::Recover { stage, slice } => self.begin_recovery(stage, slice).await?,
             Job::CommitRun { stage } => self.begin_run_commit(stage).await?,
         };
         self.ids.insert(handle.id(), job);
         self.busy.insert(job);
-        Ok(())
+        Ok(true)
     }
 
     async fn begin_attempt(
         &mut self,
+        slot: Box<dyn Slot>,
         stage_id: StageId,
         slice: u32,
     ) -> Result<tokio::task::AbortHandle, Failure> {
@@ -226,15 +240,14 @@ impl<'session> Driver<'session> {
         };
         let span =
             tracing::info_span!("task", stage = stage.name, slice, attempt = attempt.attempt);
-        let running = run_task(
-            task,
-            Arc::clone(&self.env),
-            Arc::clone(&self.log),
-            self.progress.clone(),
-            self.stop_tasks.clone(),
-        );
+        let context = TaskContext {
+            log: Arc::clone(&self.log),
+            progress: self.progress.clone(),
+            stop: self.stop_tasks.clone(),
+        };
+        let workers = Arc::clone(&self.workers);
         let work = async move {
-            let result = running.await;
+            let result = workers.run(slot, task, context).await;
             JobEnd::Attempt { task: attempt, result }
         };
         Ok(self.running.spawn(work.instrument(span)))
@@ -278,7 +291,7 @@ impl<'session> Driver<'session> {
         }
         let stage_facts = facts.stage(stage).expect("decided from these facts");
         let manifests: Vec<Manifest> =
-            read_manifests(self.env.folder(), stage, stage_facts).map_err(Failure::Engine)?;
+            read_manifests(&self.folder, stage, stage_facts).map_err(Failure::Engine)?;
         let run = session.run.clone();
         let intent = RunCommitIntent { epoch: session.epoch, run, stage };
         session.append(Command::RunCommitIntent(intent)).await?;
@@ -359,7 +372,7 @@ impl<'session> Driver<'session> {
     async fn settle_attempt(
         &mut self,
         task: SliceAttempt,
-        result: Result<TaskOutcome, TaskError>,
+        result: Result<TaskOutcome, WorkError>,
     ) -> Result<(), Failure> {
         let session = self.session;
         let error = match result {
@@ -385,15 +398,18 @@ impl<'session> Driver<'session> {
             }
             // The attempt stays the current one until the next session begins another.
             Ok(TaskOutcome::Stopped) => return Ok(()),
-            Err(TaskError::CommitLog(CommitLogError::Refused(message))) => {
+            Err(WorkError::ExecutorLost(executor)) => {
+                return self.settle_lost(task, &executor).await;
+            }
+            Err(WorkError::Task(TaskError::CommitLog(CommitLogError::Refused(message)))) => {
                 return Err(Failure::Run(message));
             }
-            Err(TaskError::CommitLog(error)) => {
+            Err(WorkError::Task(TaskError::CommitLog(error))) => {
                 let message = error.to_string();
                 let path = session.store.path().display().to_string();
                 return Err(Failure::Engine(crate::EngineError::Ledger { path, message }));
             }
-            Err(error) => error,
+            Err(WorkError::Task(error)) => error,
         };
         let facts = session.facts().await;
         let failures = facts.slice(task.stage, task.slice).map_or(0, |slice| slice.failures);
@@ -415,6 +431,37 @@ impl<'session> Driver<'session> {
             attempt,
             delay,
             error: message,
+        });
+        Ok(())
+    }
+
+    /// Another executor goes on behind the last commit. No fault of the slice, unless it keeps
+    /// happening: a task may be what ends them.
+    async fn settle_lost(&mut self, task: SliceAttempt, executor: &str) -> Result<(), Failure> {
+        let session = self.session;
+        let facts = session.facts().await;
+        let losses = facts.slice(task.stage, task.slice).map_or(0, |slice| slice.losses) + 1;
+        let stage = self.stage(task.stage).name.clone();
+        let error = format!("executor {executor} was lost");
+        let (slice, attempt) = (task.slice, task.attempt);
+        let is_last = losses >= MOST_LOSSES;
+        let lost = LoseAttempt { task, error: error.clone(), is_last };
+        session.append(Command::LoseAttempt(lost)).await?;
+        if is_last {
+            return Err(Failure::Run(format!(
+                "slice {slice} of stage `{stage}` was given to {losses} executors, and every one of \
+                 them was lost before it had committed anything: the task may need more memory than \
+                 they have"
+            )));
+        }
+        tracing::warn!(stage, slice, attempt, executor, "executor lost");
+        session.send(RunEvent::Retrying {
+            run: session.run.0.clone(),
+            stage,
+            slice,
+            attempt,
+            delay: Duration::ZERO,
+            error,
         });
         Ok(())
     }

@@ -38,6 +38,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod validated;
+mod workers;
 
 pub use api::*;
 pub use engine::Engine;

@@ -25,6 +25,7 @@ use crate::shape::stage_shapes;
 use crate::sources::{SourceFailure, describe_sources, open_given};
 use crate::state_dir::PipelineDir;
 use crate::store::{LedgerStore, StoreError};
+use crate::workers::{LocalWorkers, Workers};
 use crate::{Again, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
 
 /// Everything that the work on one run needs.
@@ -106,7 +107,6 @@ impl Session {
     }
 
     async fn execute(&self) -> Result<(), Failure> {
-        let folder = self.dir.run(&self.run);
         let given = open_given(&self.frozen.spec, &self.frozen.request, self.systems.as_ref())
             .await
             .map_err(source_failure)?;
@@ -119,18 +119,8 @@ impl Session {
         self.report_resumption().await;
         let sinks = self.prepare_sinks(&graph).await?;
 
-        let memory_bytes = NonZeroU64::new(self.options.memory_bytes).unwrap_or(NonZeroU64::MIN);
-        let spill = RunFolder::new(&folder).spill();
-        let resources = Resources::new(spill, memory_bytes, self.options.slots)
-            .map_err(|error| Failure::Run(error.to_string()))?;
-        let env = ExecutorEnv::new(ExecutorOptions {
-            run_dir: folder,
-            systems: Arc::clone(&self.systems),
-            resources: Arc::new(resources),
-            checkpoint_every: self.frozen.spec.checkpoint.every,
-            given,
-        });
-        Driver::new(self, &graph, &sinks, Arc::new(env)).drive().await?;
+        let workers = self.workers(given)?;
+        Driver::new(self, &graph, &sinks, workers).drive().await?;
 
         // Everything is visible: what cannot be removed now is removed when the next run starts.
         if let Err(error) = self.clean_up(sinks.values()).await {
@@ -141,6 +131,26 @@ impl Session {
             Some(exceeded) => Err(Failure::Run(exceeded.message)),
             None => Ok(()),
         }
+    }
+
+    fn workers(
+        &self,
+        given: IndexMap<NodeName, Arc<dyn Source>>,
+    ) -> Result<Arc<dyn Workers>, Failure> {
+        let slots = self.options.slots;
+        let folder = self.dir.run(&self.run);
+        let memory_bytes = NonZeroU64::new(self.options.memory_bytes).unwrap_or(NonZeroU64::MIN);
+        let spill = RunFolder::new(&folder).spill();
+        let resources = Resources::new(spill, memory_bytes, slots)
+            .map_err(|error| Failure::Run(error.to_string()))?;
+        let env = ExecutorEnv::new(ExecutorOptions {
+            run_dir: folder,
+            systems: Arc::clone(&self.systems),
+            resources: Arc::new(resources),
+            checkpoint_every: self.frozen.spec.checkpoint.every,
+            given,
+        });
+        Ok(Arc::new(LocalWorkers::new(env, slots.get())))
     }
 
     /// The run's facts as they are now.

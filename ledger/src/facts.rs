@@ -171,6 +171,9 @@ pub struct SliceFacts {
     pub attempts: u32,
     /// Attempts that have failed since the last progress or resumption.
     pub failures: u32,
+    /// Executors that were lost with an attempt since then.
+    #[serde(default)]
+    pub losses: u32,
     pub state: SliceState,
     /// Behind the last committed batch.
     pub position: Option<SlicePosition>,

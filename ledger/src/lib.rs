@@ -22,8 +22,8 @@ pub use apply::{Response, apply};
 pub use audit::{LedgerAudit, NodeTotals};
 pub use commands::{
     CleanUpDone, Command, CommitDone, CommitIntent, CommitLost, FailAttempt, FinishExchange,
-    FinishRun, NewEpoch, PlanRun, PrepareSink, ResetWatermark, ResumeRun, RunCommitDone,
-    RunCommitIntent, SetWatermark, SliceAttempt, StartAttempt, StartRun,
+    FinishRun, LoseAttempt, NewEpoch, PlanRun, PrepareSink, ResetWatermark, ResumeRun,
+    RunCommitDone, RunCommitIntent, SetWatermark, SliceAttempt, StartAttempt, StartRun,
 };
 pub use facts::{
     EpochFacts, ExchangeOutput, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, RunCommit,

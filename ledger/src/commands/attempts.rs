@@ -106,6 +106,29 @@ impl FailAttempt {
     }
 }
 
+/// The executor of an attempt was lost. Another attempt may begin at once, unless this was the last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoseAttempt {
+    pub task: SliceAttempt,
+    pub error: String,
+    /// No other attempt may be made in this session of the run.
+    pub is_last: bool,
+}
+
+impl LoseAttempt {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        let run = running_run(ledger, &self.task.run)?;
+        let slice = slice_of(run, &self.task)?;
+        self.task.check_current(slice)?;
+        slice.losses += 1;
+        slice.state = match self.is_last {
+            true => SliceState::Failed { error: self.error.clone(), retry_at: None },
+            false => SliceState::Pending,
+        };
+        Ok(true)
+    }
+}
+
 /// A slice's exchange files are durable. The first result wins; later ones are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishExchange {
@@ -131,6 +154,7 @@ impl FinishExchange {
             Some(ExchangeOutput { file_id: self.file_id.clone(), partitions: self.partitions });
         slice.account = self.account.clone();
         slice.failures = 0;
+        slice.losses = 0;
         slice.state = SliceState::Finished;
         planned_stage(&self.task.run, run, self.task.stage)?.finished_slices += 1;
         Ok(true)

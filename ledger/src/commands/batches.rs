@@ -91,6 +91,7 @@ impl CommitDone {
         let commit = intent.commit;
         slice.next_sequence += 1;
         slice.failures = 0;
+        slice.losses = 0;
         slice.account.add(&commit.account);
         slice.manifest_rows += commit.manifest.rows;
         slice.manifest_checksum = slice.manifest_checksum.wrapping_add(commit.manifest.checksum);

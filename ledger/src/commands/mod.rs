@@ -10,7 +10,7 @@ mod watermarks;
 use serde::{Deserialize, Serialize};
 use weir_plan::StageId;
 
-pub use attempts::{FailAttempt, FinishExchange, SliceAttempt, StartAttempt};
+pub use attempts::{FailAttempt, FinishExchange, LoseAttempt, SliceAttempt, StartAttempt};
 pub use batches::{CommitDone, CommitIntent, CommitLost};
 pub use epoch::NewEpoch;
 pub use runs::{CleanUpDone, FinishRun, PlanRun, ResumeRun, StartRun};
@@ -34,6 +34,7 @@ pub enum Command {
     CommitLost(CommitLost),
     FinishExchange(FinishExchange),
     FailAttempt(FailAttempt),
+    LoseAttempt(LoseAttempt),
     RunCommitIntent(RunCommitIntent),
     RunCommitDone(RunCommitDone),
     FinishRun(FinishRun),
@@ -57,6 +58,7 @@ impl Command {
             Command::CommitLost(command) => Some(command.task.epoch),
             Command::FinishExchange(command) => Some(command.task.epoch),
             Command::FailAttempt(command) => Some(command.task.epoch),
+            Command::LoseAttempt(command) => Some(command.task.epoch),
             Command::RunCommitIntent(command) => Some(command.epoch),
             Command::RunCommitDone(command) => Some(command.epoch),
             Command::FinishRun(command) => Some(command.epoch),

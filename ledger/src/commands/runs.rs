@@ -137,6 +137,7 @@ impl ResumeRun {
         }
         for slice in facts.stages.iter_mut().flat_map(|stage| &mut stage.slices) {
             slice.failures = 0;
+            slice.losses = 0;
             if let SliceState::Failed { .. } = slice.state {
                 slice.state = SliceState::Pending;
             }
