@@ -41,6 +41,9 @@ pub struct RunRequest {
     /// The run whose dead letters the pipeline replays.
     #[serde(default)]
     pub replay_of: Option<String>,
+    /// Chosen by a client of a cluster: the same one starts no second run.
+    #[serde(default)]
+    pub request_id: Option<String>,
 }
 
 /// What a run is doing, for people. Never the only copy of a fact.

@@ -175,6 +175,7 @@ mod tests {
             spec_hash: "spec".into(),
             params: BTreeMap::new(),
             window: None,
+            request_id: None,
             started_at: DateTime::UNIX_EPOCH,
             state,
             sessions: 1,

@@ -150,6 +150,7 @@ mod tests {
             spec_hash: String::new(),
             params: BTreeMap::new(),
             window: None,
+            request_id: None,
             started_at: at(0),
             state: RunState::Running,
             sessions: 1,

@@ -135,53 +135,10 @@ impl Engine {
         dir: &PipelineDir,
         store: &Arc<LedgerStore>,
     ) -> Result<RunSummary, EngineError> {
-        let spec_hash = spec_hash(spec, &request)?;
-        let wanted = Wanted {
-            pipeline: &spec.pipeline,
-            spec_hash: &spec_hash,
-            params: &request.params,
-            window: request.window,
-            fresh: request.fresh,
-            resume: request.resume.as_deref(),
-            replay_of: &|run| read_frozen(dir, run).ok()?.request.replay_of,
-        };
-        let choice = choose(&*store.ledger().await, &wanted)?;
+        let chosen = self.choose(spec, &request, dir, store).await?;
         let epoch = self.begin_epoch(store).await?;
-        let (run, frozen) = match choice {
-            Choice::Resume(run) => {
-                let frozen = read_frozen(dir, &run)?;
-                let resume = ResumeRun { epoch, run: run.clone(), at: Utc::now() };
-                self.append(store, Command::ResumeRun(resume)).await?;
-                (run, frozen)
-            }
-            Choice::Start { abandon } => {
-                if let Some(abandoned) = abandon {
-                    self.abandon(store, dir, epoch, &abandoned).await?;
-                }
-                self.clean_up_failed(store, dir, epoch, &spec.pipeline).await?;
-                let run = new_run_id();
-                let frozen = Frozen {
-                    run: run.0.clone(),
-                    pipeline: spec.pipeline.to_string(),
-                    spec: spec.clone(),
-                    spec_text: spec_text.to_owned(),
-                    base_dir: self.options.context.base_dir.clone(),
-                    request: RunRequest { fresh: false, ..request.clone() },
-                };
-                write_frozen(dir, &frozen)?;
-                let start = StartRun {
-                    epoch,
-                    run: run.clone(),
-                    pipeline: spec.pipeline.clone(),
-                    spec_hash: spec_hash.clone(),
-                    params: request.params.clone(),
-                    window: request.window,
-                    at: Utc::now(),
-                };
-                self.append(store, Command::StartRun(start)).await?;
-                (run, frozen)
-            }
-        };
+        let begun = self.begin(chosen, spec, spec_text, request, dir, store, epoch).await?;
+        let (run, frozen) = begun;
         let session = Session {
             dir: dir.clone(),
             store: Arc::clone(store),
@@ -192,12 +149,84 @@ impl Engine {
             systems: Arc::clone(&self.systems),
             events,
             stop,
+            cluster: None,
         };
         let span = tracing::info_span!("run", run = %run, pipeline = %spec.pipeline);
         session.work().instrument(span).await?;
         let ledger = store.ledger().await;
         let facts = ledger.run(&run).expect("the run has just ended");
         Ok(summarize(&run, facts, true))
+    }
+
+    /// Which run is meant.
+    pub(crate) async fn choose(
+        &self,
+        spec: &PipelineSpec,
+        request: &RunRequest,
+        dir: &PipelineDir,
+        store: &LedgerStore,
+    ) -> Result<Chosen, EngineError> {
+        let spec_hash = spec_hash(spec, request)?;
+        let wanted = Wanted {
+            pipeline: &spec.pipeline,
+            spec_hash: &spec_hash,
+            params: &request.params,
+            window: request.window,
+            fresh: request.fresh,
+            resume: request.resume.as_deref(),
+            replay_of: &|run| read_frozen(dir, run).ok()?.request.replay_of,
+        };
+        let choice = choose(&*store.ledger().await, &wanted)?;
+        Ok(Chosen { choice, spec_hash })
+    }
+
+    /// Takes the chosen run up, or starts it.
+    #[expect(clippy::too_many_arguments, reason = "called from two places")]
+    pub(crate) async fn begin(
+        &self,
+        Chosen { choice, spec_hash }: Chosen,
+        spec: &PipelineSpec,
+        spec_text: &str,
+        request: RunRequest,
+        dir: &PipelineDir,
+        store: &LedgerStore,
+        epoch: u64,
+    ) -> Result<(RunId, Frozen), EngineError> {
+        let abandon = match choice {
+            Choice::Resume(run) => {
+                let frozen = read_frozen(dir, &run)?;
+                let resume = ResumeRun { epoch, run: run.clone(), at: Utc::now() };
+                self.append(store, Command::ResumeRun(resume)).await?;
+                return Ok((run, frozen));
+            }
+            Choice::Start { abandon } => abandon,
+        };
+        if let Some(abandoned) = abandon {
+            self.abandon(store, dir, epoch, &abandoned).await?;
+        }
+        self.clean_up_failed(store, dir, epoch, &spec.pipeline).await?;
+        let run = new_run_id();
+        let frozen = Frozen {
+            run: run.0.clone(),
+            pipeline: spec.pipeline.to_string(),
+            spec: spec.clone(),
+            spec_text: spec_text.to_owned(),
+            base_dir: self.options.context.base_dir.clone(),
+            request: RunRequest { fresh: false, ..request.clone() },
+        };
+        write_frozen(dir, &frozen)?;
+        let start = StartRun {
+            epoch,
+            run: run.clone(),
+            pipeline: spec.pipeline.clone(),
+            spec_hash,
+            params: request.params,
+            window: request.window,
+            request_id: request.request_id,
+            at: Utc::now(),
+        };
+        self.append(store, Command::StartRun(start)).await?;
+        Ok((run, frozen))
     }
 
     /// Waits for the pipeline's lock, or does what `concurrency.on_overlap` says instead.
@@ -243,7 +272,7 @@ impl Engine {
         }
     }
 
-    async fn begin_epoch(&self, store: &LedgerStore) -> Result<u64, EngineError> {
+    pub(crate) async fn begin_epoch(&self, store: &LedgerStore) -> Result<u64, EngineError> {
         let known = store.ledger().await.ledger_id.clone();
         let command = Command::NewEpoch(NewEpoch {
             ledger_id: known.unwrap_or_else(|| Uuid::new_v4().to_string()),
@@ -348,6 +377,12 @@ impl Engine {
         }
         self.append(store, Command::CleanUpDone(CleanUpDone { epoch, run: run.clone() })).await
     }
+}
+
+/// A run that is meant, with the hash of what it does.
+pub(crate) struct Chosen {
+    pub(crate) choice: Choice,
+    spec_hash: String,
 }
 
 enum Turn {

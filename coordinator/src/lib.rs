@@ -12,6 +12,7 @@ mod abandon;
 pub mod api;
 mod audit;
 mod choose;
+pub mod cluster;
 mod commit_log;
 mod dead_letters;
 mod decide;

@@ -16,6 +16,7 @@ use weir_ledger::{CleanUpDone, Command, FinishRun, PlanRun, RunFacts, RunId, Run
 use weir_plan::{PlanError, PlanScope, StageGraph, StageId, StageOutput};
 use weir_spec::{NodeName, PipelineSpec};
 
+use crate::cluster::Cluster;
 use crate::driver::Driver;
 use crate::frozen::{read_graph, write_graph};
 use crate::limits::{Moment, exceeded_limit};
@@ -40,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) systems: Arc<dyn Systems>,
     pub(crate) events: UnboundedSender<RunEvent>,
     pub(crate) stop: CancellationToken,
+    /// Whose executors carry out the tasks; `None`: this process does.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 /// How the work ends early.
@@ -119,7 +122,7 @@ impl Session {
         self.report_resumption().await;
         let sinks = self.prepare_sinks(&graph).await?;
 
-        let workers = self.workers(given)?;
+        let workers = self.workers(given).await?;
         Driver::new(self, &graph, &sinks, workers).drive().await?;
 
         // Everything is visible: what cannot be removed now is removed when the next run starts.
@@ -133,10 +136,14 @@ impl Session {
         }
     }
 
-    fn workers(
+    async fn workers(
         &self,
         given: IndexMap<NodeName, Arc<dyn Source>>,
     ) -> Result<Arc<dyn Workers>, Failure> {
+        if let Some(cluster) = &self.cluster {
+            let graph_hash = self.facts().await.graph_hash.expect("the run is planned");
+            return Ok(cluster.workers(&self.run, &self.frozen, graph_hash));
+        }
         let slots = self.options.slots;
         let folder = self.dir.run(&self.run);
         let memory_bytes = NonZeroU64::new(self.options.memory_bytes).unwrap_or(NonZeroU64::MIN);

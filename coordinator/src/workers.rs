@@ -29,7 +29,7 @@ pub(crate) enum WorkError {
 }
 
 /// A place for one task, kept until it is dropped.
-pub(crate) trait Slot: Send + fmt::Debug {
+pub(crate) trait Slot: std::any::Any + Send + fmt::Debug {
     /// The executor's name.
     fn executor(&self) -> &str;
 }

@@ -60,6 +60,9 @@ pub struct RunFacts {
     pub params: BTreeMap<String, Value>,
     /// `[start, end)`.
     pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// What the client has called its request, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     pub started_at: DateTime<Utc>,
     pub state: RunState,
     /// Processes that have worked on it.
@@ -223,6 +226,13 @@ pub struct ExchangeOutput {
 impl Ledger {
     pub fn run(&self, run: &RunId) -> Option<&RunFacts> {
         self.runs.get(run)
+    }
+
+    /// The run that a client's request has started.
+    pub fn run_of_request(&self, request: &str) -> Option<&RunId> {
+        (self.runs.iter())
+            .find(|(_, run)| run.request_id.as_deref() == Some(request))
+            .map(|(id, _)| id)
     }
 
     /// The current epoch's number; 0 before the first.

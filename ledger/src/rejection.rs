@@ -15,6 +15,8 @@ pub enum Rejection {
     UnknownRun(RunId),
     #[error("run {0} exists already")]
     RunExists(RunId),
+    #[error("the request has started run {run} before")]
+    RequestKnown { run: RunId },
     #[error("run {active} of the pipeline is not finished")]
     RunActive { active: RunId },
     #[error("run {run} is {state}")]

@@ -167,6 +167,17 @@ impl RaftMember {
         self.raft.metrics().borrow().current_leader
     }
 
+    /// Those that take part in decisions, with their addresses.
+    pub fn members(&self) -> BTreeMap<MemberId, Address> {
+        let metrics = self.raft.metrics().borrow().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: std::collections::BTreeSet<MemberId> = membership.voter_ids().collect();
+        (membership.nodes())
+            .filter(|(id, _)| voters.contains(id))
+            .map(|(id, address)| (*id, address.clone()))
+            .collect()
+    }
+
     /// Notified whenever the answer of [`leader`](Self::leader) may have changed.
     pub fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
         self.raft.server_metrics()

@@ -177,6 +177,7 @@ fn start_run(epoch: u64, name: &str) -> Command {
         spec_hash: "spec".into(),
         params: BTreeMap::new(),
         window: None,
+        request_id: None,
         at: DateTime::UNIX_EPOCH,
     })
 }

@@ -87,7 +87,6 @@ impl LedgerStore {
         })
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the coordinators' process comes next"))]
     /// The replicated ledger, as its leader appends to it. Must be called inside a Tokio runtime.
     pub(crate) fn replicated(member: Arc<RaftMember>) -> Self {
         let (appends, receiver) = mpsc::channel(GROUP);

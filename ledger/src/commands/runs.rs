@@ -23,6 +23,9 @@ pub struct StartRun {
     pub spec_hash: String,
     pub params: BTreeMap<String, Value>,
     pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// What the client has called its request; no other run has it.
+    #[serde(default)]
+    pub request_id: Option<String>,
     pub at: DateTime<Utc>,
 }
 
@@ -30,6 +33,11 @@ impl StartRun {
     pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
         if ledger.runs.contains_key(&self.run) {
             return Err(Rejection::RunExists(self.run.clone()));
+        }
+        if let Some(request) = &self.request_id
+            && let Some(run) = ledger.run_of_request(request)
+        {
+            return Err(Rejection::RequestKnown { run: run.clone() });
         }
         check_no_other_active(ledger, &self.pipeline, &self.run)?;
         let pipeline = ledger.pipelines.entry(self.pipeline.clone()).or_default();
@@ -44,6 +52,7 @@ impl StartRun {
                 spec_hash: self.spec_hash.clone(),
                 params: self.params.clone(),
                 window: self.window,
+                request_id: self.request_id.clone(),
                 started_at: self.at,
                 state: RunState::Running,
                 sessions: 1,

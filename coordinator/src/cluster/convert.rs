@@ -1,0 +1,99 @@
+//! Facts as clients get them.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use tonic::Status;
+use weir_connectors::Redactor;
+use weir_ledger::{RunFacts, RunId, SliceAttempt};
+use weir_proto::v1;
+
+use crate::summary::detail;
+use crate::{AuditReport, EngineError, RunDetail, RunStatus};
+
+pub(super) fn run(id: &RunId, facts: &RunFacts, running: &[(SliceAttempt, String)]) -> v1::Run {
+    let RunDetail { summary, stages } = detail(id, facts, true);
+    let (window_start, window_end) =
+        summary.window.map(|(start, end)| (time(start), time(end))).unwrap_or_default();
+    v1::Run {
+        run: summary.run,
+        pipeline: summary.pipeline,
+        status: status(summary.status).into(),
+        started_at: time(summary.started_at),
+        ended_at: summary.ended_at.map(time).unwrap_or_default(),
+        params: (summary.params.into_iter())
+            .map(|(name, value)| (name, value.to_string()))
+            .collect(),
+        window_start,
+        window_end,
+        error: summary.error.unwrap_or_default(),
+        rows_read: summary.rows_read,
+        dead_letters: summary.dead_letters,
+        rows_written: (summary.rows_written.into_iter())
+            .map(|(sink, rows)| (sink.to_string(), rows))
+            .collect(),
+        sessions: summary.sessions,
+        stages: (stages.into_iter())
+            .map(|stage| v1::Stage {
+                running: (running.iter())
+                    .filter(|(task, _)| task.stage.0 == stage.stage)
+                    .map(|(task, executor)| v1::Attempt {
+                        slice: task.slice,
+                        attempt: task.attempt,
+                        executor: executor.clone(),
+                    })
+                    .collect(),
+                stage: stage.stage,
+                name: stage.name,
+                slices: stage.slices,
+                slices_done: stage.slices_done,
+                attempts: stage.attempts,
+                rows_written: stage.account.rows_written,
+            })
+            .collect(),
+    }
+}
+
+fn status(status: RunStatus) -> v1::RunStatus {
+    match status {
+        RunStatus::Running | RunStatus::Interrupted => v1::RunStatus::Running,
+        RunStatus::Succeeded => v1::RunStatus::Succeeded,
+        RunStatus::Failed => v1::RunStatus::Failed,
+        RunStatus::Abandoned => v1::RunStatus::Abandoned,
+        RunStatus::Skipped => v1::RunStatus::Unspecified,
+    }
+}
+
+fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+pub(super) fn audit(report: AuditReport) -> v1::AuditReport {
+    v1::AuditReport {
+        run: report.run,
+        clean: report.clean,
+        findings: report.findings,
+        sinks: (report.sinks.into_iter())
+            .map(|sink| v1::SinkAudit {
+                sink: sink.sink.to_string(),
+                batches: sink.batches,
+                rows_in_ledger: sink.rows_in_ledger,
+                rows_in_target: sink.rows_in_target,
+                is_shown: sink.is_shown,
+                checksum: sink.checksum,
+            })
+            .collect(),
+    }
+}
+
+/// Without secrets.
+pub(super) fn status_of(error: &EngineError, redactor: &Redactor) -> Status {
+    let text = redactor.redact(&error.to_string());
+    match error {
+        EngineError::Invalid(_) => Status::invalid_argument(text),
+        EngineError::NotFound(_) => Status::not_found(text),
+        EngineError::Busy(_) | EngineError::RunFailed { .. } | EngineError::Stopped { .. } => {
+            Status::failed_precondition(text)
+        }
+        EngineError::State { .. } => Status::internal(text),
+        EngineError::Ledger { .. } => Status::unavailable(text),
+    }
+}

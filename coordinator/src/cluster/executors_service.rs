@@ -1,0 +1,93 @@
+//! The executors' streams.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use weir_plan::StageGraph;
+use weir_proto::internal::executors_server::Executors;
+use weir_proto::internal::from_executor::Message;
+use weir_proto::internal::{FromExecutor, Hello, ToExecutor};
+
+use super::node::Node;
+use super::pool::Pool;
+use super::reports::on_report;
+
+/// An executor introduces itself at once, or is cut off.
+const LONGEST_HELLO: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug)]
+pub(super) struct ExecutorsService {
+    pub(super) node: Arc<Node>,
+}
+
+#[tonic::async_trait]
+impl Executors for ExecutorsService {
+    type WorkStream = Pin<Box<dyn Stream<Item = Result<ToExecutor, Status>> + Send>>;
+
+    async fn work(
+        &self,
+        request: Request<Streaming<FromExecutor>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        let leading = self.node.leading(Status::failed_precondition)?;
+        let mut incoming = request.into_inner();
+        let first = tokio::time::timeout(LONGEST_HELLO, incoming.message()).await;
+        let hello = match first.map_err(|_| Status::deadline_exceeded("no Hello came"))?? {
+            Some(FromExecutor { message: Some(Message::Hello(hello)) }) => check(hello)?,
+            _ => return Err(Status::invalid_argument("the first message must be Hello")),
+        };
+        let name = hello.executor.clone();
+        let pool = Arc::clone(&leading.pool);
+        let joined = pool.join(hello);
+        let Some((number, outgoing)) = joined else {
+            return Err(self.node.not_leading(Status::failed_precondition));
+        };
+        tokio::spawn(async move {
+            listen(&pool, &name, number, incoming).await;
+            pool.stream_ended(&name, number);
+        });
+        Ok(Response::new(UnboundedReceiverStream::new(outgoing).boxed()))
+    }
+}
+
+fn check(hello: Hello) -> Result<Hello, Status> {
+    if hello.executor.is_empty() || hello.boot_id.is_empty() || hello.slots == 0 {
+        return Err(Status::invalid_argument(
+            "an executor has a name, a boot id and at least one slot",
+        ));
+    }
+    if hello.engine_version != StageGraph::ENGINE_VERSION {
+        return Err(Status::invalid_argument(format!(
+            "this cluster runs {}, and the executor {}: start one of the same version",
+            StageGraph::ENGINE_VERSION,
+            hello.engine_version
+        )));
+    }
+    Ok(hello)
+}
+
+async fn listen(pool: &Arc<Pool>, name: &str, number: u64, mut incoming: Streaming<FromExecutor>) {
+    loop {
+        let message = match incoming.message().await {
+            Ok(Some(FromExecutor { message })) => message,
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(executor = name, stream = number, %status, "stream broke");
+                return;
+            }
+        };
+        let is_draining = match &message {
+            Some(Message::Heartbeat(heartbeat)) => Some(heartbeat.draining),
+            _ => None,
+        };
+        pool.heard(name, is_draining);
+        match message {
+            Some(Message::Report(report)) => on_report(pool, name, report),
+            Some(Message::Progress(progress)) => pool.on_progress(&progress.json),
+            Some(Message::Hello(_) | Message::Heartbeat(_)) | None => {}
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! What a coordinator does while it leads: one epoch, the executors that have come to it, and one
+//! session for each run that is going on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::sync::broadcast;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
+use weir_connectors::ConnectorContext;
+use weir_executor::Registry;
+use weir_ledger::{Command, FinishRun, Ledger, ResumeRun, RunFacts, RunId, RunOutcome, RunState};
+use weir_spec::PipelineSpec;
+
+use super::pool::Pool;
+use super::remote::{RemoteWorkers, RunPlace};
+use crate::choose::{Choice, find_run};
+use crate::engine::Engine;
+use crate::frozen::read_frozen;
+use crate::params::complete_params;
+use crate::raft::RaftMember;
+use crate::session::{Session, ledger_error};
+use crate::state_dir::{PipelineDir, StateDir};
+use crate::store::LedgerStore;
+use crate::workers::Workers;
+use crate::{AuditReport, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
+
+/// Updates that a slow watcher may be behind; it then goes on with the present state.
+const UPDATES: usize = 256;
+
+/// The least number of slices into which a source is cut, however few executors there are now.
+const FEWEST_SLICES: usize = 4;
+
+/// Where and how runs of this cluster work.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// Shared by all coordinators and executors.
+    pub(super) storage: PathBuf,
+    /// Its `base_dir` is replaced by that of each run.
+    pub(super) context: ConnectorContext,
+    pub(super) memory_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub(super) epoch: u64,
+    pub(super) store: Arc<LedgerStore>,
+    pub(super) pool: Arc<Pool>,
+    settings: Settings,
+    sessions: Mutex<BTreeMap<RunId, Running>>,
+    /// One request at a time decides what begins.
+    beginning: tokio::sync::Mutex<()>,
+    /// A session could not go on: the leadership begins anew.
+    pub(super) broken: CancellationToken,
+}
+
+/// A run that this leader works on.
+#[derive(Debug)]
+struct Running {
+    stop: CancellationToken,
+    updates: broadcast::Sender<Update>,
+    _work: AbortOnDropHandle<()>,
+}
+
+/// Something has changed about a run.
+#[derive(Clone, Debug)]
+pub(super) enum Update {
+    State,
+    Note(String),
+}
+
+/// A run's way to the executors.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster(Arc<Pool>);
+
+impl Cluster {
+    pub(crate) fn workers(
+        &self,
+        run: &RunId,
+        frozen: &Frozen,
+        graph_hash: String,
+    ) -> Arc<dyn Workers> {
+        let place = RunPlace {
+            run: run.clone(),
+            pipeline: frozen.pipeline.clone(),
+            folder: format!("{}/runs/{run}", frozen.pipeline),
+            graph_hash,
+            base_dir: frozen.base_dir.clone(),
+            checkpoint_every: frozen.spec.checkpoint.every,
+        };
+        Arc::new(RemoteWorkers { pool: Arc::clone(&self.0), run: place })
+    }
+}
+
+impl Leading {
+    /// Begins an epoch. Runs go on with [`take_up`](Self::take_up).
+    pub(super) async fn begin(
+        member: &Arc<RaftMember>,
+        settings: Settings,
+        lease: Duration,
+    ) -> Result<Self, EngineError> {
+        let store = Arc::new(LedgerStore::replicated(Arc::clone(member)));
+        let epoch = engine(&settings, settings.context.base_dir.clone(), FEWEST_SLICES)
+            .begin_epoch(&store)
+            .await?;
+        Ok(Self {
+            epoch,
+            store,
+            pool: Pool::new(epoch, lease),
+            settings,
+            sessions: Mutex::default(),
+            beginning: tokio::sync::Mutex::default(),
+            broken: CancellationToken::new(),
+        })
+    }
+
+    /// Goes on with the runs that the leader before has left.
+    pub(super) async fn take_up(self: &Arc<Self>) -> Result<(), EngineError> {
+        let left: Vec<(RunId, RunFacts)> = (self.store.ledger().await.runs.iter())
+            .filter(|(_, run)| run.state == RunState::Running)
+            .map(|(id, run)| (id.clone(), run.clone()))
+            .collect();
+        for (run, facts) in left {
+            let frozen = match read_frozen(&self.dir(&facts), &run) {
+                Ok(frozen) => frozen,
+                Err(error) => {
+                    // One run whose folder is gone must not keep all others from going on.
+                    tracing::error!(%run, %error, "the run cannot be taken up");
+                    continue;
+                }
+            };
+            let resume = ResumeRun { epoch: self.epoch, run: run.clone(), at: Utc::now() };
+            self.append(Command::ResumeRun(resume)).await?;
+            self.start(run, frozen);
+        }
+        Ok(())
+    }
+
+    /// Starts a run, or goes on with one that is not finished. Whether it is a new one.
+    pub(super) async fn submit(
+        self: &Arc<Self>,
+        spec: &PipelineSpec,
+        text: &str,
+        base_dir: PathBuf,
+        request: RunRequest,
+    ) -> Result<(RunId, bool), EngineError> {
+        let _beginning = self.beginning.lock().await;
+        let params = match &request.resume {
+            // Its values are frozen.
+            Some(_) => request.params.clone(),
+            None => complete_params(&spec.params, &request.params)?,
+        };
+        let request = RunRequest { params, ..request };
+        if let Some(id) = &request.request_id
+            && let Some(run) = self.store.ledger().await.run_of_request(id)
+        {
+            return Ok((run.clone(), false));
+        }
+        let dir = StateDir::new(&self.settings.storage).pipeline(&spec.pipeline);
+        let engine = engine(&self.settings, base_dir, self.slices());
+        let chosen = engine.choose(spec, &request, &dir, &self.store).await?;
+        let is_new = match &chosen.choice {
+            Choice::Resume(run) if self.sessions().contains_key(run) => {
+                return Ok((run.clone(), false));
+            }
+            Choice::Resume(_) => false,
+            Choice::Start { abandon: Some(run) } if self.sessions().contains_key(run) => {
+                return Err(EngineError::Busy(format!(
+                    "run {run} of pipeline `{}` is going on: wait for its end, or cancel it \
+                     (`weir cancel {run}`) before a fresh one starts",
+                    spec.pipeline
+                )));
+            }
+            Choice::Start { .. } => true,
+        };
+        let begun = engine
+            .begin(chosen, spec, text, request, &dir, &self.store, self.epoch)
+            .await?;
+        let (run, frozen) = begun;
+        self.start(run.clone(), frozen);
+        Ok((run, is_new))
+    }
+
+    /// Goes on with a failed run.
+    pub(super) async fn retry(self: &Arc<Self>, id: &str) -> Result<RunId, EngineError> {
+        let (run, facts) = self.find(id).await?;
+        let frozen = read_frozen(&self.dir(&facts), &run)?;
+        let request =
+            RunRequest { resume: Some(run.0), request_id: None, ..frozen.request.clone() };
+        let (spec, text) = (&frozen.spec, &frozen.spec_text);
+        let (run, _) = self.submit(spec, text, frozen.base_dir.clone(), request).await?;
+        Ok(run)
+    }
+
+    /// Stops a run and waits for its tasks. It has then failed.
+    pub(super) async fn cancel(&self, id: &str) -> Result<RunId, EngineError> {
+        let (run, facts) = self.find(id).await?;
+        let session = self.sessions().get(&run).map(|session| {
+            session.stop.cancel();
+            session.updates.subscribe()
+        });
+        match session {
+            // Its updates end with it.
+            Some(mut updates) => loop {
+                if let Err(broadcast::error::RecvError::Closed) = updates.recv().await {
+                    return Ok(run);
+                }
+            },
+            None if facts.state == RunState::Running => {
+                self.finish(&run, "cancelled").await?;
+                Ok(run)
+            }
+            None => Err(EngineError::Invalid(format!("run {run} is over"))),
+        }
+    }
+
+    pub(super) async fn audit(&self, id: &str) -> Result<AuditReport, EngineError> {
+        let (run, facts) = self.find(id).await?;
+        let dir = self.dir(&facts);
+        let frozen = read_frozen(&dir, &run)?;
+        let context = context(&self.settings, frozen.base_dir);
+        let systems = Registry { context: context.clone() };
+        let ledger = self.store.ledger().await.clone();
+        crate::audit::audit_run(&dir, &ledger, &run, &facts, &context, &systems).await
+    }
+
+    /// A run by its id or a unique beginning of it.
+    pub(super) async fn find(&self, id: &str) -> Result<(RunId, RunFacts), EngineError> {
+        let ledger = self.store.ledger().await;
+        let (run, facts) = find_run(&ledger, id)?;
+        Ok((run.clone(), facts.clone()))
+    }
+
+    pub(super) async fn with_ledger<T>(&self, read: impl FnOnce(&Ledger) -> T) -> T {
+        read(&*self.store.ledger().await)
+    }
+
+    /// `None` when nobody works on the run.
+    pub(super) fn watch(&self, run: &RunId) -> Option<broadcast::Receiver<Update>> {
+        self.sessions().get(run).map(|running| running.updates.subscribe())
+    }
+
+    /// Drops all work, as a crash would.
+    pub(super) fn end(&self) {
+        self.sessions().clear();
+        self.pool.close();
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<RunId, Running>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dir(&self, facts: &RunFacts) -> PipelineDir {
+        StateDir::new(&self.settings.storage).pipeline(&facts.pipeline)
+    }
+
+    fn slices(&self) -> usize {
+        self.pool.capacity().max(FEWEST_SLICES)
+    }
+
+    async fn append(&self, command: Command) -> Result<(), EngineError> {
+        let appended = self.store.append(command).await;
+        appended.map(|_| ()).map_err(|error| ledger_error(self.store.path(), &error))
+    }
+
+    async fn finish(&self, run: &RunId, error: &str) -> Result<(), EngineError> {
+        let outcome = RunOutcome::Failed { error: error.to_owned() };
+        let (epoch, run, at) = (self.epoch, run.clone(), Utc::now());
+        self.append(Command::FinishRun(FinishRun { epoch, run, outcome, at })).await
+    }
+
+    /// Works on a run that has begun.
+    fn start(self: &Arc<Self>, run: RunId, frozen: Frozen) {
+        let (events, mut received) = unbounded_channel();
+        let (updates, _) = broadcast::channel(UPDATES);
+        let stop = CancellationToken::new();
+        let engine = engine(&self.settings, frozen.base_dir.clone(), self.slices());
+        let span = tracing::info_span!("run", %run, pipeline = frozen.pipeline);
+        let session = Session {
+            dir: StateDir::new(&self.settings.storage).pipeline(&frozen.spec.pipeline),
+            store: Arc::clone(&self.store),
+            epoch: self.epoch,
+            run: run.clone(),
+            frozen,
+            options: engine.options.clone(),
+            systems: Arc::clone(&engine.systems),
+            events,
+            stop: stop.clone(),
+            cluster: Some(Cluster(Arc::clone(&self.pool))),
+        };
+        let telling = updates.clone();
+        let telling = async move {
+            while let Some(event) = received.recv().await {
+                for update in updates_of(&event) {
+                    // Nobody may be watching.
+                    let _ = telling.send(update);
+                }
+            }
+        };
+        let leading = Arc::downgrade(self);
+        let ending = run.clone();
+        let work = async move {
+            let working = async move {
+                let result = session.work().await;
+                drop(session);
+                result
+            };
+            // The events end with the session.
+            let (result, ()) = tokio::join!(working, telling);
+            if let Some(leading) = leading.upgrade() {
+                leading.session_ended(&ending, result).await;
+            }
+        };
+        // Held until the session is in the list, which it takes itself out of.
+        let mut sessions = self.sessions();
+        let work = AbortOnDropHandle::new(tokio::spawn(work.instrument(span)));
+        sessions.insert(run, Running { stop, updates, _work: work });
+    }
+
+    async fn session_ended(&self, run: &RunId, result: Result<(), EngineError>) {
+        match result {
+            // The run's end is in the ledger.
+            Ok(()) | Err(EngineError::RunFailed { .. } | EngineError::Invalid(_)) => {}
+            Err(EngineError::Stopped { .. }) => {
+                if let Err(error) = self.finish(run, "cancelled").await {
+                    tracing::error!(%error, "the cancelled run is not ended");
+                    self.broken.cancel();
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the session cannot go on");
+                self.broken.cancel();
+                return;
+            }
+        }
+        // Nothing may follow: this drops the task that it runs in.
+        self.sessions().remove(run);
+    }
+}
+
+fn context(settings: &Settings, base_dir: PathBuf) -> ConnectorContext {
+    ConnectorContext { base_dir, ..settings.context.clone() }
+}
+
+fn engine(settings: &Settings, base_dir: PathBuf, slices: usize) -> Engine {
+    let context = context(settings, base_dir);
+    let options = EngineOptions {
+        state_dir: settings.storage.clone(),
+        memory_bytes: settings.memory_bytes,
+        slots: std::num::NonZeroUsize::new(slices).unwrap_or(std::num::NonZeroUsize::MIN),
+        context: context.clone(),
+    };
+    Engine::with_systems(options, Arc::new(Registry { context }))
+}
+
+fn updates_of(event: &RunEvent) -> Vec<Update> {
+    match event {
+        RunEvent::Progress(weir_executor::ProgressEvent::Rows { .. }) => Vec::new(),
+        RunEvent::Waiting { .. }
+        | RunEvent::Planned { .. }
+        | RunEvent::Progress(_)
+        | RunEvent::StageStarted { .. }
+        | RunEvent::StageFinished { .. } => vec![Update::State],
+        RunEvent::Resumed { slices_done, slices, rows_committed, .. } => vec![
+            Update::Note(format!(
+                "resumed: {slices_done} of {slices} slices done, {rows_committed} rows committed"
+            )),
+            Update::State,
+        ],
+        RunEvent::Retrying { stage, slice, attempt, delay, error, .. } => vec![
+            Update::Note(format!(
+                "{stage}: attempt {attempt} at slice {slice} has failed ({error}); next in {delay:?}"
+            )),
+            Update::State,
+        ],
+        RunEvent::Note { node, text, .. } => vec![Update::Note(format!("{node}: {text}"))],
+    }
+}

@@ -1,0 +1,23 @@
+//! The coordinator's process: a member of the replicated ledger, which leads when it is elected.
+//!
+//! ```text
+//! clients ─▶ runs, cluster services ─▶ Leading ─▶ one Session a run ─▶ Driver ─▶ decide
+//!                                         │                             │
+//! executors ◀─▶ executors service ◀─▶   Pool   ◀──── RemoteWorkers ◀────┘
+//! ```
+
+mod cluster_service;
+mod convert;
+mod executors_service;
+mod leading;
+mod node;
+mod place;
+mod pool;
+mod remote;
+mod reports;
+mod runs_service;
+mod serve;
+mod wire;
+
+pub(crate) use leading::Cluster;
+pub use serve::{CoordinatorOptions, ServeError, serve};

@@ -1,0 +1,127 @@
+//! The executors of the cluster, as the workers of one run.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use weir_executor::{Task, TaskOutcome};
+use weir_ledger::{RunId, SliceAttempt};
+use weir_plan::StageId;
+use weir_proto::internal::Assign;
+
+use super::pool::{Place, Pool};
+use super::wire::task_id;
+use crate::workers::{Slot, TaskContext, WorkError, Workers};
+
+/// A driver that found no place looks again after this time, so that its wish stays known.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// What all tasks of a run have in common.
+#[derive(Clone, Debug)]
+pub(super) struct RunPlace {
+    pub(super) run: RunId,
+    pub(super) pipeline: String,
+    /// In the storage.
+    pub(super) folder: String,
+    pub(super) graph_hash: String,
+    pub(super) base_dir: PathBuf,
+    pub(super) checkpoint_every: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct RemoteWorkers {
+    pub(super) pool: Arc<Pool>,
+    pub(super) run: RunPlace,
+}
+
+#[derive(Debug)]
+struct RemoteSlot(Place);
+
+impl Slot for RemoteSlot {
+    fn executor(&self) -> &str {
+        &self.0.executor
+    }
+}
+
+/// Refuses what a task reports once nobody waits for it.
+struct Forget<'pool>(&'pool Pool, SliceAttempt);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.forget(&self.1);
+    }
+}
+
+#[async_trait]
+impl Workers for RemoteWorkers {
+    fn capacity(&self) -> usize {
+        self.pool.capacity()
+    }
+
+    fn take_slot(&self) -> Option<Box<dyn Slot>> {
+        let place = self.pool.take_place(&self.run.run)?;
+        Some(Box::new(RemoteSlot(place)))
+    }
+
+    async fn changed(&self) {
+        let _ = tokio::time::timeout(BETWEEN_LOOKS, self.pool.changed()).await;
+    }
+
+    async fn run(
+        &self,
+        slot: Box<dyn Slot>,
+        task: Task,
+        context: TaskContext,
+    ) -> Result<TaskOutcome, WorkError> {
+        let key = SliceAttempt {
+            epoch: task.epoch,
+            run: self.run.run.clone(),
+            stage: task.stage.id,
+            slice: task.slice,
+            attempt: task.attempt,
+        };
+        let assign = self.assign(&key, &task);
+        let place = (slot as Box<dyn std::any::Any>).downcast::<RemoteSlot>();
+        let place = place.expect("workers are given their own slots").0;
+        let stop = context.stop.clone();
+        let forget = Forget(&self.pool, key.clone());
+        let mut ended = self.pool.assign(&place, key.clone(), Arc::new(task), context, assign);
+        let mut is_stopping = false;
+        let result = loop {
+            tokio::select! {
+                result = &mut ended => break result,
+                () = stop.cancelled(), if !is_stopping => {
+                    is_stopping = true;
+                    self.pool.stop(&key);
+                }
+            }
+        };
+        drop(forget);
+        result.unwrap_or_else(|_| Err(WorkError::ExecutorLost(place.executor.clone())))
+    }
+}
+
+impl RemoteWorkers {
+    fn assign(&self, key: &SliceAttempt, task: &Task) -> Assign {
+        let inputs: HashMap<u32, String> =
+            task.inputs.iter().map(|(StageId(stage), file)| (*stage, file.clone())).collect();
+        Assign {
+            task: Some(task_id(key)),
+            pipeline: self.run.pipeline.clone(),
+            run_folder: self.run.folder.clone(),
+            graph_hash: self.run.graph_hash.clone(),
+            base_dir: self.run.base_dir.display().to_string(),
+            checkpoint_every_millis: u64::try_from(self.run.checkpoint_every.as_millis())
+                .unwrap_or(u64::MAX),
+            start: to_json(&task.start),
+            inputs,
+            prepared: task.prepared.as_ref().map(to_json).unwrap_or_default(),
+        }
+    }
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("positions and prepared sinks can be written as JSON")
+}

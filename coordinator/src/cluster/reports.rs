@@ -1,0 +1,115 @@
+//! Puts what executors report about their tasks into the ledger, and answers once it is there.
+
+use std::sync::Arc;
+
+use weir_executor::{Commit, CommitLogError, TaskEnd};
+use weir_ledger::SliceAttempt;
+use weir_proto::internal::answer::Outcome;
+use weir_proto::internal::report::Fact;
+use weir_proto::internal::to_executor::Message;
+use weir_proto::internal::{Answer, Report};
+
+use super::pool::{LastReport, Pool};
+use super::wire::slice_attempt;
+use crate::workers::WorkError;
+
+/// What is to be done about a report.
+enum Todo {
+    Answer(Message),
+    Append(Box<Append>),
+    /// The same report is on its way into the ledger already.
+    Nothing,
+}
+
+struct Append {
+    task: Arc<weir_executor::Task>,
+    log: Arc<dyn weir_executor::CommitLog>,
+}
+
+pub(super) fn on_report(pool: &Arc<Pool>, executor: &str, report: Report) {
+    let Report { number, task, fact } = report;
+    let (Some(task), Some(fact)) = (task, fact) else {
+        return pool.send(executor, answer(number, Outcome::Unavailable, "the report is empty"));
+    };
+    let key = slice_attempt(task);
+    if let Fact::End(json) = &fact {
+        // Asked for again, it is of a task that nobody knows any more: that is an answer, too.
+        end(pool, executor, &key, json);
+        return pool.send(executor, answer(number, Outcome::Accepted, ""));
+    }
+    let todo = pool.state_of(&key, |assigned| {
+        if assigned.executor != executor {
+            return Todo::Answer(fenced(number));
+        }
+        if let Some(last) = assigned.last.as_ref().filter(|last| last.number == number) {
+            return last.answer.clone().map_or(Todo::Nothing, Todo::Answer);
+        }
+        assigned.last = Some(LastReport { number, answer: None });
+        Todo::Append(Box::new(Append {
+            task: Arc::clone(&assigned.task),
+            log: Arc::clone(&assigned.context.log),
+        }))
+    });
+    match todo.unwrap_or_else(|| Todo::Answer(fenced(number))) {
+        Todo::Nothing => {}
+        Todo::Answer(message) => pool.send(executor, message),
+        Todo::Append(append) => {
+            let pool = Arc::clone(pool);
+            let executor = executor.to_owned();
+            tokio::spawn(async move {
+                let message = answered(number, append_fact(*append, fact).await);
+                pool.state_of(&key, |assigned| {
+                    if let Some(last) = assigned.last.as_mut().filter(|last| last.number == number)
+                    {
+                        last.answer = Some(message.clone());
+                    }
+                });
+                pool.send(&executor, message);
+            });
+        }
+    }
+}
+
+async fn append_fact(append: Append, fact: Fact) -> Result<(), CommitLogError> {
+    let Append { task, log } = append;
+    match fact {
+        Fact::Intent(json) => {
+            let commit: Commit = serde_json::from_slice(&json)
+                .map_err(|error| CommitLogError::Refused(format!("not a commit: {error}")))?;
+            log.intent(&task, &commit).await
+        }
+        Fact::Done(sequence) => log.done(&task, sequence).await,
+        Fact::End(_) => Ok(()),
+    }
+}
+
+fn end(pool: &Pool, executor: &str, key: &SliceAttempt, json: &[u8]) {
+    let is_its = pool.state_of(key, |assigned| assigned.executor == executor).unwrap_or(false);
+    if !is_its {
+        return;
+    }
+    match serde_json::from_slice::<TaskEnd>(json) {
+        Ok(ended) => pool.end(key, ended.into_result().map_err(WorkError::Task)),
+        Err(error) => {
+            tracing::error!(executor, %error, "a task's end cannot be read");
+            pool.end(key, Err(WorkError::ExecutorLost(executor.to_owned())));
+        }
+    }
+}
+
+fn answered(number: u64, result: Result<(), CommitLogError>) -> Message {
+    match result {
+        Ok(()) => answer(number, Outcome::Accepted, ""),
+        Err(CommitLogError::Fenced(message)) => answer(number, Outcome::Fenced, &message),
+        Err(CommitLogError::Refused(message)) => answer(number, Outcome::Refused, &message),
+        Err(CommitLogError::Unavailable(message)) => answer(number, Outcome::Unavailable, &message),
+    }
+}
+
+fn fenced(number: u64) -> Message {
+    answer(number, Outcome::Fenced, "the leader has given this attempt up")
+}
+
+fn answer(number: u64, outcome: Outcome, message: &str) -> Message {
+    Message::Answer(Answer { number, outcome: outcome.into(), message: message.to_owned() })
+}

@@ -1,0 +1,253 @@
+//! `weir.v1.Runs`: what clients ask of the leader.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use futures::{Stream, StreamExt as _};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use weir_connectors::Redactor;
+use weir_ledger::{RunFacts, RunId, RunState};
+use weir_proto::v1;
+use weir_proto::v1::run_update::Update as Shown;
+use weir_proto::v1::runs_server::Runs;
+use weir_spec::{SharedConnections, render_diagnostics};
+
+use super::convert;
+use super::leading::{Leading, Update};
+use super::node::Node;
+use crate::{EngineError, RunRequest};
+
+/// Bytes of a pipeline file.
+const LONGEST_PIPELINE: usize = 1 << 20;
+const LONGEST_REQUEST_ID: usize = 128;
+
+#[derive(Clone, Debug)]
+pub(super) struct RunsService {
+    pub(super) node: Arc<Node>,
+    pub(super) redactor: Redactor,
+}
+
+impl RunsService {
+    /// The leader, sure to be it: what it knows now is all that there is.
+    async fn leading(&self) -> Result<Arc<Leading>, Status> {
+        let leading = self.node.leading(Status::unavailable)?;
+        match self.node.member.catch_up().await {
+            Ok(()) => Ok(leading),
+            Err(_) => Err(self.node.not_leading(Status::unavailable)),
+        }
+    }
+
+    fn failed(&self, error: &EngineError) -> Status {
+        match error {
+            EngineError::Ledger { .. } if self.node.is_leading().is_none() => {
+                self.node.not_leading(Status::unavailable)
+            }
+            error => convert::status_of(error, &self.redactor),
+        }
+    }
+
+    async fn answer(&self, leading: &Leading, run: &str) -> Result<Response<v1::Run>, Status> {
+        let (id, facts) = leading.find(run).await.map_err(|error| self.failed(&error))?;
+        Ok(Response::new(convert::run(&id, &facts, &leading.pool.running(&id))))
+    }
+}
+
+#[tonic::async_trait]
+impl Runs for RunsService {
+    async fn submit(
+        &self,
+        request: Request<v1::SubmitRequest>,
+    ) -> Result<Response<v1::SubmitResponse>, Status> {
+        let leading = self.leading().await?;
+        let request = request.into_inner();
+        let (parsed, base_dir, wanted) = read(&request)?;
+        // A client that goes away does not stop what has begun.
+        let text = request.pipeline;
+        let submitting = tokio::spawn(async move {
+            leading.submit(&parsed.spec, &text, base_dir, wanted).await
+        });
+        let submitted = submitting.await.map_err(|error| Status::internal(error.to_string()))?;
+        let (run, is_new) = submitted.map_err(|error| self.failed(&error))?;
+        Ok(Response::new(v1::SubmitResponse { run: run.0, is_new }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::Run>, Status> {
+        let leading = self.leading().await?;
+        self.answer(&leading, &request.into_inner().run).await
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRunsRequest>,
+    ) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let leading = self.leading().await?;
+        let v1::ListRunsRequest { pipeline, limit } = request.into_inner();
+        let limit = match usize::try_from(limit) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(limit) => limit,
+        };
+        let mut runs = leading
+            .with_ledger(|ledger| {
+                (ledger.runs.iter().rev())
+                    .filter(|(_, run)| pipeline.is_empty() || run.pipeline.0 == pipeline)
+                    .take(limit)
+                    .map(|(id, run)| convert::run(id, run, &[]))
+                    .collect::<Vec<_>>()
+            })
+            .await;
+        runs.reverse();
+        Ok(Response::new(v1::ListRunsResponse { runs }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::RunUpdate, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRunRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let leading = self.leading().await?;
+        let (run, _) = (leading.find(&request.into_inner().run).await)
+            .map_err(|error| self.failed(&error))?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(16);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let ended = tell(&leading, &run, &sender).await;
+            if ended.is_err() {
+                let _ = sender.send(Err(service.node.not_leading(Status::unavailable))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::Run>, Status> {
+        let leading = self.leading().await?;
+        let cancelled = leading.cancel(&request.into_inner().run).await;
+        let run = cancelled.map_err(|error| self.failed(&error))?;
+        self.answer(&leading, &run.0).await
+    }
+
+    async fn retry(
+        &self,
+        request: Request<v1::RetryRunRequest>,
+    ) -> Result<Response<v1::Run>, Status> {
+        let leading = self.leading().await?;
+        let retried = leading.retry(&request.into_inner().run).await;
+        let run = retried.map_err(|error| self.failed(&error))?;
+        self.answer(&leading, &run.0).await
+    }
+
+    async fn audit(
+        &self,
+        request: Request<v1::AuditRunRequest>,
+    ) -> Result<Response<v1::AuditReport>, Status> {
+        let leading = self.leading().await?;
+        let report = leading.audit(&request.into_inner().run).await;
+        Ok(Response::new(convert::audit(report.map_err(|error| self.failed(&error))?)))
+    }
+}
+
+/// The watcher is gone, or the run has ended; `Err`: this coordinator no longer knows.
+async fn tell(
+    leading: &Leading,
+    run: &RunId,
+    sender: &tokio::sync::mpsc::Sender<Result<v1::RunUpdate, Status>>,
+) -> Result<(), ()> {
+    // Asked for before the state is looked at, so that no change falls in between.
+    let mut updates = leading.watch(run);
+    loop {
+        let facts = leading.with_ledger(|ledger| ledger.run(run).cloned()).await.ok_or(())?;
+        let shown = convert::run(run, &facts, &leading.pool.running(run));
+        if sender.send(Ok(update(Shown::Run(shown)))).await.is_err() || is_over(&facts) {
+            return Ok(());
+        }
+        let Some(receiver) = &mut updates else { return Err(()) };
+        loop {
+            let received = tokio::select! {
+                received = receiver.recv() => received,
+                () = sender.closed() => return Ok(()),
+            };
+            match received {
+                Ok(Update::Note(note)) => {
+                    if sender.send(Ok(update(Shown::Note(note)))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                // What has piled up meanwhile is one change.
+                Ok(Update::State) if !receiver.is_empty() => {}
+                Ok(Update::State) | Err(RecvError::Lagged(_)) => break,
+                Err(RecvError::Closed) => {
+                    updates = None;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn is_over(facts: &RunFacts) -> bool {
+    facts.state != RunState::Running
+}
+
+fn update(update: Shown) -> v1::RunUpdate {
+    v1::RunUpdate { update: Some(update) }
+}
+
+/// What a client wants, checked.
+fn read(request: &v1::SubmitRequest) -> Result<(weir_spec::Parsed, PathBuf, RunRequest), Status> {
+    let invalid = |text: String| Status::invalid_argument(text);
+    if request.pipeline.len() > LONGEST_PIPELINE || request.workspace.len() > LONGEST_PIPELINE {
+        return Err(invalid(format!("the pipeline has more than {LONGEST_PIPELINE} bytes")));
+    }
+    if request.request_id.len() > LONGEST_REQUEST_ID {
+        return Err(invalid(format!("the request id has more than {LONGEST_REQUEST_ID} bytes")));
+    }
+    let base_dir = PathBuf::from(&request.base_dir);
+    if !base_dir.is_absolute() {
+        return Err(invalid(format!("base_dir `{}` is not an absolute path", request.base_dir)));
+    }
+    let name = if request.file_name.is_empty() { "pipeline.yaml" } else { &request.file_name };
+    let shared = match request.workspace.is_empty() {
+        true => SharedConnections::default(),
+        false => weir_spec::parse_workspace("weir.yaml", &request.workspace).map_err(
+            |mistakes| invalid(render_diagnostics(&mistakes, &request.workspace)),
+        )?,
+    };
+    let parsed = weir_spec::parse_with(name, &request.pipeline, &shared)
+        .map_err(|mistakes| invalid(render_diagnostics(&mistakes, &request.pipeline)))?;
+    let mut params = BTreeMap::new();
+    for (name, json) in &request.params {
+        let value = serde_json::from_str(json)
+            .map_err(|error| invalid(format!("parameter `{name}` is not JSON: {error}")))?;
+        params.insert(name.clone(), value);
+    }
+    let window = match (request.window_start.as_str(), request.window_end.as_str()) {
+        ("", "") => None,
+        (start, end) => Some((time("window_start", start)?, time("window_end", end)?)),
+    };
+    if window.is_some_and(|(start, end)| start >= end) {
+        return Err(invalid("the window ends before it starts".to_owned()));
+    }
+    let request = RunRequest {
+        params,
+        window,
+        fresh: request.fresh,
+        request_id: Some(request.request_id.clone()).filter(|id| !id.is_empty()),
+        ..RunRequest::default()
+    };
+    Ok((parsed, base_dir, request))
+}
+
+fn time(name: &str, text: &str) -> Result<DateTime<Utc>, Status> {
+    let parsed = DateTime::parse_from_rfc3339(text);
+    parsed.map(|time| time.with_timezone(&Utc)).map_err(|error| {
+        Status::invalid_argument(format!("{name} `{text}` is not a time of RFC 3339: {error}"))
+    })
+}

@@ -1,0 +1,178 @@
+//! Starts a coordinator, and leads when it is elected.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use weir_connectors::ConnectorContext;
+use weir_proto::internal::executors_server::ExecutorsServer;
+use weir_proto::v1::cluster_server::ClusterServer;
+use weir_proto::v1::runs_server::RunsServer;
+
+use super::cluster_service::ClusterService;
+use super::executors_service::ExecutorsService;
+use super::leading::{Leading, Settings};
+use super::node::Node;
+use super::runs_service::RunsService;
+use crate::EngineError;
+use crate::raft::{Address, MemberId, RaftMember, RaftOptions};
+
+/// An executor that is not heard of for this long has lost its tasks.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// A peer that does not answer for this long is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// After a leadership that could not begin.
+const BEFORE_NEXT: Duration = Duration::from_millis(300);
+
+/// What a coordinator is started with.
+#[derive(Clone, Debug)]
+pub struct CoordinatorOptions {
+    pub id: MemberId,
+    pub listen: SocketAddr,
+    /// Where the others reach it.
+    pub url: String,
+    /// The first members of the cluster with their URLs, this one included. Without effect once the
+    /// cluster exists.
+    pub members: BTreeMap<MemberId, String>,
+    /// Its own log and snapshots.
+    pub dir: PathBuf,
+    /// Plans, checkpoints, exchanges and dead letters: shared by all coordinators and executors.
+    pub storage: PathBuf,
+    pub context: ConnectorContext,
+    pub memory_bytes: u64,
+}
+
+/// Why a coordinator could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("failed to listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("failed to use {path}: {source}")]
+    Folder { path: String, source: std::io::Error },
+    #[error("coordinator {id} is not one of the first members, {members:?}")]
+    NotAMember { id: MemberId, members: Vec<MemberId> },
+    #[error("failed to serve: {0}")]
+    Serve(tonic::transport::Error),
+}
+
+/// Takes part in the cluster until it is stopped.
+pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Result<(), ServeError> {
+    let CoordinatorOptions { id, listen, url, members, dir, storage, context, memory_bytes } =
+        options;
+    if !members.contains_key(&id) {
+        return Err(ServeError::NotAMember { id, members: members.into_keys().collect() });
+    }
+    let at = |path: &PathBuf| {
+        let path = path.display().to_string();
+        move |source| ServeError::Folder { path, source }
+    };
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|source| ServeError::Listen { address: listen, source })?;
+    std::fs::create_dir_all(&storage).map_err(at(&storage))?;
+    let member = RaftMember::start(RaftOptions::new(id, &dir)).await.map_err(at(&dir))?;
+    let member = Arc::new(member);
+    let node = Arc::new(Node::new(id, Arc::clone(&member)));
+    let redactor = context.redactor.clone();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(weir_proto::DESCRIPTORS)
+        .build_v1()
+        .expect("the descriptors are those of the build");
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ClusterServer<ClusterService>>().await;
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .add_service(member.service().into_server())
+        .add_service(ExecutorsServer::new(ExecutorsService { node: Arc::clone(&node) }))
+        .add_service(RunsServer::new(RunsService { node: Arc::clone(&node), redactor }))
+        .add_service(ClusterServer::new(ClusterService { node: Arc::clone(&node) }))
+        .add_service(reflection)
+        .add_service(health_service);
+    let stopped = stop.clone();
+    let serving = server.serve_with_incoming_shutdown(
+        TcpListenerStream::new(listener),
+        async move { stopped.cancelled().await },
+    );
+    tracing::info!(id, %listen, url, "coordinator started");
+
+    // The members agree on the first membership, whoever of them proposes it.
+    if members.keys().next() == Some(&id) {
+        let members = members.into_iter().map(|(id, url)| (id, Address { url })).collect();
+        member.initialize(members).await.map_err(at(&dir))?;
+    }
+    let settings = Settings { storage, context, memory_bytes };
+    let leading = lead_when_elected(&node, settings, &stop);
+    let served = tokio::select! {
+        served = serving => served,
+        () = leading => Ok(()),
+    };
+    if let Some(leading) = node.is_leading() {
+        leading.end();
+        node.set_leading(None);
+    }
+    member.shut_down().await;
+    served.map_err(ServeError::Serve)
+}
+
+async fn lead_when_elected(node: &Arc<Node>, settings: Settings, stop: &CancellationToken) {
+    let mut changes = node.member.changes();
+    while !stop.is_cancelled() {
+        if node.member.leader() == Some(node.id) {
+            match lead(node, settings.clone(), stop).await {
+                Ok(()) => tracing::info!(id = node.id, "leads no longer"),
+                Err(error) => tracing::warn!(id = node.id, %error, "cannot lead"),
+            }
+            tokio::time::sleep(BEFORE_NEXT).await;
+            continue;
+        }
+        tokio::select! {
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Until somebody else leads, or a run's session cannot go on.
+async fn lead(
+    node: &Arc<Node>,
+    settings: Settings,
+    stop: &CancellationToken,
+) -> Result<(), EngineError> {
+    let mut changes = node.member.changes();
+    let caught_up = node.member.catch_up().await;
+    caught_up.map_err(|error| EngineError::Busy(error.to_string()))?;
+    let leading = Arc::new(Leading::begin(&node.member, settings, LEASE).await?);
+    tracing::info!(id = node.id, epoch = leading.epoch, "leads");
+    node.set_leading(Some(Arc::clone(&leading)));
+    let taken_up = leading.take_up().await;
+    let mut expiry = tokio::time::interval(LEASE / 10);
+    while taken_up.is_ok() && node.member.leader() == Some(node.id) {
+        tokio::select! {
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+            }
+            _ = expiry.tick() => leading.pool.expire(),
+            () = leading.broken.cancelled() => break,
+            () = stop.cancelled() => break,
+        }
+    }
+    node.set_leading(None);
+    leading.end();
+    taken_up
+}
