@@ -25,7 +25,7 @@ pub(crate) struct Wanted<'request> {
     pub(crate) fresh: bool,
     pub(crate) resume: Option<&'request str>,
     /// The run whose dead letters a run replays, if it does.
-    pub(crate) replay_of: &'request dyn Fn(&RunId) -> Option<String>,
+    pub(crate) replay_of: &'request (dyn Fn(&RunId) -> Option<String> + Sync),
 }
 
 /// An unfinished run goes on if it is the same pipeline with the same values; otherwise the caller

@@ -1,5 +1,6 @@
 //! Who carries out the tasks of a run: this process, or the executors of a cluster.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -29,10 +30,7 @@ pub(crate) enum WorkError {
 }
 
 /// A place for one task, kept until it is dropped.
-pub(crate) trait Slot: std::any::Any + Send + fmt::Debug {
-    /// The executor's name.
-    fn executor(&self) -> &str;
-}
+pub(crate) trait Slot: Any + Send + fmt::Debug {}
 
 /// Carries out the tasks of one run.
 #[async_trait]
@@ -72,11 +70,7 @@ impl LocalWorkers {
 #[derive(Debug)]
 struct LocalSlot(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
 
-impl Slot for LocalSlot {
-    fn executor(&self) -> &str {
-        "here"
-    }
-}
+impl Slot for LocalSlot {}
 
 #[async_trait]
 impl Workers for LocalWorkers {

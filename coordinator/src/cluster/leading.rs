@@ -178,9 +178,8 @@ impl Leading {
             }
             Choice::Start { .. } => true,
         };
-        let begun = engine
-            .begin(chosen, spec, text, request, &dir, &self.store, self.epoch)
-            .await?;
+        let begun =
+            engine.begin(chosen, spec, text, request, &dir, &self.store, self.epoch).await?;
         let (run, frozen) = begun;
         self.start(run.clone(), frozen);
         Ok((run, is_new))

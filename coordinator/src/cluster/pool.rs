@@ -131,7 +131,11 @@ impl Pool {
         Arc::new(Self { epoch, lease, state, changed })
     }
 
-    pub(super) fn state_of<T>(&self, task: &SliceAttempt, with: impl FnOnce(&mut Assigned) -> T) -> Option<T> {
+    pub(super) fn state_of<T>(
+        &self,
+        task: &SliceAttempt,
+        with: impl FnOnce(&mut Assigned) -> T,
+    ) -> Option<T> {
         self.state().tasks.get_mut(task).map(with)
     }
 
@@ -152,8 +156,8 @@ impl Pool {
             return None;
         }
         let name = hello.executor.clone();
-        let is_known = (state.executors.get(&name))
-            .is_some_and(|known| known.hello.boot_id == hello.boot_id);
+        let is_known =
+            (state.executors.get(&name)).is_some_and(|known| known.hello.boot_id == hello.boot_id);
         if !is_known {
             // Another process has the name now: what the one before it had is lost.
             state.lose(&name);
@@ -203,7 +207,7 @@ impl Pool {
     pub(super) fn stream_ended(&self, name: &str, number: u64) {
         let mut state = self.state();
         let Some(executor) = state.executors.get_mut(name) else { return };
-        if !executor.stream.as_ref().is_some_and(|(current, _)| *current == number) {
+        if executor.stream.as_ref().is_none_or(|(current, _)| *current != number) {
             return;
         }
         executor.stream = None;

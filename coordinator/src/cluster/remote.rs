@@ -1,5 +1,6 @@
 //! The executors of the cluster, as the workers of one run.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,11 +40,7 @@ pub(super) struct RemoteWorkers {
 #[derive(Debug)]
 struct RemoteSlot(Place);
 
-impl Slot for RemoteSlot {
-    fn executor(&self) -> &str {
-        &self.0.executor
-    }
-}
+impl Slot for RemoteSlot {}
 
 /// Refuses what a task reports once nobody waits for it.
 struct Forget<'pool>(&'pool Pool, SliceAttempt);
@@ -83,7 +80,7 @@ impl Workers for RemoteWorkers {
             attempt: task.attempt,
         };
         let assign = self.assign(&key, &task);
-        let place = (slot as Box<dyn std::any::Any>).downcast::<RemoteSlot>();
+        let place = (slot as Box<dyn Any>).downcast::<RemoteSlot>();
         let place = place.expect("workers are given their own slots").0;
         let stop = context.stop.clone();
         let forget = Forget(&self.pool, key.clone());

@@ -15,8 +15,8 @@ use crate::workers::WorkError;
 
 /// What is to be done about a report.
 enum Todo {
-    Answer(Message),
-    Append(Box<Append>),
+    Answer(Box<Message>),
+    Append(Append),
     /// The same report is on its way into the ledger already.
     Nothing,
 }
@@ -39,25 +39,26 @@ pub(super) fn on_report(pool: &Arc<Pool>, executor: &str, report: Report) {
     }
     let todo = pool.state_of(&key, |assigned| {
         if assigned.executor != executor {
-            return Todo::Answer(fenced(number));
+            return Todo::Answer(Box::new(fenced(number)));
         }
         if let Some(last) = assigned.last.as_ref().filter(|last| last.number == number) {
-            return last.answer.clone().map_or(Todo::Nothing, Todo::Answer);
+            return (last.answer.clone())
+                .map_or(Todo::Nothing, |answer| Todo::Answer(Box::new(answer)));
         }
         assigned.last = Some(LastReport { number, answer: None });
-        Todo::Append(Box::new(Append {
+        Todo::Append(Append {
             task: Arc::clone(&assigned.task),
             log: Arc::clone(&assigned.context.log),
-        }))
+        })
     });
-    match todo.unwrap_or_else(|| Todo::Answer(fenced(number))) {
+    match todo.unwrap_or_else(|| Todo::Answer(Box::new(fenced(number)))) {
         Todo::Nothing => {}
-        Todo::Answer(message) => pool.send(executor, message),
+        Todo::Answer(message) => pool.send(executor, *message),
         Todo::Append(append) => {
             let pool = Arc::clone(pool);
             let executor = executor.to_owned();
             tokio::spawn(async move {
-                let message = answered(number, append_fact(*append, fact).await);
+                let message = answered(number, append_fact(append, fact).await);
                 pool.state_of(&key, |assigned| {
                     if let Some(last) = assigned.last.as_mut().filter(|last| last.number == number)
                     {

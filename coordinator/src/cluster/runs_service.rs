@@ -68,9 +68,10 @@ impl Runs for RunsService {
         let (parsed, base_dir, wanted) = read(&request)?;
         // A client that goes away does not stop what has begun.
         let text = request.pipeline;
-        let submitting = tokio::spawn(async move {
-            leading.submit(&parsed.spec, &text, base_dir, wanted).await
-        });
+        let submitting =
+            tokio::spawn(
+                async move { leading.submit(&parsed.spec, &text, base_dir, wanted).await },
+            );
         let submitted = submitting.await.map_err(|error| Status::internal(error.to_string()))?;
         let (run, is_new) = submitted.map_err(|error| self.failed(&error))?;
         Ok(Response::new(v1::SubmitResponse { run: run.0, is_new }))
@@ -111,8 +112,8 @@ impl Runs for RunsService {
         request: Request<v1::WatchRunRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let leading = self.leading().await?;
-        let (run, _) = (leading.find(&request.into_inner().run).await)
-            .map_err(|error| self.failed(&error))?;
+        let (run, _) =
+            (leading.find(&request.into_inner().run).await).map_err(|error| self.failed(&error))?;
         let (sender, receiver) = tokio::sync::mpsc::channel(16);
         let service = self.clone();
         tokio::spawn(async move {
@@ -216,9 +217,8 @@ fn read(request: &v1::SubmitRequest) -> Result<(weir_spec::Parsed, PathBuf, RunR
     let name = if request.file_name.is_empty() { "pipeline.yaml" } else { &request.file_name };
     let shared = match request.workspace.is_empty() {
         true => SharedConnections::default(),
-        false => weir_spec::parse_workspace("weir.yaml", &request.workspace).map_err(
-            |mistakes| invalid(render_diagnostics(&mistakes, &request.workspace)),
-        )?,
+        false => weir_spec::parse_workspace("weir.yaml", &request.workspace)
+            .map_err(|mistakes| invalid(render_diagnostics(&mistakes, &request.workspace)))?,
     };
     let parsed = weir_spec::parse_with(name, &request.pipeline, &shared)
         .map_err(|mistakes| invalid(render_diagnostics(&mistakes, &request.pipeline)))?;

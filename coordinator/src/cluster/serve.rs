@@ -99,10 +99,10 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .add_service(reflection)
         .add_service(health_service);
     let stopped = stop.clone();
-    let serving = server.serve_with_incoming_shutdown(
-        TcpListenerStream::new(listener),
-        async move { stopped.cancelled().await },
-    );
+    let serving = server
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+            stopped.cancelled().await
+        });
     tracing::info!(id, %listen, url, "coordinator started");
 
     // The members agree on the first membership, whoever of them proposes it.

@@ -154,6 +154,37 @@ fn resuming_a_failed_run_allows_its_failed_slices_again() {
 }
 
 #[test]
+fn a_lost_executor_is_no_failure_of_the_slice() {
+    let run = run_id(1);
+    let mut book = Book::planned();
+    let first = task(1, &run, 0, 0, 1);
+    book.accept(&start(&first));
+    book.accept(&lose(&first, false));
+    let slice = book.slice(0, 0);
+    assert_eq!((&slice.state, slice.failures, slice.losses), (&SliceState::Pending, 0, 1));
+    assert!(matches!(book.reject(&finish_exchange(&first, 1, "1")), Rejection::OldAttempt { .. }));
+
+    let second = task(1, &run, 0, 0, 2);
+    book.accept(&start(&second));
+    assert!(matches!(book.reject(&lose(&first, false)), Rejection::OldAttempt { .. }));
+    book.accept(&lose(&second, true));
+    assert!(matches!(book.slice(0, 0).state, SliceState::Failed { retry_at: None, .. }));
+}
+
+#[test]
+fn a_request_starts_one_run() {
+    let mut book = Book::default();
+    book.accept(&new_epoch());
+    let asked = |run: u64| {
+        let Command::StartRun(start) = start_run(1, &run_id(run)) else { unreachable!() };
+        Command::StartRun(StartRun { request_id: Some("a".into()), ..start })
+    };
+    book.accept(&asked(1));
+    book.accept(&finish_run(1, &run_id(1), RunOutcome::Abandoned));
+    assert_eq!(book.reject(&asked(2)), Rejection::RequestKnown { run: run_id(1) });
+}
+
+#[test]
 fn watermarks_never_move_backwards_by_a_run_and_are_free_by_hand() {
     let source = NodeName::new("orders");
     let mut book = Book::planned();

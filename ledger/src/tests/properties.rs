@@ -77,6 +77,7 @@ fn command(attempt: &Try, ledger: &Ledger) -> Command {
         6 | 7 => intent(&current, sequence, attempt.rows, attempt.flag),
         8..=10 => done(&current, sequence),
         11 => lost(&current, sequence),
+        12 if attempt.flag => lose(&current, false),
         12 => fail(&current),
         13 => finish_exchange(&current, attempt.rows, &attempt.rows.to_string()),
         14 if attempt.flag => {

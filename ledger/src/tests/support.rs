@@ -147,6 +147,11 @@ pub(super) fn lost(task: &SliceAttempt, sequence: u64) -> Command {
     Command::CommitLost(CommitLost { task: task.clone(), sequence })
 }
 
+pub(super) fn lose(task: &SliceAttempt, is_last: bool) -> Command {
+    let (task, error) = (task.clone(), "executor a was lost".to_owned());
+    Command::LoseAttempt(LoseAttempt { task, error, is_last })
+}
+
 pub(super) fn fail(task: &SliceAttempt) -> Command {
     Command::FailAttempt(FailAttempt {
         task: task.clone(),
