@@ -62,12 +62,21 @@ fn read(path: &Path) -> Result<String, Failure> {
 pub(crate) fn shared_connections(
     pipeline: &Path,
 ) -> Result<Result<SharedConnections, Vec<Diagnostic>>, Failure> {
-    let path = folder_of(pipeline).join("weir.yaml");
-    if !path.is_file() || path.as_path() == pipeline {
+    let Some(path) = workspace_beside(pipeline) else {
         return Ok(Ok(SharedConnections::default()));
-    }
+    };
     let text = read(&path)?;
     Ok(weir_spec::parse_workspace(&path.display().to_string(), &text))
+}
+
+/// The text of the `weir.yaml` in the pipeline's folder; empty without such a file.
+pub(crate) fn workspace_text(pipeline: &Path) -> Result<String, Failure> {
+    workspace_beside(pipeline).map_or_else(|| Ok(String::new()), |path| read(&path))
+}
+
+fn workspace_beside(pipeline: &Path) -> Option<PathBuf> {
+    let path = folder_of(pipeline).join("weir.yaml");
+    (path.is_file() && path.as_path() != pipeline).then_some(path)
 }
 
 /// A `weir.yaml` itself; its mistakes end the command.

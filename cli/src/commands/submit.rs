@@ -33,6 +33,7 @@ pub(crate) async fn submit(global: &Global, arguments: SubmitArgs) -> Result<Exi
         values.params.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
     let answer = client.submit(SubmitRequest {
         pipeline: loaded.text,
+        workspace: files::workspace_text(&loaded.path)?,
         file_name: loaded.path.display().to_string(),
         base_dir: base_dir.to_owned(),
         params: params.into_iter().collect(),
