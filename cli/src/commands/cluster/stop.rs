@@ -11,8 +11,8 @@ use crate::output;
 
 /// Until whoever has not ended is killed.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Of these the executors may use so much.
-const EXECUTORS: Duration = Duration::from_secs(12);
+/// Until the coordinators are asked too: so long executors may commit what they have.
+const EXECUTORS: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
 
 pub(super) async fn down(dir: &Path) -> Result<ExitCode, Failure> {
@@ -33,8 +33,15 @@ pub(super) async fn stop(file: &ClusterFile) -> Vec<String> {
     let started = Instant::now();
     let executors: Vec<&ProcessEntry> = file.executors.iter().map(|entry| &entry.process).collect();
     let all: Vec<&ProcessEntry> = file.processes().collect();
-    terminate_and_wait(&executors, started + EXECUTORS).await;
-    terminate_and_wait(&all, started + PATIENCE).await;
+    // Each is asked once: a second SIGTERM means at once.
+    for entry in &executors {
+        process::terminate(entry);
+    }
+    wait(&executors, started + EXECUTORS).await;
+    for entry in &file.coordinators {
+        process::terminate(&entry.process);
+    }
+    wait(&all, started + PATIENCE).await;
     let mut killed = Vec::new();
     for entry in all {
         if process::is_alive(entry) {
@@ -45,10 +52,7 @@ pub(super) async fn stop(file: &ClusterFile) -> Vec<String> {
     killed
 }
 
-async fn terminate_and_wait(entries: &[&ProcessEntry], until: Instant) {
-    for entry in entries {
-        process::terminate(entry);
-    }
+async fn wait(entries: &[&ProcessEntry], until: Instant) {
     while entries.iter().any(|entry| process::is_alive(entry)) && Instant::now() < until {
         tokio::time::sleep(POLL).await;
     }
