@@ -1,10 +1,12 @@
 //! `weir coordinator` and `weir executor`: the processes of a cluster.
 
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
 use weir_connectors::Redactor;
+use weir_executor::node::{self, NodeOptions};
 
 use crate::args::{CoordinatorArgs, ExecutorArgs, Global};
 use crate::client::refuse_others_than_loopback;
@@ -46,9 +48,19 @@ pub(crate) async fn executor(
     for url in &arguments.coordinators {
         refuse_others_than_loopback(url)?;
     }
-    let context = files::context(global, Path::new("."), redactor)?;
-    let _ = (context, arguments.id, arguments.dir, arguments.storage, arguments.slots);
-    serve(async |_stop| Err("this version has no executors yet".to_owned())).await
+    let memory_bytes = NonZeroU64::new(global.memory)
+        .ok_or_else(|| Failure::Usage("--memory: an executor needs some".to_owned()))?;
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let options = NodeOptions {
+        name: arguments.id,
+        coordinators: arguments.coordinators,
+        dir: arguments.dir,
+        storage: arguments.storage,
+        slots: arguments.slots.or(global.parallelism).unwrap_or(cores),
+        memory_bytes,
+        context: files::context(global, Path::new("."), redactor)?,
+    };
+    serve(async |stop| node::serve(options, stop).await.map_err(|error| error.to_string())).await
 }
 
 /// Until it ends, or is asked to stop: the second time at once.
