@@ -33,6 +33,7 @@ mod streaming;
 mod task;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod whole;
 mod wire;
 

@@ -35,6 +35,8 @@ pub fn apply(ledger: &mut Ledger, index: u64, command: &Command) -> Response {
         Command::CleanUpDone(command) => command.apply(ledger),
         Command::SetWatermark(command) => command.apply(ledger),
         Command::ResetWatermark(command) => command.apply(ledger),
+        Command::CreateToken(command) => command.apply(ledger),
+        Command::RevokeToken(command) => command.apply(ledger),
     });
     match outcome {
         Ok(changed) => {

@@ -29,6 +29,9 @@ pub struct Ledger {
     pub epoch: Option<EpochFacts>,
     pub pipelines: BTreeMap<PipelineName, PipelineFacts>,
     pub runs: BTreeMap<RunId, RunFacts>,
+    /// Of clients, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tokens: BTreeMap<String, TokenFacts>,
     /// Index of the last command that changed something; 0 before the first.
     pub last_index: u64,
 }
@@ -41,6 +44,26 @@ pub struct EpochFacts {
     pub pid: u32,
     pub host: String,
     pub at: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenFacts {
+    pub role: Role,
+    /// BLAKE3 of the token, hex.
+    pub hash: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// What a client may do; each may do what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Look at everything.
+    Viewer,
+    /// Start, cancel and retry runs.
+    Operator,
+    /// Manage tokens and members.
+    Admin,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -21,13 +21,14 @@ mod tests;
 pub use apply::{Response, apply};
 pub use audit::{LedgerAudit, NodeTotals};
 pub use commands::{
-    CleanUpDone, Command, CommitDone, CommitIntent, CommitLost, FailAttempt, FinishExchange,
-    FinishRun, LoseAttempt, NewEpoch, PlanRun, PrepareSink, ResetWatermark, ResumeRun,
-    RunCommitDone, RunCommitIntent, SetWatermark, SliceAttempt, StartAttempt, StartRun,
+    CleanUpDone, Command, CommitDone, CommitIntent, CommitLost, CreateToken, FailAttempt,
+    FinishExchange, FinishRun, LoseAttempt, NewEpoch, PlanRun, PrepareSink, ResetWatermark,
+    ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent, SetWatermark, SliceAttempt,
+    StartAttempt, StartRun,
 };
 pub use facts::{
-    EpochFacts, ExchangeOutput, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, RunCommit,
-    RunFacts, RunId, RunOutcome, RunState, SliceFacts, SliceState, StageFacts, StageOutputShape,
-    StageShape,
+    EpochFacts, ExchangeOutput, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role,
+    RunCommit, RunFacts, RunId, RunOutcome, RunState, SliceFacts, SliceState, StageFacts,
+    StageOutputShape, StageShape, TokenFacts,
 };
 pub use rejection::Rejection;

@@ -57,6 +57,10 @@ pub enum Rejection {
     NoRunCommitIntent { stage: StageId },
     #[error("run {0} has unfinished stages")]
     RunUnfinished(RunId),
+    #[error("there is a token `{0}` already")]
+    TokenExists(String),
+    #[error("there is no token `{0}`")]
+    UnknownToken(String),
     #[error("pipeline {0} is not known")]
     UnknownPipeline(String),
 }

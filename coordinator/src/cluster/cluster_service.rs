@@ -2,15 +2,24 @@
 
 use std::sync::Arc;
 
+use chrono::Utc;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
+use weir_connectors::Redactor;
+use weir_ledger::{Command, CreateToken, Rejection, RevokeToken, Role};
 use weir_proto::v1;
 use weir_proto::v1::cluster_server::Cluster;
 
+use super::access::hash;
+use super::convert;
+use super::leading::Leading;
 use super::node::Node;
+use crate::store::StoreError;
 
 #[derive(Clone, Debug)]
 pub(super) struct ClusterService {
     pub(super) node: Arc<Node>,
+    pub(super) redactor: Redactor,
 }
 
 #[tonic::async_trait]
@@ -47,5 +56,83 @@ impl Cluster for ClusterService {
             applied_index,
             state_hash,
         }))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let leading = self.node.leading(Status::unavailable)?;
+        let role = role(request.get_ref().role())?;
+        let name = request.into_inner().name;
+        let is_name = (1..=64).contains(&name.len())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        if !is_name {
+            return Err(Status::invalid_argument(
+                "a token's name has 1 to 64 letters, digits, `-`, `_` or `.`",
+            ));
+        }
+        // 244 random bits.
+        let token = format!("weir_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let (epoch, hash, at) = (leading.epoch, hash(&token), Utc::now());
+        let create = CreateToken { epoch, name, role, hash, at };
+        self.append(&leading, Command::CreateToken(create)).await?;
+        Ok(Response::new(v1::CreateTokenResponse { token }))
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
+        let leading = self.node.leading(Status::unavailable)?;
+        let tokens = leading.with_ledger(|ledger| {
+            (ledger.tokens.iter())
+                .map(|(name, facts)| v1::Token {
+                    name: name.clone(),
+                    role: match facts.role {
+                        Role::Viewer => v1::TokenRole::Viewer,
+                        Role::Operator => v1::TokenRole::Operator,
+                        Role::Admin => v1::TokenRole::Admin,
+                    }
+                    .into(),
+                    created_at: convert::time(facts.created_at),
+                })
+                .collect()
+        });
+        Ok(Response::new(v1::ListTokensResponse { tokens: tokens.await }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        let leading = self.node.leading(Status::unavailable)?;
+        let revoke = RevokeToken { epoch: leading.epoch, name: request.into_inner().name };
+        self.append(&leading, Command::RevokeToken(revoke)).await?;
+        Ok(Response::new(v1::RevokeTokenResponse {}))
+    }
+}
+
+impl ClusterService {
+    async fn append(&self, leading: &Leading, command: Command) -> Result<(), Status> {
+        match leading.store.append(command).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::Rejected(rejection)) => match rejection {
+                Rejection::TokenExists(_) => Err(Status::already_exists(rejection.to_string())),
+                Rejection::UnknownToken(_) => Err(Status::not_found(rejection.to_string())),
+                other => Err(Status::unavailable(other.to_string())),
+            },
+            Err(StoreError::NotLeader(_)) => Err(self.node.not_leading(Status::unavailable)),
+            Err(error) => Err(Status::unavailable(self.redactor.redact(&error.to_string()))),
+        }
+    }
+}
+
+fn role(role: v1::TokenRole) -> Result<Role, Status> {
+    match role {
+        v1::TokenRole::Viewer => Ok(Role::Viewer),
+        v1::TokenRole::Operator => Ok(Role::Operator),
+        v1::TokenRole::Admin => Ok(Role::Admin),
+        v1::TokenRole::Unspecified => Err(Status::invalid_argument("the token's role is missing")),
     }
 }

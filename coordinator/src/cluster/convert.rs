@@ -62,7 +62,7 @@ fn status(status: RunStatus) -> v1::RunStatus {
     }
 }
 
-fn time(time: DateTime<Utc>) -> String {
+pub(super) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 

@@ -6,6 +6,8 @@
 //! executors ◀─▶ executors service ◀─▶   Pool   ◀──── RemoteWorkers ◀────┘
 //! ```
 
+mod access;
+mod access_layer;
 mod cluster_service;
 mod convert;
 mod executors_service;
@@ -20,4 +22,4 @@ mod serve;
 mod wire;
 
 pub(crate) use leading::Cluster;
-pub use serve::{CoordinatorOptions, ServeError, serve};
+pub use serve::{CoordinatorOptions, Security, ServeError, serve};

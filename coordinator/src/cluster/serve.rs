@@ -11,10 +11,13 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use weir_connectors::ConnectorContext;
+use weir_executor::tls::TlsFiles;
 use weir_proto::internal::executors_server::ExecutorsServer;
 use weir_proto::v1::cluster_server::ClusterServer;
 use weir_proto::v1::runs_server::RunsServer;
 
+use super::access::Bootstrap;
+use super::access_layer::Access;
 use super::cluster_service::ClusterService;
 use super::executors_service::ExecutorsService;
 use super::leading::{Leading, Settings};
@@ -48,6 +51,31 @@ pub struct CoordinatorOptions {
     pub storage: PathBuf,
     pub context: ConnectorContext,
     pub memory_bytes: u64,
+    pub security: Security,
+}
+
+/// Who may reach a coordinator.
+#[derive(Clone)]
+pub enum Security {
+    /// Anybody who can connect may do anything: for loopback addresses only.
+    Insecure,
+    Tls {
+        /// With an identity.
+        files: TlsFiles,
+        /// A token with the role admin, besides those in the ledger.
+        bootstrap_token: Option<String>,
+    },
+}
+
+impl std::fmt::Debug for Security {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Security::Insecure => f.write_str("Insecure"),
+            Security::Tls { files, .. } => {
+                f.debug_struct("Tls").field("files", files).finish_non_exhaustive()
+            }
+        }
+    }
 }
 
 /// Why a coordinator could not start or go on.
@@ -59,14 +87,37 @@ pub enum ServeError {
     Folder { path: String, source: std::io::Error },
     #[error("coordinator {id} is not one of the first members, {members:?}")]
     NotAMember { id: MemberId, members: Vec<MemberId> },
+    #[error("without TLS a coordinator listens on loopback addresses only, and {0} is none")]
+    NotLoopback(SocketAddr),
+    #[error("failed to use the certificates: {0}")]
+    Tls(std::io::Error),
     #[error("failed to serve: {0}")]
     Serve(tonic::transport::Error),
 }
 
 /// Takes part in the cluster until it is stopped.
 pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Result<(), ServeError> {
-    let CoordinatorOptions { id, listen, url, members, dir, storage, context, memory_bytes } =
-        options;
+    let CoordinatorOptions {
+        id,
+        listen,
+        url,
+        members,
+        dir,
+        storage,
+        context,
+        memory_bytes,
+        security,
+    } = options;
+    let (tls, bootstrap) = match security {
+        Security::Insecure if !listen.ip().is_loopback() => {
+            return Err(ServeError::NotLoopback(listen));
+        }
+        Security::Insecure => {
+            tracing::warn!("INSECURE: whoever can reach {listen} may do anything");
+            (None, None)
+        }
+        Security::Tls { files, bootstrap_token } => (Some(files), bootstrap_token),
+    };
     if !members.contains_key(&id) {
         return Err(ServeError::NotAMember { id, members: members.into_keys().collect() });
     }
@@ -78,7 +129,8 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .await
         .map_err(|source| ServeError::Listen { address: listen, source })?;
     std::fs::create_dir_all(&storage).map_err(at(&storage))?;
-    let member = RaftMember::start(RaftOptions::new(id, &dir)).await.map_err(at(&dir))?;
+    let member = RaftMember::start(RaftOptions { tls: tls.clone(), ..RaftOptions::new(id, &dir) });
+    let member = member.await.map_err(at(&dir))?;
     let member = Arc::new(member);
     let node = Arc::new(Node::new(id, Arc::clone(&member)));
     let redactor = context.redactor.clone();
@@ -88,21 +140,38 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .expect("the descriptors are those of the build");
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ClusterServer<ClusterService>>().await;
+    let access =
+        Access { ledger: member.facts(), bootstrap: Bootstrap(bootstrap), is_open: tls.is_none() };
     let server = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .layer(access)
         .add_service(member.service().into_server())
         .add_service(ExecutorsServer::new(ExecutorsService { node: Arc::clone(&node) }))
-        .add_service(RunsServer::new(RunsService { node: Arc::clone(&node), redactor }))
-        .add_service(ClusterServer::new(ClusterService { node: Arc::clone(&node) }))
+        .add_service(RunsServer::new(RunsService {
+            node: Arc::clone(&node),
+            redactor: redactor.clone(),
+        }))
+        .add_service(ClusterServer::new(ClusterService { node: Arc::clone(&node), redactor }))
         .add_service(reflection)
         .add_service(health_service);
     let stopped = stop.clone();
-    let serving = server
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-            stopped.cancelled().await
-        });
+    let stopped = async move { stopped.cancelled().await };
+    let serving = async {
+        let served = match tls {
+            None => {
+                let incoming = TcpListenerStream::new(listener);
+                server.serve_with_incoming_shutdown(incoming, stopped).await
+            }
+            Some(files) => {
+                let incoming = weir_executor::tls::accept(listener, files);
+                let incoming = incoming.map_err(ServeError::Tls)?;
+                server.serve_with_incoming_shutdown(incoming, stopped).await
+            }
+        };
+        served.map_err(ServeError::Serve)
+    };
     tracing::info!(id, %listen, url, "coordinator started");
 
     // The members agree on the first membership, whoever of them proposes it.
@@ -121,7 +190,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         node.set_leading(None);
     }
     member.shut_down().await;
-    served.map_err(ServeError::Serve)
+    served
 }
 
 async fn lead_when_elected(node: &Arc<Node>, settings: Settings, stop: &CancellationToken) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{RwLock, RwLockReadGuard, watch};
+use weir_executor::tls::TlsFiles;
 use weir_ledger::{Command, Ledger, Response};
 
 use super::log_store::LogStore;
@@ -27,6 +28,8 @@ pub struct RaftOptions {
     pub heartbeat: Duration,
     /// A follower that hears nothing for this long, or up to twice as long, wants to lead.
     pub election: Duration,
+    /// For the calls to other members.
+    pub tls: Option<TlsFiles>,
 }
 
 impl RaftOptions {
@@ -37,6 +40,7 @@ impl RaftOptions {
             snapshot_every: 10_000,
             heartbeat: Duration::from_millis(400),
             election: Duration::from_millis(1_500),
+            tls: None,
         }
     }
 }
@@ -71,7 +75,7 @@ impl std::fmt::Debug for RaftMember {
 impl RaftMember {
     /// Opens what the member has on its disk, and takes part.
     pub async fn start(options: RaftOptions) -> std::io::Result<Self> {
-        let RaftOptions { member, folder, snapshot_every, heartbeat, election } = options;
+        let RaftOptions { member, folder, snapshot_every, heartbeat, election, tls } = options;
         std::fs::create_dir_all(&folder)?;
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
@@ -87,7 +91,7 @@ impl RaftMember {
         let config = Arc::new(config.validate().map_err(std::io::Error::other)?);
         let (log, log_thread) = LogStore::open(&folder.join("log.redb"))?;
         let machine = LedgerMachine::open(&folder)?;
-        let network = Network { from: member };
+        let network = Network { from: member, tls };
         let raft = Raft::new(member, config, network, log, machine.clone())
             .await
             .map_err(std::io::Error::other)?;

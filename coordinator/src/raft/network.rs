@@ -11,6 +11,7 @@ use openraft::raft::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::{Channel, Endpoint};
+use weir_executor::tls::TlsFiles;
 use weir_proto::internal::RaftMessage;
 use weir_proto::internal::raft_client::RaftClient;
 
@@ -23,6 +24,7 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) from: MemberId,
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 /// To one member.
@@ -37,11 +39,23 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: MemberId, node: &Address) -> Peer {
-        let endpoint = Endpoint::from_shared(node.url.clone());
-        let channel = endpoint
-            .map(|endpoint| endpoint.tcp_nodelay(true).connect_lazy())
-            .map_err(|error| Unreachable::new(&error));
+        let channel = self.connect(node);
         Peer { from: self.from, target, channel }
+    }
+}
+
+impl Network {
+    fn connect(&self, node: &Address) -> Result<Channel, Unreachable> {
+        let endpoint = Endpoint::from_shared(node.url.clone());
+        let endpoint = endpoint.map_err(|error| Unreachable::new(&error))?.tcp_nodelay(true);
+        let endpoint = match &self.tls {
+            None => endpoint,
+            Some(files) => {
+                let config = files.client().map_err(|error| Unreachable::new(&error))?;
+                endpoint.tls_config(config).map_err(|error| Unreachable::new(&error))?
+            }
+        };
+        Ok(endpoint.connect_lazy())
     }
 }
 

@@ -5,6 +5,7 @@ mod batches;
 mod epoch;
 mod runs;
 mod sinks;
+mod tokens;
 mod watermarks;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ pub use batches::{CommitDone, CommitIntent, CommitLost};
 pub use epoch::NewEpoch;
 pub use runs::{CleanUpDone, FinishRun, PlanRun, ResumeRun, StartRun};
 pub use sinks::{PrepareSink, RunCommitDone, RunCommitIntent};
+pub use tokens::{CreateToken, RevokeToken};
 pub use watermarks::{ResetWatermark, SetWatermark};
 
 use crate::facts::{Ledger, RunFacts, RunId, RunState, SliceFacts, StageFacts};
@@ -42,6 +44,8 @@ pub enum Command {
     CleanUpDone(CleanUpDone),
     SetWatermark(SetWatermark),
     ResetWatermark(ResetWatermark),
+    CreateToken(CreateToken),
+    RevokeToken(RevokeToken),
 }
 
 impl Command {
@@ -66,6 +70,8 @@ impl Command {
             Command::CleanUpDone(command) => Some(command.epoch),
             Command::SetWatermark(command) => Some(command.epoch),
             Command::ResetWatermark(command) => Some(command.epoch),
+            Command::CreateToken(command) => Some(command.epoch),
+            Command::RevokeToken(command) => Some(command.epoch),
         }
     }
 }

@@ -1,0 +1,114 @@
+//! Asks for every call whether its caller may make it.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tokio::sync::RwLock;
+use tonic::body::Body;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tower::{Layer, Service};
+use weir_ledger::{Ledger, Role};
+
+use super::access::{Bootstrap, Caller, Needed, check, needed};
+
+/// Wraps all services of a coordinator.
+#[derive(Clone, Debug)]
+pub(super) struct Access {
+    pub(super) ledger: Arc<RwLock<Ledger>>,
+    pub(super) bootstrap: Bootstrap,
+    /// Everybody may do everything: on loopback only, and said in the log.
+    pub(super) is_open: bool,
+}
+
+impl<S> Layer<S> for Access {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { access: self.clone(), inner }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Guarded<S> {
+    access: Access,
+    inner: S,
+}
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The one that is ready goes, a fresh one stays.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        if self.access.is_open || needed(request.uri().path()) == Needed::Nothing {
+            return Box::pin(inner.call(request));
+        }
+        let access = self.access.clone();
+        let call = Call::of(&request);
+        Box::pin(async move {
+            match access.check(call).await {
+                Ok(()) => inner.call(request).await,
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
+
+/// What the decision needs of a request.
+struct Call {
+    path: String,
+    peer: Option<SocketAddr>,
+    has_certificate: bool,
+    authorization: Option<String>,
+}
+
+impl Call {
+    fn of(request: &Request<Body>) -> Self {
+        let tls = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+        let certificates = tls.and_then(TlsConnectInfo::peer_certs);
+        let header = request.headers().get(http::header::AUTHORIZATION);
+        Self {
+            path: request.uri().path().to_owned(),
+            peer: tls.and_then(|tls| tls.get_ref().remote_addr()),
+            has_certificate: certificates.is_some_and(|certificates| !certificates.is_empty()),
+            authorization: header.and_then(|value| value.to_str().ok()).map(str::to_owned),
+        }
+    }
+}
+
+impl Access {
+    async fn check(&self, call: Call) -> Result<(), tonic::Status> {
+        let Call { path, peer, has_certificate, authorization } = call;
+        let caller = Caller { has_certificate, authorization: authorization.as_deref() };
+        let is_change = matches!(needed(&path), Needed::Token(role) if role > Role::Viewer);
+        let ledger = self.ledger.read().await;
+        match check(&path, caller, &ledger.tokens, &self.bootstrap) {
+            Ok(who) if is_change => {
+                tracing::info!(target: "weir::access", path, who, ?peer, "allowed");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(status) => {
+                let why = status.message();
+                tracing::warn!(target: "weir::access", path, ?peer, why, "refused");
+                Err(status)
+            }
+        }
+    }
+}
