@@ -19,8 +19,9 @@ use weir_proto::internal::{
 use super::peers::Peers;
 use crate::wire::with_causes;
 
-/// Bytes of one message: a commit with its manifest, or an assignment.
-pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Bytes of one message, either way: a commit with its manifest, or an assignment. Both ends must allow
+/// as much.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// A leader that is there answers within this time.
 const LONGEST_WELCOME: Duration = Duration::from_secs(3);
 const LONGEST_CONNECT: Duration = Duration::from_secs(1);

@@ -37,6 +37,7 @@ use weir_proto::internal::report::Fact;
 use weir_proto::internal::{Hello, TaskId, Welcome, to_executor};
 
 use self::commit_log::{Call, answer_result};
+pub use self::link::MAX_MESSAGE_BYTES;
 use self::link::{Leaving, Link, LinkEvent, Outgoing};
 use self::peers::Peers;
 use self::progress::ProgressBuffer;
@@ -134,9 +135,12 @@ async fn serve_with(
     };
     let has_stream = node.work(Inputs { called, progressed, linked }, &leaving, &stop).await;
     leaving.send_replace(Leaving::Now);
-    if has_stream {
-        // The stream ends now that the node has dropped its part of it.
-        let _ = tokio::time::timeout(LONGEST_GOODBYE, link).await;
+    // The stream ends now that the node has dropped its part of it.
+    let goodbye = if has_stream { LONGEST_GOODBYE } else { Duration::ZERO };
+    if let Ok(Err(ended)) = tokio::time::timeout(goodbye, link).await
+        && let Ok(panic) = ended.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
     }
     Ok(())
 }
@@ -208,7 +212,11 @@ impl Node {
         let mut leave_at = None;
         while !self.state.may_leave() {
             tokio::select! {
-                Some(event) = linked.recv() => self.linked(event),
+                event = linked.recv() => match event {
+                    Some(event) => self.linked(event),
+                    // It never ends by itself; its panic is the caller's.
+                    None => break,
+                },
                 Some(call) = called.recv() => self.called(call),
                 Some((task, end)) = self.tasks.next_end() => self.ended(task, &end),
                 Some(event) = progressed.recv() => self.progress.add(event),

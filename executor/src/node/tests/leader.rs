@@ -1,12 +1,15 @@
 //! A leader whose every word the test chooses.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -19,7 +22,9 @@ use weir_proto::internal::{
     Answer, Assign, FromExecutor, Hello, Report, Stop, TaskId, ToExecutor, Welcome, from_executor,
 };
 
-use crate::TaskEnd;
+use weir_spec::NodeName;
+
+use crate::{ProgressEvent, TaskEnd};
 
 /// Long enough for a busy machine; what is waited for comes within milliseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,6 +44,8 @@ pub(super) struct LeaderStream {
     pub(super) hello: Hello,
     incoming: Streaming<FromExecutor>,
     outgoing: mpsc::Sender<Result<ToExecutor, Status>>,
+    /// In progress events so far.
+    rows: HashMap<NodeName, u64>,
 }
 
 struct Service {
@@ -66,7 +73,7 @@ impl Executors for Service {
             return Err(Status::invalid_argument("the first message is no hello"));
         };
         let (outgoing, sent) = mpsc::channel(64);
-        let stream = LeaderStream { hello, incoming, outgoing };
+        let stream = LeaderStream { hello, incoming, outgoing, rows: HashMap::new() };
         self.streams.send(stream).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(sent))))
     }
@@ -139,7 +146,14 @@ impl LeaderStream {
 
     pub(super) async fn next(&mut self) -> from_executor::Message {
         let message = soon(self.incoming.message()).await.expect("the stream is whole");
-        message.expect("the stream goes on").message.expect("a known message")
+        let message = message.expect("the stream goes on").message.expect("a known message");
+        if let from_executor::Message::Progress(progress) = &message
+            && let ProgressEvent::Rows { node, rows, .. } =
+                serde_json::from_slice(&progress.json).expect("an event")
+        {
+            *self.rows.entry(node).or_default() += rows;
+        }
+        message
     }
 
     pub(super) async fn report(&mut self) -> Report {
@@ -161,6 +175,17 @@ impl LeaderStream {
         }
     }
 
+    /// Waits for progress of a node until there has been so much of it on this stream.
+    pub(super) async fn progress(&mut self, node: &NodeName, rows: u64) {
+        soon(async {
+            while self.rows.get(node).is_none_or(|seen| *seen < rows) {
+                self.next().await;
+            }
+        })
+        .await;
+        assert_eq!(self.rows[node], rows);
+    }
+
     /// Accepts everything, twice, until a task has ended.
     pub(super) async fn accept_until_end(&mut self) -> TaskEnd {
         loop {
@@ -172,6 +197,29 @@ impl LeaderStream {
             }
         }
     }
+}
+
+/// Passes everything on to the leader until `frozen`; then nothing any more, and no end of it either:
+/// what a network does when a machine is gone.
+pub(super) async fn freezing_proxy(leader: &FakeLeader, frozen: CancellationToken) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let target = leader.url.trim_start_matches("http://").to_owned();
+    tokio::spawn(async move {
+        loop {
+            let (mut from, _) = listener.accept().await.expect("a connection");
+            let mut to = TcpStream::connect(&target).await.expect("the leader listens");
+            let frozen = frozen.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = frozen.cancelled() => std::future::pending().await,
+                    _ = copy_bidirectional(&mut from, &mut to) => {}
+                }
+            });
+        }
+    });
+    url
 }
 
 pub(super) fn end_of(report: &Report) -> Option<TaskEnd> {

@@ -12,9 +12,11 @@ use weir_proto::internal::answer::Outcome;
 use weir_proto::internal::report::Fact;
 use weir_proto::internal::{Assign, TaskId};
 
-use super::leader::{FakeLeader, LeaderStream, end_of, soon};
+use super::leader::{FakeLeader, LeaderStream, end_of, freezing_proxy, soon};
 use crate::node::{NodeError, NodeOptions, SystemsMaker, serve_with};
-use crate::tests::fakes::{FakeSink, FakeSource, FakeSystems, Leaf, split, streaming_task};
+use crate::tests::fakes::{
+    FakeSink, FakeSource, FakeSystems, Leaf, sink_node, split, streaming_task,
+};
 use crate::{Commit, RunFolder, TaskEnd, wire::TaskFailure};
 
 const RUN_FOLDER: &str = "pipeline/runs/run";
@@ -144,7 +146,7 @@ async fn a_task_is_run_once_and_told_of_until_it_is_put_down() {
     let TaskEnd::Committed(account) = end else { panic!("{end:?}") };
     assert_eq!(account.rows_written, 1000);
     world.has_all_rows();
-    stream.heartbeat(false).await;
+    stream.progress(&sink_node(), 1000).await;
     world.stop.cancel();
     soon(node).await.expect("it does not panic").expect("it leaves in good order");
 }
@@ -193,6 +195,24 @@ async fn a_task_outlives_its_streams() {
     // With nothing left to do it says goodbye and goes.
     world.stop.cancel();
     stream.heartbeat(true).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_falls_silent_is_called_anew() {
+    let world = World::new(FakeSource::default());
+    let mut leader = FakeLeader::start().await;
+    let frozen = CancellationToken::new();
+    let proxy = freezing_proxy(&leader, frozen.clone()).await;
+    let mut options = world.options(&[&leader]);
+    options.coordinators.insert(0, proxy);
+    let _node = tokio::spawn(serve_with(options, Arc::clone(&world.systems), world.stop.clone()));
+    let mut stream = leader.welcome(1, false).await;
+    stream.assign(&world.assign).await;
+    let open = accept_until_intent(&mut stream, 1).await;
+    frozen.cancel();
+    // Neither the broken stream nor the machine that takes calls and says nothing holds it up.
+    let mut stream = leader.welcome(1, true).await;
+    assert_eq!(stream.report().await.number, open);
 }
 
 #[tokio::test]
