@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
 use weir_connectors::Redactor;
+use weir_coordinator::cluster::{self, CoordinatorOptions};
 use weir_executor::node::{self, NodeOptions};
 
 use crate::args::{CoordinatorArgs, ExecutorArgs, Global};
@@ -35,9 +36,17 @@ pub(crate) async fn coordinator(
             arguments.id, arguments.url
         )));
     }
-    let context = files::context(global, Path::new("."), redactor)?;
-    let _ = (context, arguments.dir, arguments.storage);
-    serve(async |_stop| Err("this version has no coordinators yet".to_owned())).await
+    let options = CoordinatorOptions {
+        id: arguments.id,
+        listen: arguments.listen,
+        url: arguments.url,
+        members: arguments.members,
+        dir: arguments.dir,
+        storage: arguments.storage,
+        context: files::context(global, Path::new("."), redactor)?,
+        memory_bytes: global.memory,
+    };
+    serve(async |stop| cluster::serve(options, stop).await.map_err(|error| error.to_string())).await
 }
 
 pub(crate) async fn executor(
