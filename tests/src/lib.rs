@@ -2,7 +2,9 @@
 //!
 //! The tests themselves are in `tests/it/`, one file a subject, one binary for all.
 
+pub mod cluster;
 pub mod dataset;
+pub mod moments;
 pub mod postgres;
 #[cfg(test)]
 mod postgres_sink;

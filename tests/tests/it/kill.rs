@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use weir_tests::dataset::{self, Checker};
+use weir_tests::moments::Moments;
 use weir_tests::weir::Weir;
 
 use crate::targets::{self, Target};
@@ -24,29 +25,6 @@ const READ_AHEAD_ROWS: i64 = 6 * 8_192;
 const PARALLELISM: i64 = 2;
 /// A run that is killed as soon as it shows its rows is killed within this time.
 const SHOWING: Duration = Duration::from_millis(60);
-
-/// A small generator with a seed (xorshift), so that a failure can be seen again.
-struct Moments(u64);
-
-impl Moments {
-    fn seeded(label: &str) -> Self {
-        let seed = std::env::var("WEIR_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = seed.unwrap_or(20_261_122_u64);
-        let mixed = label
-            .bytes()
-            .fold(seed, |seed, byte| seed.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
-        println!("{label}: WEIR_TEST_SEED={seed}");
-        Self(mixed | 1)
-    }
-
-    /// Uniform in `[0, bound)`.
-    fn below(&mut self, bound: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        bound.mul_f64((self.0 >> 11) as f64 / (1_u64 << 53) as f64)
-    }
-}
 
 /// What is run, killed and looked at.
 struct Scenario<'test> {

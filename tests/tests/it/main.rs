@@ -2,6 +2,7 @@
 
 mod bad_data;
 mod bad_databases;
+mod cluster;
 mod disk_full;
 mod examples;
 mod kill;

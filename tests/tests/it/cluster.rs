@@ -1,0 +1,200 @@
+//! The promise on a cluster: whatever process is killed or paused during a run, the destinations end up
+//! exactly right. Moments are random; `WEIR_TEST_SEED` repeats them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use weir_tests::cluster::{Cluster, wait_until};
+use weir_tests::dataset::{self, Checker};
+use weir_tests::moments::Moments;
+
+use crate::targets::{self, Target};
+
+/// Enough for a run that can be met in its middle.
+const ROWS: i64 = 400_000;
+const BATCH_ROWS: i64 = 5_000;
+const REQUEST: &str = "the-only-one";
+/// Longer than the lease of an executor (3 s): it has lost its tasks when it wakes up.
+const PAUSE: Duration = Duration::from_secs(8);
+
+/// CSV files: joined into Parquet and SQLite (whole stages, exchanges), and copied as they are (four
+/// slices at once, shown at the end).
+struct Scenario {
+    folder: tempfile::TempDir,
+    targets: [(&'static str, Box<dyn Target>); 3],
+}
+
+impl Scenario {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = folder.path();
+        dataset::write_csv(&path.join("data"), ROWS, 4);
+        let groups: String = (0..97).map(|group| format!("{group}\n")).collect();
+        write(&path.join("data/groups.txt"), &format!("grp\n{groups}"));
+        let targets = [
+            ("lake", targets::files_at(path, "lake", "parquet", "append", "batch")),
+            ("report", targets::sqlite_at(path, "report.db", "upsert", "batch")),
+            ("copied", targets::files_at(path, "copied", "csv", "append", "run")),
+        ];
+        let [lake, report, copied] = targets.each_ref().map(|(_, target)| target.yaml(BATCH_ROWS));
+        let columns = dataset::COLUMNS;
+        write(
+            &path.join("pipeline.yaml"),
+            &format!(
+                "pipeline: clustered\n\
+                 sources:\n  rows: {{ type: csv, path: \"data/*.csv\", columns: {columns} }}\n\
+                 \x20 plain: {{ type: csv, path: \"data/*.csv\", columns: {columns} }}\n\
+                 \x20 groups: {{ type: csv, path: data/groups.txt, columns: {{ grp: int64 }} }}\n\
+                 transforms:\n  joined:\n    sql: \"SELECT r.id, r.grp, r.amount, r.name FROM rows r \
+                 JOIN groups g ON r.grp = g.grp\"\n\
+                 sinks:\n  lake:\n    input: joined\n{lake}  report:\n    input: joined\n{report}\
+                 \x20 copied:\n    input: plain\n{copied}",
+            ),
+        );
+        Self { folder, targets }
+    }
+
+    fn up(&self) -> Cluster {
+        Cluster::up(self.folder.path())
+    }
+
+    /// Every row exactly once in each target, no staging left, and the ledger agrees.
+    #[track_caller]
+    fn assert_exact(&self, cluster: &Cluster, run: &str) {
+        for (name, target) in &self.targets {
+            let mut checker = Checker::default();
+            target.read(&mut checker);
+            assert_eq!(checker.problem(ROWS), None, "{name}\n{}", cluster.logs());
+            assert_eq!(target.leftovers(), None, "{name}: staging is left behind");
+        }
+        cluster.assert_audit_clean(run);
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("the disk has room");
+}
+
+/// Starts a run and comes back at a random moment of it: all its rows are counted once for each target.
+fn submitted_and_met_in_the_middle(cluster: &Cluster, moments: &mut Moments) -> String {
+    let run = cluster.submit("pipeline.yaml", REQUEST);
+    let rows = moments.fraction() * 0.7 * 3.0 * ROWS as f64;
+    wait_until("the run to be in its middle", || cluster.rows_written(&run) as f64 >= rows);
+    run
+}
+
+#[test]
+fn a_submitted_pipeline_fills_its_targets() {
+    let scenario = Scenario::new();
+    let cluster = scenario.up();
+    let output = cluster.run(&["submit", "pipeline.yaml", "--wait"]).expect_code(0);
+    assert!(output.stdout.contains("succeeded in"), "{}", output.all());
+    let runs = cluster.run(&["runs", "--output", "json"]).expect_code(0).json();
+    let run = runs[0]["run"].as_str().unwrap_or_else(|| panic!("no run: {runs:#}"));
+    assert_eq!(runs[0]["status"], "succeeded", "{runs:#}");
+    assert_eq!(runs[0]["rows_written"]["lake"], ROWS, "{runs:#}");
+    scenario.assert_exact(&cluster, run);
+
+    // The same request id starts no second run; another one does.
+    let again = |id: &str| {
+        let arguments = ["submit", "pipeline.yaml", "--request-id", id, "--output", "json"];
+        cluster.run(&arguments).expect_code(0).json()
+    };
+    let first = again("twice");
+    assert_eq!((&first["is_new"], &again("twice")["run"]), (&true.into(), &first["run"]));
+    cluster.wait(first["run"].as_str().expect("an id"));
+
+    let stopped = cluster.down();
+    assert!(stopped.stdout.contains("6 processes stopped"), "{}", stopped.all());
+}
+
+#[test]
+fn mistakes_are_found_before_anything_is_sent_and_unknown_runs_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    write(&folder.path().join("wrong.yaml"), "pipeline: p\nsources: { a: { type: nosuch } }\n");
+    let cluster = Cluster::up_with(
+        weir_tests::weir::Weir::new(folder.path()),
+        &["--coordinators", "1", "--executors", "1"],
+    );
+    let output = cluster.run(&["submit", "wrong.yaml"]).expect_code(2);
+    assert!(output.stderr.contains("wrong.yaml:2"), "{}", output.all());
+    for command in [&["run", "show", "x"][..], &["audit", "x"], &["cancel", "x"], &["retry", "x"]] {
+        cluster.run(command).expect_code(2);
+    }
+    cluster.kill_all();
+    let status = cluster.run(&["cluster", "status", "--output", "json"]).expect_code(3).json();
+    assert_eq!(status["coordinators"][0]["role"], "unreachable", "{status:#}");
+}
+
+#[test]
+fn a_run_goes_on_when_the_leader_is_killed() {
+    let mut moments = Moments::random("leader killed");
+    let scenario = Scenario::new();
+    let cluster = scenario.up();
+    let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
+    // The same request: it watches the run that goes on, and finds the next leader by itself.
+    let watching = cluster.begin(&["submit", "pipeline.yaml", "--request-id", REQUEST, "--wait"]);
+    let leader = cluster.leader();
+    cluster.kill(&leader);
+    wait_until("another leader", || cluster.leader() != leader);
+    cluster.wait(&run);
+    watching.wait().expect_code(0);
+    scenario.assert_exact(&cluster, &run);
+
+    // It comes back as a follower that knows the same.
+    cluster.start(&leader);
+    wait_until("all coordinators to hold the same facts", || {
+        let status = cluster.status();
+        let members = status["coordinators"].as_array().cloned().unwrap_or_default();
+        members.len() == 3
+            && members.iter().all(|member| {
+                member["applied_index"] == members[0]["applied_index"]
+                    && member["state_hash"] == members[0]["state_hash"]
+                    && member["role"] != "unreachable"
+            })
+    });
+}
+
+#[test]
+fn a_run_goes_on_when_an_executor_is_killed() {
+    let mut moments = Moments::random("executor killed");
+    let scenario = Scenario::new();
+    let cluster = scenario.up();
+    let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
+    let at_work = cluster.working_on(&run);
+    let victim = at_work.first().cloned().unwrap_or_else(|| "executor-1".to_owned());
+    cluster.kill(&victim);
+    cluster.wait(&run);
+    scenario.assert_exact(&cluster, &run);
+    assert!(!cluster.executors().contains(&victim), "the leader has noticed");
+    cluster.start(&victim);
+    assert_eq!(cluster.executors().len(), 3);
+}
+
+#[test]
+fn a_run_goes_on_when_all_processes_were_killed_and_are_there_again() {
+    let mut moments = Moments::random("all killed");
+    let scenario = Scenario::new();
+    let cluster = scenario.up();
+    let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
+    cluster.kill_all();
+    cluster.up_again();
+    cluster.wait(&run);
+    scenario.assert_exact(&cluster, &run);
+}
+
+#[test]
+fn an_executor_that_was_paused_beyond_its_lease_writes_nothing_twice() {
+    let mut moments = Moments::random("executor paused");
+    let scenario = Scenario::new();
+    let cluster = scenario.up();
+    let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
+    let at_work = cluster.working_on(&run);
+    let victim = at_work.first().cloned().unwrap_or_else(|| "executor-1".to_owned());
+    cluster.pause(&victim);
+    std::thread::sleep(PAUSE);
+    cluster.resume(&victim);
+    cluster.wait(&run);
+    scenario.assert_exact(&cluster, &run);
+    wait_until("the executor to be back", || cluster.executors().contains(&victim));
+}
