@@ -28,10 +28,15 @@ impl Cluster {
 
     /// With more options for `weir cluster up`.
     pub fn up_with(weir: Weir, options: &[&str]) -> Self {
-        let dir = weir.folder.join("cluster");
-        let cluster = Self { weir, dir };
+        let cluster = Self::in_folder_of(weir);
         cluster.start_all(options);
         cluster
+    }
+
+    /// Not up: a test starts it itself.
+    pub fn in_folder_of(weir: Weir) -> Self {
+        let dir = weir.folder.join("cluster");
+        Self { weir, dir }
     }
 
     /// The same processes again, when all have ended.
@@ -40,10 +45,7 @@ impl Cluster {
     }
 
     fn start_all(&self, options: &[&str]) {
-        let arguments = [&["cluster", "up", "--detach"], options].concat();
-        // Not `Weir::run`: the processes that go on hold the other ends of pipes open.
-        let up = self.weir.start(&self.with_dir(&arguments)).wait();
-        up.expect_code(0);
+        self.run(&[&["cluster", "up", "--detach"], options].concat()).expect_code(0);
     }
 
     pub fn down(&self) -> Output {
@@ -137,7 +139,7 @@ impl Cluster {
 
     /// A process that has ended, again.
     pub fn start(&self, name: &str) {
-        self.begin(&["cluster", "start", name]).wait().expect_code(0);
+        self.run(&["cluster", "start", name]).expect_code(0);
     }
 
     fn signal(&self, name: &str, signal: Signal) {
@@ -151,7 +153,7 @@ impl Cluster {
     }
 
     /// The pid is still that of a process of this cluster.
-    fn is_alive(&self, pid: u32) -> bool {
+    pub fn is_alive(&self, pid: u32) -> bool {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains(&*self.dir.to_string_lossy())
     }

@@ -162,6 +162,13 @@ impl Running {
         status.code().map(|_| self.output(status))
     }
 
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.expect("a child has a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is a child");
+    }
+
     /// What it has printed so far.
     pub fn printed(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.log.path()).unwrap_or_default()).into_owned()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use weir_tests::cluster::{Cluster, wait_until};
 use weir_tests::dataset::{self, Checker};
 use weir_tests::moments::Moments;
+use weir_tests::weir::Weir;
 
 use crate::targets::{self, Target};
 
@@ -112,10 +113,8 @@ fn a_submitted_pipeline_fills_its_targets() {
 fn mistakes_are_found_before_anything_is_sent_and_unknown_runs_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     write(&folder.path().join("wrong.yaml"), "pipeline: p\nsources: { a: { type: nosuch } }\n");
-    let cluster = Cluster::up_with(
-        weir_tests::weir::Weir::new(folder.path()),
-        &["--coordinators", "1", "--executors", "1"],
-    );
+    let cluster =
+        Cluster::up_with(Weir::new(folder.path()), &["--coordinators", "1", "--executors", "1"]);
     let output = cluster.run(&["submit", "wrong.yaml"]).expect_code(2);
     assert!(output.stderr.contains("wrong.yaml:2"), "{}", output.all());
     for command in [&["run", "show", "x"][..], &["audit", "x"], &["cancel", "x"], &["retry", "x"]] {
@@ -124,6 +123,25 @@ fn mistakes_are_found_before_anything_is_sent_and_unknown_runs_are_refused() {
     cluster.kill_all();
     let status = cluster.run(&["cluster", "status", "--output", "json"]).expect_code(3).json();
     assert_eq!(status["coordinators"][0]["role"], "unreachable", "{status:#}");
+}
+
+#[test]
+fn a_cluster_in_the_foreground_says_who_dies_and_ends_with_its_command() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let cluster = Cluster::in_folder_of(Weir::new(folder.path()));
+    let up = cluster.begin(&["cluster", "up", "--coordinators", "1", "--executors", "2"]);
+    wait_until("the cluster to be up", || cluster.processes().len() == 3);
+    let second = cluster.run(&["cluster", "up"]).expect_code(1);
+    assert!(second.stderr.contains("runs already"), "{}", second.all());
+    cluster.kill("executor-2");
+    wait_until("the death to be told", || up.printed().contains("executor-2 ended (signal: 9"));
+    cluster.start("executor-2");
+    let pids = cluster.processes();
+    up.terminate();
+    up.wait().expect_code(0);
+    for (name, pid) in pids {
+        assert!(!cluster.is_alive(pid), "{name} is left behind");
+    }
 }
 
 #[test]
