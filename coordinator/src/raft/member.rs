@@ -168,7 +168,9 @@ impl RaftMember {
 
     /// Who leads, as far as this member knows; changes with every election.
     pub fn leader(&self) -> Option<MemberId> {
-        self.raft.metrics().borrow().current_leader
+        // Where `changes` come from: openraft's other metrics follow a moment later, and who is woken
+        // by a change would read the old leader there, and never be woken again.
+        self.raft.server_metrics().borrow().current_leader
     }
 
     /// Those that take part in decisions, with their addresses.
