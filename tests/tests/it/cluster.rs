@@ -32,10 +32,11 @@ impl Scenario {
         dataset::write_csv(&path.join("data"), ROWS, 4);
         let groups: String = (0..97).map(|group| format!("{group}\n")).collect();
         write(&path.join("data/groups.txt"), &format!("grp\n{groups}"));
+        std::fs::create_dir(path.join("report")).expect("the folder can be made");
         let targets = [
-            ("lake", targets::files_at(path, "lake", "parquet", "append", "batch")),
-            ("report", targets::sqlite_at(path, "report.db", "upsert", "batch")),
-            ("copied", targets::files_at(path, "copied", "csv", "append", "run")),
+            ("lake", targets::files_at(path, "lake/out", "parquet", "append", "batch")),
+            ("report", targets::sqlite_at(path, "report/out.db", "upsert", "batch")),
+            ("copied", targets::files_at(path, "copied/out", "csv", "append", "run")),
         ];
         let [lake, report, copied] = targets.each_ref().map(|(_, target)| target.yaml(BATCH_ROWS));
         let columns = dataset::COLUMNS;
