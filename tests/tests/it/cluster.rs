@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
 use weir_tests::cluster::{Cluster, wait_until};
 use weir_tests::dataset::{self, Checker};
 use weir_tests::moments::Moments;
@@ -85,6 +86,30 @@ fn submitted_and_met_in_the_middle(cluster: &Cluster, moments: &mut Moments) -> 
     run
 }
 
+/// An executor that has a task of the run.
+fn at_work(cluster: &Cluster, run: &str) -> String {
+    let mut found = None;
+    wait_until("an executor to work", || {
+        found = cluster.working_on(run).into_iter().next();
+        found.is_some()
+    });
+    found.expect("it has been waited for")
+}
+
+/// The test has disturbed it: a second leader has worked on it.
+#[track_caller]
+fn assert_taken_up_again(shown: &Value) {
+    assert!(shown["summary"]["sessions"].as_u64() >= Some(2), "{shown:#}");
+}
+
+/// The test has disturbed it: a slice was given to somebody else.
+#[track_caller]
+fn assert_done_again(shown: &Value) {
+    let stages = shown["stages"].as_array().expect("a list");
+    let is_repeated = |stage: &Value| stage["attempts"].as_u64() > stage["slices"].as_u64();
+    assert!(stages.iter().any(is_repeated), "{shown:#}");
+}
+
 #[test]
 fn a_submitted_pipeline_fills_its_targets() {
     let scenario = Scenario::new();
@@ -97,21 +122,12 @@ fn a_submitted_pipeline_fills_its_targets() {
     assert_eq!(runs[0]["rows_written"]["lake"], ROWS, "{runs:#}");
     scenario.assert_exact(&cluster, run);
 
-    // The same request id starts no second run; another one does.
-    let again = |id: &str| {
-        let arguments = ["submit", "pipeline.yaml", "--request-id", id, "--output", "json"];
-        cluster.run(&arguments).expect_code(0).json()
-    };
-    let first = again("twice");
-    assert_eq!((&first["is_new"], &again("twice")["run"]), (&true.into(), &first["run"]));
-    cluster.wait(first["run"].as_str().expect("an id"));
-
     let stopped = cluster.down();
     assert!(stopped.stdout.contains("6 processes stopped"), "{}", stopped.all());
 }
 
 #[test]
-fn mistakes_are_found_before_anything_is_sent_and_unknown_runs_are_refused() {
+fn mistakes_are_refused_and_repeated_requests_are_done_once() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     write(&folder.path().join("wrong.yaml"), "pipeline: p\nsources: { a: { type: nosuch } }\n");
     let cluster =
@@ -121,6 +137,19 @@ fn mistakes_are_found_before_anything_is_sent_and_unknown_runs_are_refused() {
     for command in [&["run", "show", "x"][..], &["audit", "x"], &["cancel", "x"], &["retry", "x"]] {
         cluster.run(command).expect_code(2);
     }
+
+    // The same request starts no second run, though the first has ended; another one does.
+    write(&folder.path().join("in.csv"), "id\n1\n");
+    write(
+        &folder.path().join("right.yaml"),
+        "pipeline: p\nsources: { a: { type: csv, path: in.csv } }\n\
+         sinks: { s: { input: a, type: csv, path: out, mode: replace } }\n",
+    );
+    let run = cluster.submit("right.yaml", "once");
+    cluster.wait(&run);
+    assert_eq!(cluster.submit("right.yaml", "once"), run);
+    assert_ne!(cluster.submit("right.yaml", "twice"), run);
+
     cluster.kill_all();
     let status = cluster.run(&["cluster", "status", "--output", "json"]).expect_code(3).json();
     assert_eq!(status["coordinators"][0]["role"], "unreachable", "{status:#}");
@@ -156,7 +185,7 @@ fn a_run_goes_on_when_the_leader_is_killed() {
     let leader = cluster.leader();
     cluster.kill(&leader);
     wait_until("another leader", || cluster.leader() != leader);
-    cluster.wait(&run);
+    assert_taken_up_again(&cluster.wait(&run));
     watching.wait().expect_code(0);
     scenario.assert_exact(&cluster, &run);
 
@@ -180,10 +209,9 @@ fn a_run_goes_on_when_an_executor_is_killed() {
     let scenario = Scenario::new();
     let cluster = scenario.up();
     let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
-    let at_work = cluster.working_on(&run);
-    let victim = at_work.first().cloned().unwrap_or_else(|| "executor-1".to_owned());
+    let victim = at_work(&cluster, &run);
     cluster.kill(&victim);
-    cluster.wait(&run);
+    assert_done_again(&cluster.wait(&run));
     scenario.assert_exact(&cluster, &run);
     assert!(!cluster.executors().contains(&victim), "the leader has noticed");
     cluster.start(&victim);
@@ -198,7 +226,7 @@ fn a_run_goes_on_when_all_processes_were_killed_and_are_there_again() {
     let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
     cluster.kill_all();
     cluster.up_again();
-    cluster.wait(&run);
+    assert_taken_up_again(&cluster.wait(&run));
     scenario.assert_exact(&cluster, &run);
 }
 
@@ -208,12 +236,11 @@ fn an_executor_that_was_paused_beyond_its_lease_writes_nothing_twice() {
     let scenario = Scenario::new();
     let cluster = scenario.up();
     let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
-    let at_work = cluster.working_on(&run);
-    let victim = at_work.first().cloned().unwrap_or_else(|| "executor-1".to_owned());
+    let victim = at_work(&cluster, &run);
     cluster.pause(&victim);
     std::thread::sleep(PAUSE);
     cluster.resume(&victim);
-    cluster.wait(&run);
+    assert_done_again(&cluster.wait(&run));
     scenario.assert_exact(&cluster, &run);
     wait_until("the executor to be back", || cluster.executors().contains(&victim));
 }
