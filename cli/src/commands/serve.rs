@@ -45,6 +45,7 @@ pub(crate) async fn coordinator(
         storage: arguments.storage,
         context: files::context(global, Path::new("."), redactor)?,
         memory_bytes: global.memory,
+        security: cluster::Security::Insecure,
     };
     serve(async |stop| cluster::serve(options, stop).await.map_err(|error| error.to_string())).await
 }
