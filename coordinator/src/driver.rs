@@ -32,6 +32,7 @@ use crate::limits::{Moment, exceeded_limit};
 use crate::progress_files::read_manifests;
 use crate::retry::{retrying, task_delay_after};
 use crate::session::{Failure, OpenSink, Session};
+use crate::store::StoreError;
 use crate::workers::{Slot, TaskContext, WorkError, Workers};
 
 /// Tasks that were asked to stop commit what they have read; after this time they are dropped, which
@@ -67,9 +68,24 @@ struct Ending {
 
 /// What a job has come to. Facts that only the driver may put down are still open.
 enum JobEnd {
-    Attempt { task: SliceAttempt, result: Result<TaskOutcome, WorkError> },
-    Recover { command: Result<Command, ConnectorError>, stage: StageId },
-    CommitRun { stage: StageId, result: Result<(), ConnectorError> },
+    Attempt {
+        task: SliceAttempt,
+        result: Result<TaskOutcome, WorkError>,
+    },
+    /// Its exchange is in the ledger.
+    Exchanged {
+        stage: StageId,
+    },
+    /// The ledger could not be written.
+    NotAppended(StoreError),
+    Recover {
+        command: Result<Command, ConnectorError>,
+        stage: StageId,
+    },
+    CommitRun {
+        stage: StageId,
+        result: Result<(), ConnectorError>,
+    },
 }
 
 impl<'session> Driver<'session> {
@@ -157,7 +173,12 @@ impl<'session> Driver<'session> {
         let until_wake = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
         let drop_at = self.ending.as_ref().map(|ending| ending.drop_at);
         tokio::select! {
-            Some(ended) = self.running.join_next_with_id() => self.ended(ended).await,
+            Some(ended) = self.running.join_next_with_id() => {
+                self.ended(ended).await;
+                while let Some(ended) = self.running.try_join_next_with_id() {
+                    self.ended(ended).await;
+                }
+            }
             () = tokio::time::sleep(until_wake.unwrap_or_default()), if until_wake.is_some() => {}
             () = self.workers.changed(), if drop_at.is_none() => {}
             () = self.session.stop.cancelled(), if drop_at.is_none() => self.end(Failure::Stopped),
@@ -186,7 +207,7 @@ impl<'session> Driver<'session> {
         let handle = match job {
             Job::Attempt { stage, slice } => {
                 let Some(slot) = self.workers.take_slot() else { return Ok(false) };
-                self.begin_attempt(slot, stage, slice).await?
+                self.begin_attempt(slot, stage, slice).await
             }
             Job::Recover { stage, slice } => self.begin_recovery(stage, slice).await?,
             Job::CommitRun { stage } => self.begin_run_commit(stage).await?,
@@ -201,30 +222,31 @@ impl<'session> Driver<'session> {
         slot: Box<dyn Slot>,
         stage_id: StageId,
         slice: u32,
-    ) -> Result<tokio::task::AbortHandle, Failure> {
+    ) -> tokio::task::AbortHandle {
         let session = self.session;
-        let facts = session.facts().await;
-        let slice_facts = facts.slice(stage_id, slice).expect("decided from these facts");
         let stage = Arc::clone(self.stage(stage_id));
+        let (attempts, mut start, inputs, sessions) = session
+            .with_facts(|facts| {
+                let slice = facts.slice(stage_id, slice).expect("decided from these facts");
+                let inputs = (stage.inputs.iter())
+                    .filter_map(|input| {
+                        // Only whole stages write exchanges, and those have one slice.
+                        let exchange = facts.slice(*input, 0)?.exchange.as_ref()?;
+                        Some((*input, exchange.file_id.clone()))
+                    })
+                    .collect();
+                (slice.attempts, slice.start(), inputs, facts.sessions)
+            })
+            .await;
         let attempt = SliceAttempt {
             epoch: session.epoch,
             run: session.run.clone(),
             stage: stage_id,
             slice,
-            attempt: slice_facts.attempts + 1,
+            attempt: attempts + 1,
         };
-        session.append(Command::StartAttempt(StartAttempt { task: attempt.clone() })).await?;
         self.announce(&stage);
-
-        let inputs = (stage.inputs.iter())
-            .filter_map(|input| {
-                // Only whole stages write exchanges, and those have one slice.
-                let exchange = facts.slice(*input, 0)?.exchange.as_ref()?;
-                Some((*input, exchange.file_id.clone()))
-            })
-            .collect();
-        let mut start = slice_facts.start();
-        if forgets_positions() && facts.sessions > 1 {
+        if forgets_positions() && sessions > 1 {
             start.position = None;
         }
         let task = Task {
@@ -246,11 +268,25 @@ impl<'session> Driver<'session> {
             stop: self.stop_tasks.clone(),
         };
         let workers = Arc::clone(&self.workers);
+        let store = Arc::clone(&session.store);
+        // What many tasks append at the same time becomes one entry.
         let work = async move {
+            let begin = StartAttempt { task: attempt.clone() };
+            if let Err(error) = store.append(Command::StartAttempt(begin)).await {
+                return JobEnd::NotAppended(error);
+            }
             let result = workers.run(slot, task, context).await;
-            JobEnd::Attempt { task: attempt, result }
+            let Ok(TaskOutcome::Exchanged { file_id, partitions, account }) = result else {
+                return JobEnd::Attempt { task: attempt, result };
+            };
+            let stage = attempt.stage;
+            let finish = FinishExchange { task: attempt, file_id, partitions, account };
+            match store.append(Command::FinishExchange(finish)).await {
+                Ok(_) => JobEnd::Exchanged { stage },
+                Err(error) => JobEnd::NotAppended(error),
+            }
         };
-        Ok(self.running.spawn(work.instrument(span)))
+        self.running.spawn(work.instrument(span))
     }
 
     async fn begin_recovery(
@@ -259,8 +295,7 @@ impl<'session> Driver<'session> {
         slice: u32,
     ) -> Result<tokio::task::AbortHandle, Failure> {
         let session = self.session;
-        let facts = session.facts().await;
-        let intent = facts.slice(stage, slice).and_then(|slice| slice.intent.clone());
+        let intent = session.with_facts(|facts| facts.slice(stage, slice)?.intent.clone()).await;
         let OpenIntent { attempt, commit, .. } = intent.expect("decided from these facts");
         let OpenSink { sink, prepared, .. } = self.sink(stage).clone();
         let (epoch, policy) = (session.epoch, session.frozen.spec.retry.clone());
@@ -334,6 +369,8 @@ impl<'session> Driver<'session> {
                 self.settle_attempt(task, result).await?;
                 stage
             }
+            JobEnd::Exchanged { stage } => stage,
+            JobEnd::NotAppended(error) => return Err(session.store_failure(&error)),
             JobEnd::Recover { command, stage } => {
                 let command = command.map_err(|error| {
                     let node = &self.sink(stage).node;
@@ -353,18 +390,20 @@ impl<'session> Driver<'session> {
                 return Ok(());
             }
         };
-        let facts = session.facts().await;
-        if let Some(exceeded) = exceeded_limit(&session.frozen.spec, &facts, Moment::Between) {
+        let (exceeded, finished) = session
+            .with_facts(|facts| {
+                let exceeded = exceeded_limit(&session.frozen.spec, facts, Moment::Between);
+                let finished = facts.stage(stage).filter(|stage| stage.are_slices_finished());
+                (exceeded, finished.map(|stage| (stage.shape.name.clone(), stage.account())))
+            })
+            .await;
+        if let Some(exceeded) = exceeded {
             return Err(Failure::Run(exceeded.message));
         }
-        if let Some(stage_facts) = facts.stage(stage).filter(|stage| stage.are_slices_finished()) {
-            tracing::info!(stage = stage_facts.shape.name, "stage finished");
-            session.send(RunEvent::StageFinished {
-                run: session.run.0.clone(),
-                stage: stage.0,
-                name: stage_facts.shape.name.clone(),
-                account: stage_facts.account(),
-            });
+        if let Some((name, account)) = finished {
+            tracing::info!(stage = name, "stage finished");
+            let (run, stage) = (session.run.0.clone(), stage.0);
+            session.send(RunEvent::StageFinished { run, stage, name, account });
         }
         Ok(())
     }
@@ -376,17 +415,15 @@ impl<'session> Driver<'session> {
     ) -> Result<(), Failure> {
         let session = self.session;
         let error = match result {
-            Ok(TaskOutcome::Exchanged { file_id, partitions, account }) => {
-                let finished = FinishExchange { task, file_id, partitions, account };
-                session.append(Command::FinishExchange(finished)).await?;
-                return Ok(());
-            }
+            // Is in the ledger already.
+            Ok(TaskOutcome::Exchanged { .. }) => return Ok(()),
             Ok(TaskOutcome::Committed(_)) => {
-                let facts = session.facts().await;
-                let is_finished = facts
-                    .slice(task.stage, task.slice)
-                    .is_some_and(weir_ledger::SliceFacts::is_finished);
-                if is_finished {
+                let is_finished = session
+                    .with_facts(|facts| {
+                        facts.slice(task.stage, task.slice)?.is_finished().then_some(())
+                    })
+                    .await;
+                if is_finished.is_some() {
                     return Ok(());
                 }
                 return Err(Failure::Run(format!(
@@ -411,8 +448,11 @@ impl<'session> Driver<'session> {
             }
             Err(WorkError::Task(error)) => error,
         };
-        let facts = session.facts().await;
-        let failures = facts.slice(task.stage, task.slice).map_or(0, |slice| slice.failures);
+        let failures = session
+            .with_facts(|facts| {
+                facts.slice(task.stage, task.slice).map_or(0, |slice| slice.failures)
+            })
+            .await;
         let delay = task_delay_after(&session.frozen.spec.retry, failures + 1, &error);
         let message = session.redact(&error.to_string());
         let retry_at = delay.and_then(|delay| {
@@ -439,8 +479,10 @@ impl<'session> Driver<'session> {
     /// happening: a task may be what ends them.
     async fn settle_lost(&mut self, task: SliceAttempt, executor: &str) -> Result<(), Failure> {
         let session = self.session;
-        let facts = session.facts().await;
-        let losses = facts.slice(task.stage, task.slice).map_or(0, |slice| slice.losses) + 1;
+        let losses = session
+            .with_facts(|facts| facts.slice(task.stage, task.slice).map_or(0, |slice| slice.losses))
+            .await
+            + 1;
         let stage = self.stage(task.stage).name.clone();
         let error = format!("executor {executor} was lost");
         let (slice, attempt) = (task.slice, task.attempt);

@@ -160,7 +160,13 @@ impl Session {
         Ok(Arc::new(LocalWorkers::new(env, slots.get())))
     }
 
-    /// The run's facts as they are now.
+    /// Looks at the run's facts as they are now. Appends wait meanwhile.
+    pub(crate) async fn with_facts<T>(&self, look: impl FnOnce(&RunFacts) -> T) -> T {
+        let ledger = self.store.ledger().await;
+        look(ledger.run(&self.run).expect("the session's run is in the ledger"))
+    }
+
+    /// A copy of the run's facts as they are now.
     pub(crate) async fn facts(&self) -> RunFacts {
         let ledger = self.store.ledger().await;
         ledger.run(&self.run).cloned().expect("the session's run is in the ledger")
@@ -170,7 +176,7 @@ impl Session {
         self.store.append(command).await.map_err(|error| self.store_failure(&error))
     }
 
-    fn store_failure(&self, error: &StoreError) -> Failure {
+    pub(crate) fn store_failure(&self, error: &StoreError) -> Failure {
         Failure::Engine(ledger_error(self.store.path(), error))
     }
 
