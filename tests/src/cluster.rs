@@ -152,10 +152,16 @@ impl Cluster {
         send(pid, signal);
     }
 
-    /// The pid is still that of a process of this cluster.
+    /// The pid is still that of a process of this cluster. One that is ending has no command line any more,
+    /// and one that nobody waits for after its end has no thread.
     pub fn is_alive(&self, pid: u32) -> bool {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(&*self.dir.to_string_lossy())
+        let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).ok();
+        let (Some(line), Some(stat)) = (read("cmdline"), read("stat")) else { return false };
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let is_zombie = String::from_utf8_lossy(&stat).contains(") Z ");
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        (line.is_empty() || line.contains(&*self.dir.to_string_lossy()))
+            && (threads > 1 || !is_zombie)
     }
 
     /// What a process has printed.

@@ -27,14 +27,23 @@ pub(super) fn spawn(entry: &mut ProcessEntry) -> Result<Child, Failure> {
     Ok(child)
 }
 
-/// Whether its pid is still that of the process that was started so. One that nobody has waited for after
-/// its end does not live.
+/// Whether its pid is still that of the process that was started so. One lives until its last thread has
+/// ended, and with it has closed what it listened at; one that nobody has waited for since does not.
 pub(super) fn is_alive(entry: &ProcessEntry) -> bool {
-    let Ok(line) = std::fs::read(format!("/proc/{}/cmdline", entry.pid)) else { return false };
-    is_command_line_of(&line, &entry.arguments)
+    let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", entry.pid));
+    let (Ok(stat), Ok(line)) = (read("stat"), read("cmdline")) else { return false };
+    let is_ending = line.is_empty();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", entry.pid)).map_or(0, Iterator::count);
+    (is_ending || is_command_line_of(&line, &entry.arguments)) && (threads > 1 || !has_ended(&stat))
 }
 
-/// `/proc/<pid>/cmdline`: program and arguments, each followed by a zero; empty when it has ended.
+/// `/proc/<pid>/stat`: the state follows the name, in which anything may stand.
+fn has_ended(stat: &[u8]) -> bool {
+    let behind = stat.iter().rposition(|byte| *byte == b')').map_or(0, |at| at + 2);
+    matches!(stat.get(behind), None | Some(b'Z' | b'X'))
+}
+
+/// `/proc/<pid>/cmdline`: program and arguments, each followed by a zero.
 fn is_command_line_of(line: &[u8], arguments: &[String]) -> bool {
     let mut words = line.strip_suffix(&[0]).unwrap_or_default().split(|byte| *byte == 0);
     words.next().is_some() && words.eq(arguments.iter().map(String::as_bytes))
@@ -81,5 +90,35 @@ mod tests {
         assert!(!is_command_line_of(b"/bin/weir\0executor\0--id\0executor-10\0", &arguments));
         assert!(!is_command_line_of(b"/bin/weir\0executor\0--id\0", &arguments));
         assert!(!is_command_line_of(b"", &arguments));
+    }
+
+    #[test]
+    fn a_process_that_nobody_has_waited_for_has_ended() {
+        assert!(has_ended(b"12 (a) b) Z 1 12"));
+        assert!(!has_ended(b"12 (Z) S 1 12"));
+        assert!(has_ended(b""));
+    }
+
+    #[test]
+    fn a_process_lives_until_it_has_ended() {
+        let arguments = vec!["60".to_owned()];
+        let mut child =
+            Command::new("sleep").args(&arguments).spawn().expect("there is such a program");
+        let entry = ProcessEntry {
+            name: "sleep".to_owned(),
+            pid: child.id(),
+            log: "log".into(),
+            arguments,
+        };
+        // Between fork and exec it still has the command line of this test.
+        while !is_alive(&entry) {
+            std::thread::yield_now();
+        }
+        kill(&entry);
+        while is_alive(&entry) {
+            std::thread::yield_now();
+        }
+        child.wait().expect("it is a child");
+        assert!(!is_alive(&entry));
     }
 }

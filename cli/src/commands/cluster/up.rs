@@ -86,18 +86,25 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
     Ok(layout::cluster(dir, &urls, executors, arguments.slots, &common))
 }
 
+/// Where a cluster may listen: below the ports that systems give to outgoing connections, one of which could
+/// hold a coordinator's when that is started again.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
 /// Addresses that nobody listens at. All are held until the last has been found.
 fn free_urls(count: u32) -> Result<Vec<String>, Failure> {
-    let bound = (0..count)
-        .map(|_| {
-            let listener = TcpListener::bind("127.0.0.1:0")?;
-            let url = format!("http://{}", listener.local_addr()?);
-            Ok((listener, url))
-        })
-        .collect::<std::io::Result<Vec<_>>>();
-    let bound =
-        bound.map_err(|error| Failure::Run(format!("no free port on 127.0.0.1: {error}")))?;
-    Ok(bound.into_iter().map(|(_listener, url)| url).collect())
+    // Two clusters that are started at once look at different ones.
+    let first = (uuid::Uuid::new_v4().as_u128() % PORTS.len() as u128) as usize;
+    let bound: Vec<(TcpListener, u16)> = (PORTS.cycle().skip(first).take(PORTS.len()))
+        .filter_map(|port| Some((TcpListener::bind(("127.0.0.1", port)).ok()?, port)))
+        .take(count as usize)
+        .collect();
+    if bound.len() < count as usize {
+        return Err(Failure::Run(format!(
+            "{count} free ports on 127.0.0.1 are needed, between {} and {}",
+            PORTS.start, PORTS.end
+        )));
+    }
+    Ok(bound.into_iter().map(|(_listener, port)| format!("http://127.0.0.1:{port}")).collect())
 }
 
 /// The processes that this command has started, by name.
