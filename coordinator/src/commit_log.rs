@@ -47,7 +47,8 @@ impl LedgerCommitLog {
         let Some(ExceededLimit { node, mut message }) = exceeded else { return Ok(()) };
         if commit.account.nodes.get(&node).is_some_and(|counts| counts.dead_lettered > 0) {
             let sequence = commit.manifest.sequence;
-            let path = self.folder.dead_letter_file(&node, task.stage.id, task.slice, sequence);
+            let Task { stage, slice, attempt, .. } = task;
+            let path = self.folder.dead_letter_file(&node, stage.id, *slice, sequence, *attempt);
             message.push_str(&format!(
                 ". The batch with the last of them is not committed; its rejected rows are in {}",
                 path.display()

@@ -14,8 +14,9 @@ use weir_spec::NodeName;
 use crate::state_dir::state_error;
 use crate::{DeadLetter, EngineError};
 
-/// Hands on one letter after the other, by node, until `each` breaks off. Only of committed batches:
-/// rows of others have been, or will be, read again.
+/// Hands on one letter after the other, by node, until `each` breaks off. Only of committed batches, as
+/// the attempt has written them that has committed them: rows of others have been, or will be, read
+/// again.
 pub(crate) fn read_dead_letters(
     folder: &RunFolder,
     pipeline: &str,
@@ -35,7 +36,10 @@ pub(crate) fn read_dead_letters(
                     None => u64::from(slice.is_finished()),
                 };
                 for sequence in 0..batches {
-                    let path = folder.dead_letter_file(node, id, number, sequence);
+                    let attempt = slice.attempt_of(sequence).unwrap_or_default();
+                    let path = RunFolder::accepted(attempt, |attempt| {
+                        folder.dead_letter_file(node, id, number, sequence, attempt)
+                    });
                     let batch = format!("{id}-{number}-{sequence}");
                     if read_file(&path, pipeline, &batch, each)?.is_break() {
                         return Ok(());

@@ -1,7 +1,10 @@
 //! Rejected rows on their way to the run's dead letters.
 //!
 //! ```text
-//! reject ─▶ <node>/<stage>-<slice>.<attempt>.tmp ──publish(sequence)──▶ <node>/<stage>-<slice>-<sequence>.jsonl
+//! reject ─▶ <node>/<stage>-<slice>.<attempt>.tmp
+//!                 │ publish(sequence)
+//!                 ▼
+//!           <node>/<stage>-<slice>-<sequence>-<attempt>.jsonl
 //! ```
 //!
 //! Rows go to the disk as they come, through a small buffer. A file gets its name only together with
@@ -20,7 +23,8 @@ use weir_connectors::records::Json;
 use weir_plan::{Rejection, StageId};
 use weir_spec::NodeName;
 
-use crate::durable::{remove_if_present, state_error, sync_parent};
+use crate::durable::{remove_files, state_error, sync_parent};
+use crate::folder::is_left_over;
 use crate::{RunFolder, TaskError};
 
 /// One line of a dead-letter file.
@@ -100,27 +104,16 @@ impl DeadLetterBox {
         Ok(())
     }
 
-    /// Ends the open batch: its files are durable under the names of `sequence`, and whatever an
-    /// earlier attempt left under these names is gone.
+    /// Ends the open batch: its files are durable under the names of `sequence`.
     pub(crate) fn publish(&mut self, sequence: u64) -> Result<(), TaskError> {
-        let mut open = std::mem::take(&mut self.open);
-        for node in &self.nodes {
-            let path = self.folder.dead_letter_file(node, self.stage, self.slice, sequence);
+        for (node, file) in std::mem::take(&mut self.open) {
+            let (stage, slice) = (self.stage, self.slice);
+            let path = self.folder.dead_letter_file(&node, stage, slice, sequence, self.attempt);
             let failed = |cause| state_error("write dead letters to", &path, cause);
-            match open.swap_remove(node) {
-                Some(file) => {
-                    let handle =
-                        file.writer.into_inner().map_err(|error| failed(error.into_error()))?;
-                    handle.sync_all().map_err(failed)?;
-                    fs::rename(&file.path, &path).map_err(failed)?;
-                    sync_parent(&path).map_err(failed)?;
-                }
-                None => {
-                    if remove_if_present(&path).map_err(failed)? {
-                        sync_parent(&path).map_err(failed)?;
-                    }
-                }
-            }
+            let handle = file.writer.into_inner().map_err(|error| failed(error.into_error()))?;
+            handle.sync_all().map_err(failed)?;
+            fs::rename(&file.path, &path).map_err(failed)?;
+            sync_parent(&path).map_err(failed)?;
         }
         Ok(())
     }
@@ -129,25 +122,17 @@ impl DeadLetterBox {
     pub(crate) fn remove_uncommitted(&self, next_sequence: u64) -> Result<(), TaskError> {
         let prefix = format!("{}-{}-", self.stage, self.slice);
         let unfinished = format!("{}-{}.", self.stage, self.slice);
+        let start = (self.attempt, next_sequence);
+        let is_meant = |name: &str| {
+            let earlier = (name.strip_prefix(&unfinished))
+                .and_then(|rest| rest.strip_suffix(".tmp")?.parse::<u32>().ok());
+            earlier.is_some_and(|attempt| attempt < self.attempt)
+                || is_left_over(name, &prefix, "jsonl", start)
+        };
         for node in &self.nodes {
             let folder = self.folder.dead_letters().join(node.as_str());
-            let failed = |cause| state_error("list dead letters in", &folder, cause);
-            let entries = match fs::read_dir(&folder) {
-                Ok(entries) => entries,
-                Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(cause) => return Err(failed(cause)),
-            };
-            for entry in entries {
-                let path = entry.map_err(failed)?.path();
-                let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-                let is_uncommitted = (name.strip_prefix(&prefix))
-                    .and_then(|rest| rest.strip_suffix(".jsonl"))
-                    .and_then(|sequence| sequence.parse::<u64>().ok())
-                    .is_some_and(|sequence| sequence >= next_sequence);
-                if is_uncommitted || name.starts_with(&unfinished) {
-                    remove_if_present(&path).map_err(failed)?;
-                }
-            }
+            remove_files(&folder, is_meant)
+                .map_err(|cause| state_error("remove dead letters in", &folder, cause))?;
         }
         Ok(())
     }
@@ -157,9 +142,6 @@ impl DeadLetterBox {
         create_dir_all_durable(&folder).map_err(|cause| state_error("create", &folder, cause))?;
         let path = folder.join(format!("{}-{}.{}.tmp", self.stage, self.slice, self.attempt));
         let file = File::create(&path).map_err(|cause| state_error("create", &path, cause))?;
-        if !self.nodes.contains(node) {
-            self.nodes.push(node.clone());
-        }
         Ok(OpenFile { path, writer: BufWriter::with_capacity(64 * 1024, file) })
     }
 }

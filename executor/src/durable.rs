@@ -33,6 +33,21 @@ pub(crate) fn remove_if_present(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Removes the files of a folder that may be missing, by name.
+pub(crate) fn remove_files(folder: &Path, is_meant: impl Fn(&str) -> bool) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&is_meant) {
+            remove_if_present(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn state_error(attempt: &'static str, path: &Path, source: io::Error) -> TaskError {
     TaskError::State { attempt: attempt.into(), path: path.display().to_string(), source }
 }

@@ -8,13 +8,15 @@ use weir_spec::NodeName;
 /// The folder of one run.
 ///
 /// ```text
-/// progress/<stage>/<slice>/<sequence>.json         a Commit, written before its intent
-/// dead-letters/<node>/<stage>-<slice>-<sequence>.jsonl
-/// exchange/<stage>/<file id>/<partition>.arrow     Arrow IPC files, LZ4
-/// spill/                                           of running operators
+/// progress/<stage>/<slice>/<sequence>-<attempt>.json    a Commit, written before its intent
+/// dead-letters/<node>/<stage>-<slice>-<sequence>-<attempt>.jsonl
+/// exchange/<stage>/<file id>/<partition>.arrow          Arrow IPC files, LZ4
+/// spill/                                                of running operators
 /// ```
 ///
-/// Names that end in `.tmp` belong to a running or dead task and mean nothing.
+/// Names that end in `.tmp` belong to a running or dead task and mean nothing. No two attempts share a
+/// name: one that was given up may be paused, and write its files when it wakes up. The ledger says
+/// whose a batch is; the files of other attempts mean nothing either.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFolder {
     root: PathBuf,
@@ -34,20 +36,40 @@ impl RunFolder {
         self.root.join("progress").join(stage.to_string()).join(slice.to_string())
     }
 
+    /// The checkpoint of one batch, as an attempt has written it.
+    pub fn progress_file(
+        &self,
+        stage: StageId,
+        slice: u32,
+        sequence: u64,
+        attempt: u32,
+    ) -> PathBuf {
+        self.progress(stage, slice).join(BatchFile { sequence, attempt }.name("", "json"))
+    }
+
     /// The rejected rows of all nodes.
     pub fn dead_letters(&self) -> PathBuf {
         self.root.join("dead-letters")
     }
 
-    /// The rows that a node has rejected in one batch. Whole stages have one batch, 0.
+    /// The rows that a node has rejected in one batch, as an attempt has written them. Whole stages
+    /// have one batch, 0.
     pub fn dead_letter_file(
         &self,
         node: &NodeName,
         stage: StageId,
         slice: u32,
         sequence: u64,
+        attempt: u32,
     ) -> PathBuf {
-        self.dead_letters().join(node.as_str()).join(format!("{stage}-{slice}-{sequence}.jsonl"))
+        let name = BatchFile { sequence, attempt }.name(&format!("{stage}-{slice}-"), "jsonl");
+        self.dead_letters().join(node.as_str()).join(name)
+    }
+
+    /// The file of an attempt that the ledger has accepted, by its name of today or of earlier versions.
+    pub fn accepted(attempt: u32, file: impl Fn(u32) -> PathBuf) -> PathBuf {
+        let (path, former) = (file(attempt), file(0));
+        if !path.exists() && former.exists() { former } else { path }
     }
 
     /// All outputs of a whole stage, one folder for each attempt that finished.
@@ -62,5 +84,81 @@ impl RunFolder {
 
     pub fn spill(&self) -> PathBuf {
         self.root.join("spill")
+    }
+}
+
+/// What the end of a file's name says: `<sequence>-<attempt>.<extension>`. Attempt 0 is for names of
+/// earlier versions, `<sequence>.<extension>`; attempts begin at 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BatchFile {
+    sequence: u64,
+    attempt: u32,
+}
+
+impl BatchFile {
+    fn name(self, prefix: &str, extension: &str) -> String {
+        let Self { sequence, attempt } = self;
+        match attempt {
+            0 => format!("{prefix}{sequence}.{extension}"),
+            _ => format!("{prefix}{sequence}-{attempt}.{extension}"),
+        }
+    }
+
+    fn parse(name: &str, prefix: &str, extension: &str) -> Option<Self> {
+        let numbers = name.strip_prefix(prefix)?.strip_suffix(extension)?.strip_suffix('.')?;
+        let (sequence, attempt) = numbers.split_once('-').unwrap_or((numbers, "0"));
+        Some(Self { sequence: sequence.parse().ok()?, attempt: attempt.parse().ok()? })
+    }
+}
+
+/// Whether a file belongs to an attempt before `start` and to a batch that was not committed when that
+/// began. What later attempts have written is not theirs to judge.
+pub(crate) fn is_left_over(
+    name: &str,
+    prefix: &str,
+    extension: &str,
+    (attempt, next_sequence): (u32, u64),
+) -> bool {
+    BatchFile::parse(name, prefix, extension)
+        .is_some_and(|file| file.attempt < attempt && file.sequence >= next_sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_which_attempt_has_written_which_batch() {
+        let folder = RunFolder::new("/run");
+        let node = NodeName::new("valid");
+        let path = folder.dead_letter_file(&node, StageId(1), 2, 30, 4);
+        assert_eq!(path, Path::new("/run/dead-letters/valid/1-2-30-4.jsonl"));
+        let path = folder.progress_file(StageId(1), 2, 30, 4);
+        assert_eq!(path, Path::new("/run/progress/1/2/30-4.json"));
+        let file = Some(BatchFile { sequence: 30, attempt: 4 });
+        assert_eq!(BatchFile::parse("1-2-30-4.jsonl", "1-2-", "jsonl"), file);
+        assert_eq!(BatchFile::parse("30-4.json", "", "json"), file);
+        for other in ["1-3-30-4.jsonl", "1-2-30-4.tmp", "1-2.4.tmp"] {
+            assert_eq!(BatchFile::parse(other, "1-2-", "jsonl"), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn names_of_earlier_versions_are_those_of_attempt_0() {
+        let folder = RunFolder::new("/run");
+        let path = folder.progress_file(StageId(1), 2, 30, 0);
+        assert_eq!(path, Path::new("/run/progress/1/2/30.json"));
+        assert_eq!(
+            BatchFile::parse("30.json", "", "json"),
+            Some(BatchFile { sequence: 30, attempt: 0 })
+        );
+    }
+
+    #[test]
+    fn only_what_earlier_attempts_did_not_commit_is_left_over() {
+        let found = |name| is_left_over(name, "1-2-", "jsonl", (4, 30));
+        assert!(found("1-2-30-3.jsonl") && found("1-2-31-1.jsonl") && found("1-2-30.jsonl"));
+        assert!(!found("1-2-29-3.jsonl"), "committed");
+        assert!(!found("1-2-30-4.jsonl") && !found("1-2-30-5.jsonl"), "of a later attempt");
     }
 }

@@ -9,8 +9,9 @@ use tracing::Instrument as _;
 use weir_plan::StageKind;
 
 use crate::dead_letters::DeadLetterBox;
-use crate::durable::off_thread;
+use crate::durable::{off_thread, remove_files, state_error};
 use crate::failure::FailureSite;
+use crate::folder::is_left_over;
 use crate::recorder::Recorder;
 use crate::streaming::run_streaming;
 use crate::whole::run_whole;
@@ -53,7 +54,17 @@ async fn run_here(
     let recorder = Recorder::new(&task, dead_letters, events);
     let next_sequence = task.start.next_sequence;
     let cleaning = Arc::clone(&recorder);
-    off_thread(move || cleaning.remove_uncommitted(next_sequence)).await?;
+    let progress = env.folder.progress(task.stage.id, task.slice);
+    let start = (task.attempt, next_sequence);
+    off_thread(move || {
+        cleaning.remove_uncommitted(next_sequence)?;
+        let is_meant = |name: &str| {
+            ["json", "tmp"].iter().any(|extension| is_left_over(name, "", extension, start))
+        };
+        remove_files(&progress, is_meant)
+            .map_err(|cause| state_error("remove checkpoints in", &progress, cause))
+    })
+    .await?;
     match &task.stage.kind {
         StageKind::Streaming { .. } => {
             run_streaming(&task, &env, log.as_ref(), &recorder, &stop, &site).await

@@ -182,14 +182,15 @@ impl Driver<'_> {
 
     /// Dead letters first, then the checkpoint that vouches for them.
     async fn keep_on_disk(&mut self, commit: &Commit) -> Result<(), TaskError> {
-        let folder = self.env.folder.progress(self.task.stage.id, self.task.slice);
+        let Task { stage, slice, attempt, .. } = self.task;
+        let folder = self.env.folder.progress(stage.id, *slice);
         let sequence = self.sequence;
+        let path = self.env.folder.progress_file(stage.id, *slice, sequence, *attempt);
         let json = serde_json::to_vec(commit)
             .map_err(|cause| self.site.internal(format!("a commit is not JSON: {cause}")))?;
         let recorder = Arc::clone(self.recorder);
         off_thread(move || {
             recorder.publish_dead_letters(sequence)?;
-            let path = folder.join(format!("{sequence}.json"));
             create_dir_all_durable(&folder)
                 .and_then(|_| write_atomically(&path, &json))
                 .map_err(|cause| state_error("write the checkpoint", &path, cause))

@@ -39,7 +39,8 @@ pub(crate) async fn run_whole(
             "the plan has {partition_count} partitions instead of {partitions}"
         )));
     }
-    // An epoch belongs to one process, an attempt to one task: no two attempts share a name.
+    // An epoch belongs to one leader, an attempt to one task: no two attempts share a name, and one that
+    // was given up cannot touch what another has finished.
     let file_id = format!("{}-{}-{}", task.slice, task.epoch, task.attempt);
     let folder = ExchangeFolder::create(&env.folder, task.stage.id, &file_id)?;
 

@@ -205,6 +205,10 @@ pub struct SliceFacts {
     pub position: Option<SlicePosition>,
     /// Also the number of committed batches.
     pub next_sequence: u64,
+    /// Whose the committed batches, or the finished exchange, are; one entry for each attempt that has
+    /// any. Files of other attempts mean nothing: a paused attempt may write them at any time.
+    #[serde(default)]
+    pub committed_by: Vec<CommittedBy>,
     pub intent: Option<OpenIntent>,
     /// Of all committed batches, or of the finished exchange.
     pub account: RowAccount,
@@ -213,6 +217,13 @@ pub struct SliceFacts {
     pub manifest_checksum: u64,
     /// Of a finished slice of a stage that ends in an exchange.
     pub exchange: Option<ExchangeOutput>,
+}
+
+/// An attempt and the first of its batches, which reach to the next attempt's first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedBy {
+    pub from: u64,
+    pub attempt: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -377,5 +388,18 @@ impl SliceFacts {
 
     pub fn is_finished(&self) -> bool {
         self.state == SliceState::Finished
+    }
+
+    /// The attempt that has committed a batch, or the exchange (0).
+    pub fn attempt_of(&self, sequence: u64) -> Option<u32> {
+        let by = self.committed_by.iter().rev().find(|by| by.from <= sequence);
+        by.map(|by| by.attempt)
+    }
+
+    /// Batch `sequence` is committed, and none behind it.
+    pub(crate) fn note_committed(&mut self, sequence: u64, attempt: u32) {
+        if self.committed_by.last().is_none_or(|last| last.attempt != attempt) {
+            self.committed_by.push(CommittedBy { from: sequence, attempt });
+        }
     }
 }

@@ -2,5 +2,6 @@
 
 mod exchange;
 pub(crate) mod fakes;
+mod paused;
 mod streaming;
 mod whole;

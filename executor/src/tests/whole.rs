@@ -21,7 +21,7 @@ use super::fakes::*;
 use crate::exchange::read_stream;
 use crate::{Task, TaskError, TaskOutcome};
 
-fn whole_task(partitions: u32) -> Task {
+pub(super) fn whole_task(partitions: u32) -> Task {
     task(StageKind::Whole { plan: no_plan(), partitions }, StageOutput::Exchange)
 }
 
@@ -36,14 +36,14 @@ fn descending(partitions: usize, rows: i64) -> Arc<dyn ExecutionPlan> {
     })
 }
 
-fn sorted(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+pub(super) fn sorted(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     let by_id = PhysicalSortExpr::new_default(Arc::new(Column::new("id", 0)));
     let ordering = LexOrdering::new([by_id]).expect("one column");
     Arc::new(SortExec::new(ordering, input).with_preserve_partitioning(true))
 }
 
 /// Reads the fake source as a plan's scan does.
-fn scan() -> Arc<dyn ExecutionPlan> {
+pub(super) fn scan() -> Arc<dyn ExecutionPlan> {
     Leaf::plan(row_schema(), 1, |_, context: &TaskContext| {
         let services = services(context);
         let node = source_node();
@@ -135,15 +135,16 @@ async fn source_error_inside_a_whole_plan_names_its_node_and_can_be_retried() {
     let error = world.run(whole_task(1)).await.expect_err("the source fails once");
     assert_eq!(error.to_string(), "node `numbers`: the fake server went away");
     assert!(error.is_retryable());
-    let letters = world.env.folder().dead_letter_file(&source_node(), StageId(1), 0, 0);
-    assert!(!letters.exists());
+    let letters =
+        |attempt| world.env.folder().dead_letter_file(&source_node(), StageId(1), 0, 0, attempt);
+    assert!(!letters(1).exists());
 
     let outcome = world.run(Task { attempt: 2, ..whole_task(1) }).await.expect("it works now");
     let (ids, account) = exchanged(&world, outcome).await;
     assert_eq!(ids.len(), 990);
     assert_eq!(account.nodes[&source_node()].dead_lettered, 10);
     assert_eq!(account.cursors[&source_node()], "999");
-    assert_eq!(std::fs::read_to_string(letters).expect("dead letters").lines().count(), 10);
+    assert_eq!(std::fs::read_to_string(letters(2)).expect("dead letters").lines().count(), 10);
 }
 
 #[tokio::test]

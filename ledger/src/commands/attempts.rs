@@ -152,6 +152,7 @@ impl FinishExchange {
         self.task.check_current(slice)?;
         slice.exchange =
             Some(ExchangeOutput { file_id: self.file_id.clone(), partitions: self.partitions });
+        slice.note_committed(0, self.task.attempt);
         slice.account = self.account.clone();
         slice.failures = 0;
         slice.losses = 0;

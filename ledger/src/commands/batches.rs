@@ -88,6 +88,7 @@ impl CommitDone {
         let run = running_run(ledger, &task.run)?;
         let slice = slice_of(run, task)?;
         let Some(intent) = take_intent(slice, task, self.sequence)? else { return Ok(false) };
+        slice.note_committed(self.sequence, intent.attempt);
         let commit = intent.commit;
         slice.next_sequence += 1;
         slice.failures = 0;

@@ -288,3 +288,35 @@ fn an_intended_batch_may_have_landed() {
     facts.stages[1].slices[0].intent = intended.stages[1].slices[0].intent.clone();
     assert!(facts.may_have_committed(), "only the target knows");
 }
+
+#[test]
+fn each_batch_belongs_to_the_attempt_that_intended_it() {
+    let run = run_id(1);
+    let mut book = Book::planned();
+    book.exchange(5, "1");
+    let first = task(1, &run, 1, 0, 1);
+    book.accept(&start(&first));
+    book.accept(&intent(&first, 0, 1, false));
+    book.accept(&done(&first, 0));
+    book.accept(&intent(&first, 1, 1, false));
+    book.accept(&fail(&first));
+    // The target says that it has landed.
+    book.accept(&done(&first, 1));
+    let second = task(1, &run, 1, 0, 2);
+    book.accept(&start(&second));
+    book.accept(&intent(&second, 2, 1, false));
+    book.accept(&fail(&second));
+    book.accept(&lost(&second, 2));
+    let third = task(1, &run, 1, 0, 3);
+    book.accept(&start(&third));
+    for sequence in 2..4 {
+        book.accept(&intent(&third, sequence, 1, sequence == 3));
+        book.accept(&done(&third, sequence));
+    }
+    let slice = book.slice(1, 0);
+    let attempts: Vec<_> = (0..4).map(|sequence| slice.attempt_of(sequence)).collect();
+    assert_eq!(attempts, [Some(1), Some(1), Some(3), Some(3)]);
+    assert_eq!(slice.committed_by.len(), 2);
+    assert_eq!(book.slice(0, 0).attempt_of(0), Some(1), "of an exchange");
+    assert_eq!(book.slice(1, 1).attempt_of(0), None);
+}

@@ -111,6 +111,7 @@ fn check_invariants(before: &Ledger, after: &Ledger) {
                         || slice.next_sequence == known.next_sequence + 1
                 );
                 assert!(slice.attempts >= known.attempts);
+                check_attempts(slice, known);
                 assert_eq!(
                     slice.account.rows_written,
                     slice.manifest_rows
@@ -125,6 +126,20 @@ fn check_invariants(before: &Ledger, after: &Ledger) {
                 }
             }
         }
+    }
+}
+
+/// Every committed batch is of one attempt, for good; attempts follow each other.
+fn check_attempts(slice: &SliceFacts, known: &SliceFacts) {
+    assert!(slice.committed_by.starts_with(&known.committed_by));
+    assert!(slice.committed_by.iter().all(|by| by.attempt <= slice.attempts));
+    let is_growing =
+        |pair: &[CommittedBy]| pair[0].from < pair[1].from && pair[0].attempt < pair[1].attempt;
+    assert!(slice.committed_by.windows(2).all(is_growing));
+    let committed = slice.next_sequence.max(u64::from(slice.exchange.is_some()));
+    assert!(slice.committed_by.iter().all(|by| by.from < committed));
+    for sequence in 0..committed {
+        assert!(slice.attempt_of(sequence).is_some());
     }
 }
 
