@@ -96,7 +96,8 @@ impl Workers for RemoteWorkers {
             }
         };
         drop(forget);
-        result.unwrap_or_else(|_| Err(WorkError::ExecutorLost(place.executor.clone())))
+        let lost = || WorkError::ExecutorLost(place.executor.clone());
+        settled(result.unwrap_or_else(|_| Err(lost())), is_stopping, lost)
     }
 }
 
@@ -119,6 +120,33 @@ impl RemoteWorkers {
     }
 }
 
+/// A task that has stopped without having been asked to from here belongs to a process that leaves:
+/// the slice goes on elsewhere.
+fn settled(
+    result: Result<TaskOutcome, WorkError>,
+    is_stopping: bool,
+    lost: impl FnOnce() -> WorkError,
+) -> Result<TaskOutcome, WorkError> {
+    match result {
+        Ok(TaskOutcome::Stopped) if !is_stopping => Err(lost()),
+        result => result,
+    }
+}
+
 fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("positions and prepared sinks can be written as JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_of_a_process_that_leaves_is_begun_again_elsewhere() {
+        let lost = || WorkError::ExecutorLost("e".to_owned());
+        let left = settled(Ok(TaskOutcome::Stopped), false, lost);
+        assert!(matches!(left, Err(WorkError::ExecutorLost(_))), "{left:?}");
+        let stopped = settled(Ok(TaskOutcome::Stopped), true, lost);
+        assert!(matches!(stopped, Ok(TaskOutcome::Stopped)), "{stopped:?}");
+    }
 }
