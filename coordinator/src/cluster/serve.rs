@@ -11,6 +11,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use weir_connectors::ConnectorContext;
+use weir_executor::node::MAX_MESSAGE_BYTES;
 use weir_executor::tls::TlsFiles;
 use weir_proto::internal::executors_server::ExecutorsServer;
 use weir_proto::v1::cluster_server::ClusterServer;
@@ -148,7 +149,11 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .layer(access)
         .add_service(member.service().into_server())
-        .add_service(ExecutorsServer::new(ExecutorsService { node: Arc::clone(&node) }))
+        .add_service(
+            ExecutorsServer::new(ExecutorsService { node: Arc::clone(&node) })
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(RunsServer::new(RunsService {
             node: Arc::clone(&node),
             redactor: redactor.clone(),
