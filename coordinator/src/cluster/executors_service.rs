@@ -13,7 +13,7 @@ use weir_proto::internal::from_executor::Message;
 use weir_proto::internal::{FromExecutor, Hello, ToExecutor};
 
 use super::node::Node;
-use super::pool::Pool;
+use super::pool::{NotJoined, Pool};
 use super::reports::on_report;
 
 /// An executor introduces itself at once, or is cut off.
@@ -41,9 +41,16 @@ impl Executors for ExecutorsService {
         };
         let name = hello.executor.clone();
         let pool = Arc::clone(&leading.pool);
-        let joined = pool.join(hello);
-        let Some((number, outgoing)) = joined else {
-            return Err(self.node.not_leading(Status::failed_precondition));
+        let (number, outgoing) = match pool.join(hello) {
+            Ok(joined) => joined,
+            Err(NotJoined::Closed) => {
+                return Err(self.node.not_leading(Status::failed_precondition));
+            }
+            Err(NotJoined::NameTaken) => {
+                return Err(Status::already_exists(format!(
+                    "another process is executor `{name}`: give each a name of its own"
+                )));
+            }
         };
         tokio::spawn(async move {
             listen(&pool, &name, number, incoming).await;

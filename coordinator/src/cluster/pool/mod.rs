@@ -11,6 +11,9 @@
 //! Everything here is forgotten with the leadership: the next leader begins with an empty pool, and
 //! executors come to it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -77,6 +80,15 @@ pub(super) struct Assigned {
 pub(super) struct LastReport {
     pub(super) number: u64,
     pub(super) answer: Option<Message>,
+}
+
+/// Why an executor has not joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotJoined {
+    /// Nobody leads here any more.
+    Closed,
+    /// Another process of that name has a stream.
+    NameTaken,
 }
 
 /// A place at an executor, until it is dropped.
@@ -149,15 +161,25 @@ impl Pool {
     }
 
     /// A new stream of an executor: its number, and what is to be sent on it.
-    pub(super) fn join(&self, hello: Hello) -> Option<(u64, UnboundedReceiver<Outgoing>)> {
+    pub(super) fn join(
+        &self,
+        hello: Hello,
+    ) -> Result<(u64, UnboundedReceiver<Outgoing>), NotJoined> {
         let (sender, receiver) = unbounded_channel();
         let mut state = self.state();
         if state.is_closed {
-            return None;
+            return Err(NotJoined::Closed);
         }
         let name = hello.executor.clone();
         let is_known =
             (state.executors.get(&name)).is_some_and(|known| known.hello.boot_id == hello.boot_id);
+        if let Some(other) = state.executors.get(&name)
+            && !is_known
+            && other.stream.is_some()
+            && other.heard.elapsed() < self.lease
+        {
+            return Err(NotJoined::NameTaken);
+        }
         if !is_known {
             // Another process has the name now: what the one before it had is lost.
             state.lose(&name);
@@ -189,7 +211,7 @@ impl Pool {
         drop(state);
         tracing::info!(executor = name, slots = hello.slots, again = is_known, "executor joined");
         self.changed.notify_waiters();
-        Some((number, receiver))
+        Ok((number, receiver))
     }
 
     /// Something has come on a stream of the executor.

@@ -1,0 +1,56 @@
+use super::*;
+
+fn hello(name: &str, boot_id: &str) -> Hello {
+    Hello { executor: name.to_owned(), boot_id: boot_id.to_owned(), slots: 2, ..Hello::default() }
+}
+
+fn welcome(receiver: &mut UnboundedReceiver<Outgoing>) -> Welcome {
+    match receiver.try_recv().expect("a first message").expect("no refusal").message {
+        Some(Message::Welcome(welcome)) => welcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_executor_that_comes_back_keeps_its_tasks_and_another_process_does_not() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let (first, mut messages) = pool.join(hello("a", "boot-1")).expect("joined");
+    assert!(!welcome(&mut messages).keeps_tasks);
+    let (_, mut messages) = pool.join(hello("a", "boot-1")).expect("joined");
+    assert!(welcome(&mut messages).keeps_tasks);
+    // The end of the stream before is no news.
+    pool.stream_ended("a", first);
+    assert_eq!(pool.join(hello("a", "boot-2")).err(), Some(NotJoined::NameTaken));
+    let (second, _) = pool.join(hello("a", "boot-1")).expect("joined");
+    pool.stream_ended("a", second);
+    let (_, mut messages) = pool.join(hello("a", "boot-2")).expect("joined");
+    assert!(!welcome(&mut messages).keeps_tasks);
+}
+
+#[test]
+fn places_are_given_back_and_never_exceeded() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let run = RunId("run-1".to_owned());
+    assert!(pool.take_place(&run).is_none());
+    let _joined = pool.join(hello("a", "boot-1")).expect("joined");
+    let (one, two) = (pool.take_place(&run), pool.take_place(&run));
+    assert!(one.is_some() && two.is_some() && pool.take_place(&run).is_none());
+    drop(one);
+    assert!(pool.take_place(&run).is_some());
+}
+
+#[test]
+fn an_executor_that_is_silent_for_its_lease_is_lost() {
+    let pool = Pool::new(7, Duration::ZERO);
+    let _joined = pool.join(hello("a", "boot-1")).expect("joined");
+    std::thread::sleep(Duration::from_millis(2));
+    pool.expire();
+    assert_eq!((pool.capacity(), pool.executors().len()), (0, 0));
+}
+
+#[test]
+fn nobody_joins_where_nobody_leads() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    pool.close();
+    assert_eq!(pool.join(hello("a", "boot-1")).err(), Some(NotJoined::Closed));
+}
