@@ -1,0 +1,202 @@
+//! A schedule of faults, one after the other, while a cluster joins two inputs into PostgreSQL.
+//! `WEIR_TEST_SEED` repeats a schedule, `WEIR_TEST_FAULTS` makes it longer.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use weir_tests::cluster::{Cluster, wait_until};
+use weir_tests::dataset::{self, Checker};
+use weir_tests::moments::Moments;
+
+use crate::targets::{self, Target};
+
+const ROWS: i64 = 400_000;
+const BATCH_ROWS: i64 = 5_000;
+/// Of the schedule that every test run goes through.
+const FAULTS: usize = 20;
+/// Longer than an executor's lease (3 s).
+const PAUSE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    LeaderKilled,
+    FollowerKilled,
+    ExecutorKilled,
+    LeaderAndExecutorKilled,
+    ExecutorPaused,
+    LeaderPaused,
+    CoordinatorsKilled,
+}
+
+impl Fault {
+    /// Those of the promise's first line come most often.
+    const SCHEDULE: [Fault; 10] = [
+        Fault::LeaderKilled,
+        Fault::ExecutorKilled,
+        Fault::LeaderAndExecutorKilled,
+        Fault::ExecutorPaused,
+        Fault::LeaderKilled,
+        Fault::ExecutorKilled,
+        Fault::LeaderPaused,
+        Fault::FollowerKilled,
+        Fault::LeaderAndExecutorKilled,
+        Fault::CoordinatorsKilled,
+    ];
+}
+
+/// What the faults have cost.
+#[derive(Debug, Default)]
+struct Costs {
+    /// From the kill of a leader to the next assignment, or to the end of the run.
+    failovers: Vec<Duration>,
+    runs: usize,
+}
+
+struct Scenario<'cluster> {
+    cluster: &'cluster Cluster,
+    target: Box<dyn Target>,
+    moments: Moments,
+    costs: Costs,
+}
+
+impl Scenario<'_> {
+    /// Until so many faults have been; the run that is going on then may end undisturbed.
+    fn play(&mut self, faults: usize) {
+        let mut schedule = Fault::SCHEDULE.iter().copied().cycle().take(faults).peekable();
+        while schedule.peek().is_some() {
+            self.target.reset();
+            let request = format!("run-{}", self.costs.runs);
+            self.costs.runs += 1;
+            let run = self.cluster.submit("pipeline.yaml", &request);
+            while schedule.peek().is_some() {
+                std::thread::sleep(self.moments.below(Duration::from_millis(2_500)));
+                if self.is_over(&run) {
+                    break;
+                }
+                let fault = schedule.next().expect("looked at before");
+                println!("run {run}: {fault:?}");
+                self.disturb(&run, fault);
+            }
+            self.cluster.wait(&run);
+            self.assert_exact(&run);
+        }
+    }
+
+    fn is_over(&self, run: &str) -> bool {
+        self.cluster.show(run)["summary"]["status"] != "running"
+    }
+
+    fn disturb(&mut self, run: &str, fault: Fault) {
+        let cluster = self.cluster;
+        match fault {
+            Fault::LeaderKilled => {
+                let leader = cluster.leader();
+                self.kill_leader(run, &leader);
+                cluster.start(&leader);
+            }
+            Fault::FollowerKilled => {
+                let leader = cluster.leader();
+                let follower = (1..=3).map(|id| format!("coordinator-{id}"));
+                let follower = follower.into_iter().find(|name| *name != leader);
+                let follower = follower.expect("two of three follow");
+                cluster.kill(&follower);
+                cluster.start(&follower);
+            }
+            Fault::ExecutorKilled => {
+                let Some(victim) = self.victim(run) else { return };
+                cluster.kill(&victim);
+                std::thread::sleep(self.moments.below(Duration::from_secs(2)));
+                cluster.start(&victim);
+            }
+            Fault::LeaderAndExecutorKilled => {
+                let Some(victim) = self.victim(run) else { return };
+                let leader = cluster.leader();
+                cluster.kill(&victim);
+                self.kill_leader(run, &leader);
+                cluster.start(&victim);
+                cluster.start(&leader);
+            }
+            Fault::ExecutorPaused => {
+                let Some(victim) = self.victim(run) else { return };
+                cluster.pause(&victim);
+                std::thread::sleep(PAUSE);
+                cluster.resume(&victim);
+            }
+            Fault::LeaderPaused => {
+                let leader = cluster.leader();
+                cluster.pause(&leader);
+                std::thread::sleep(PAUSE);
+                cluster.resume(&leader);
+            }
+            Fault::CoordinatorsKilled => {
+                for id in 1..=3 {
+                    cluster.kill(&format!("coordinator-{id}"));
+                }
+                for id in 1..=3 {
+                    cluster.start(&format!("coordinator-{id}"));
+                }
+            }
+        }
+    }
+
+    /// An executor that works on the run, if any does now.
+    fn victim(&self, run: &str) -> Option<String> {
+        self.cluster.working_on(run).into_iter().next()
+    }
+
+    fn kill_leader(&mut self, run: &str, leader: &str) {
+        let cluster = self.cluster;
+        cluster.kill(leader);
+        let killed_at = Instant::now();
+        wait_until("the next assignment", || {
+            let shown = cluster.show(run);
+            let stages = shown["stages"].as_array().cloned().unwrap_or_default();
+            shown["summary"]["status"] != "running"
+                || stages.iter().any(|stage| {
+                    stage["running"].as_array().is_some_and(|running| !running.is_empty())
+                })
+        });
+        self.costs.failovers.push(killed_at.elapsed());
+    }
+
+    #[track_caller]
+    fn assert_exact(&self, run: &str) {
+        let mut checker = Checker::default();
+        self.target.read(&mut checker);
+        assert_eq!(checker.problem(ROWS), None, "{}", self.cluster.logs());
+        assert_eq!(self.target.leftovers(), None, "staging is left behind");
+        self.cluster.assert_audit_clean(run);
+    }
+}
+
+#[test]
+fn a_join_into_postgres_survives_a_schedule_of_faults() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let target = targets::postgres_named("cluster_faults", "append", "batch");
+    write_pipeline(folder.path(), &target.yaml(BATCH_ROWS));
+    let cluster = Cluster::up(folder.path());
+    let moments = Moments::random("schedule of faults");
+    let mut scenario = Scenario { cluster: &cluster, target, moments, costs: Costs::default() };
+    let faults = std::env::var("WEIR_TEST_FAULTS").ok().and_then(|text| text.parse().ok());
+    scenario.play(faults.unwrap_or(FAULTS));
+    let Costs { mut failovers, runs } = scenario.costs;
+    failovers.sort();
+    println!("{runs} runs; from the leader's kill to the next assignment: {failovers:.1?}");
+    assert!(!failovers.is_empty());
+}
+
+fn write_pipeline(folder: &Path, target: &str) {
+    dataset::write_csv(&folder.join("data"), ROWS, 4);
+    let groups: String = (0..97).map(|group| format!("{group}\n")).collect();
+    std::fs::write(folder.join("data/groups.txt"), format!("grp\n{groups}")).expect("room");
+    let columns = dataset::COLUMNS;
+    let text = format!(
+        "pipeline: joined\n\
+         sources:\n  rows: {{ type: csv, path: \"data/*.csv\", columns: {columns} }}\n\
+         \x20 groups: {{ type: csv, path: data/groups.txt, columns: {{ grp: int64 }} }}\n\
+         transforms:\n  joined:\n    sql: \"SELECT r.id, r.grp, r.amount, r.name FROM rows r \
+         JOIN groups g ON r.grp = g.grp\"\n\
+         sinks:\n  target:\n    input: joined\n{target}"
+    );
+    std::fs::write(folder.join("pipeline.yaml"), text).expect("room");
+}
