@@ -38,8 +38,8 @@ impl RaftOptions {
             member,
             folder: folder.into(),
             snapshot_every: 10_000,
-            heartbeat: Duration::from_millis(400),
-            election: Duration::from_millis(1_500),
+            heartbeat: Duration::from_millis(200),
+            election: Duration::from_millis(700),
             tls: None,
         }
     }
