@@ -4,9 +4,10 @@
 //! RunRequest ─▶ Engine ─▶ describe sources ─▶ plan ─▶ ledger ─▶ decide ─▶ tasks ─▶ commits ─▶ report
 //! ```
 //!
-//! In this version one member: [`Engine`] is embedded in the command line. It is the only writer of
-//! its pipeline's ledger (`<state dir>/<pipeline>/ledger.db`), which it guards with a file lock;
-//! readers ([`history`]) need no lock.
+//! [`Engine`] is embedded in the command line: the only writer of its pipeline's ledger
+//! (`<state dir>/<pipeline>/ledger.db`), which it guards with a file lock; readers ([`history`]) need no
+//! lock. [`cluster`] is the coordinators' process: the ledger is replicated ([`raft`]), and executors
+//! carry out the tasks.
 
 mod abandon;
 pub mod api;
