@@ -121,7 +121,8 @@ fn check_shape(stages: &[StageShape]) -> Result<(), String> {
 }
 
 /// Goes on with a run that was interrupted or has failed. Slices that had failed for good may be
-/// attempted again.
+/// attempted again, and so may those whose attempts were stopped, also in the epoch of these: what such an
+/// attempt still says is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumeRun {
     pub epoch: u64,
@@ -147,8 +148,11 @@ impl ResumeRun {
         for slice in facts.stages.iter_mut().flat_map(|stage| &mut stage.slices) {
             slice.failures = 0;
             slice.losses = 0;
-            if let SliceState::Failed { .. } = slice.state {
-                slice.state = SliceState::Pending;
+            match slice.state {
+                SliceState::Failed { .. } | SliceState::Running { .. } => {
+                    slice.state = SliceState::Pending;
+                }
+                SliceState::Pending | SliceState::Finished => {}
             }
         }
         ledger.pipelines.entry(pipeline).or_default().active_run = Some(self.run.clone());

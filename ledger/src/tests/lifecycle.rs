@@ -154,6 +154,20 @@ fn resuming_a_failed_run_allows_its_failed_slices_again() {
 }
 
 #[test]
+fn resuming_a_run_in_the_epoch_in_which_it_was_stopped_gives_its_slices_to_new_attempts() {
+    let run = run_id(1);
+    let mut book = Book::planned();
+    let first = task(1, &run, 0, 0, 1);
+    book.accept(&start(&first));
+    book.accept(&finish_run(1, &run, RunOutcome::Failed { error: "cancelled".into() }));
+    book.accept(&Command::ResumeRun(ResumeRun { epoch: 1, run: run.clone(), at: at(4) }));
+    assert_eq!(book.slice(0, 0).state, SliceState::Pending);
+    // It had been stopped, but perhaps it has not heard of that.
+    assert!(matches!(book.reject(&finish_exchange(&first, 9, "9")), Rejection::OldAttempt { .. }));
+    book.accept(&start(&task(1, &run, 0, 0, 2)));
+}
+
+#[test]
 fn a_lost_executor_is_no_failure_of_the_slice() {
     let run = run_id(1);
     let mut book = Book::planned();
