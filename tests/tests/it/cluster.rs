@@ -28,17 +28,25 @@ struct Scenario {
 
 impl Scenario {
     fn new() -> Self {
+        Self::with(|path| {
+            [
+                targets::files_at(path, "lake/out", "parquet", "append", "batch"),
+                targets::sqlite_at(path, "report/out.db", "upsert", "batch"),
+                targets::files_at(path, "copied/out", "csv", "append", "run"),
+            ]
+        })
+    }
+
+    /// With the targets that sinks `lake`, `report` and `copied` write into.
+    fn with(targets: impl FnOnce(&Path) -> [Box<dyn Target>; 3]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path();
         dataset::write_csv(&path.join("data"), ROWS, 4);
         let groups: String = (0..97).map(|group| format!("{group}\n")).collect();
         write(&path.join("data/groups.txt"), &format!("grp\n{groups}"));
         std::fs::create_dir(path.join("report")).expect("the folder can be made");
-        let targets = [
-            ("lake", targets::files_at(path, "lake/out", "parquet", "append", "batch")),
-            ("report", targets::sqlite_at(path, "report/out.db", "upsert", "batch")),
-            ("copied", targets::files_at(path, "copied/out", "csv", "append", "run")),
-        ];
+        let [lake, report, copied] = targets(path);
+        let targets = [("lake", lake), ("report", report), ("copied", copied)];
         let [lake, report, copied] = targets.each_ref().map(|(_, target)| target.yaml(BATCH_ROWS));
         let columns = dataset::COLUMNS;
         write(
@@ -243,4 +251,77 @@ fn an_executor_that_was_paused_beyond_its_lease_writes_nothing_twice() {
     assert_done_again(&cluster.wait(&run));
     scenario.assert_exact(&cluster, &run);
     wait_until("the executor to be back", || cluster.executors().contains(&victim));
+}
+
+#[test]
+fn a_leader_that_was_paused_leads_no_longer_when_it_wakes_up() {
+    let mut moments = Moments::random("leader paused");
+    let scenario = Scenario::new();
+    let cluster = scenario.up();
+    let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
+    let leader = cluster.leader();
+    cluster.pause(&leader);
+    wait_until("another leader", || cluster.leader() != leader);
+    cluster.resume(&leader);
+    assert_taken_up_again(&cluster.wait(&run));
+    scenario.assert_exact(&cluster, &run);
+}
+
+#[test]
+fn a_cancelled_run_stops_and_goes_on_when_it_is_retried() {
+    let mut moments = Moments::random("cancelled");
+    let scenario = Scenario::new();
+    let cluster = scenario.up();
+    let run = submitted_and_met_in_the_middle(&cluster, &mut moments);
+    cluster.run(&["cancel", &run]).expect_code(0);
+    wait_until("the run to stop", || cluster.show(&run)["summary"]["status"] == "failed");
+    assert_eq!(cluster.working_on(&run), Vec::<String>::new());
+    let written = cluster.rows_written(&run);
+    let output = cluster.run(&["retry", &run, "--wait"]).expect_code(0);
+    assert!(output.stdout.contains("succeeded in"), "{}", output.all());
+    assert!(cluster.rows_written(&run) > written, "it had been stopped before its end");
+    scenario.assert_exact(&cluster, &run);
+    // It is over: neither can be asked for any more.
+    cluster.run(&["retry", &run]).expect_code(1);
+    cluster.run(&["cancel", &run]).expect_code(1);
+}
+
+/// Files, PostgreSQL, and a replaced folder, while one process after the other is killed or paused. The
+/// command that has started the run watches it to its end.
+#[test]
+fn a_run_is_exact_though_processes_are_killed_and_paused_again_and_again() {
+    let mut moments = Moments::random("again and again");
+    let scenario = Scenario::with(|path| {
+        [
+            targets::postgres_named("cluster_lake", "append", "batch"),
+            targets::files_at(path, "report/out", "json", "append", "batch"),
+            targets::files_at(path, "copied/out", "csv", "replace", "run"),
+        ]
+    });
+    let cluster = scenario.up();
+    let watching = cluster.begin(&["submit", "pipeline.yaml", "--request-id", REQUEST, "--wait"]);
+    let run = cluster.submit("pipeline.yaml", REQUEST);
+    for _ in 0..8 {
+        std::thread::sleep(moments.below(Duration::from_secs(3)));
+        let victim = match moments.below(Duration::from_secs(4)).as_secs() {
+            0 => cluster.leader(),
+            number => format!("executor-{number}"),
+        };
+        if moments.fraction() < 0.5 {
+            println!("{victim} is killed");
+            cluster.kill(&victim);
+            cluster.start(&victim);
+        } else {
+            println!("{victim} is paused");
+            cluster.pause(&victim);
+            std::thread::sleep(moments.below(PAUSE));
+            cluster.resume(&victim);
+        }
+        if cluster.show(&run)["summary"]["status"] != "running" {
+            break;
+        }
+    }
+    cluster.wait(&run);
+    watching.wait().expect_code(0);
+    scenario.assert_exact(&cluster, &run);
 }
