@@ -158,7 +158,7 @@ impl Client {
     async fn or_done_before(&mut self, run: &str, answer: Result<Run>) -> Result<Run> {
         match answer {
             Err(CallError::Refused { status, is_repeated: true })
-                if status.code() == Code::FailedPrecondition =>
+                if [Code::FailedPrecondition, Code::InvalidArgument].contains(&status.code()) =>
             {
                 self.run(run).await
             }

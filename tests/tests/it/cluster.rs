@@ -13,7 +13,7 @@ use weir_tests::weir::Weir;
 use crate::targets::{self, Target};
 
 /// Enough for a run that can be met in its middle.
-const ROWS: i64 = 400_000;
+const ROWS: i64 = 200_000;
 const BATCH_ROWS: i64 = 5_000;
 const REQUEST: &str = "the-only-one";
 /// Longer than the lease of an executor (3 s): it has lost its tasks when it wakes up.
@@ -282,8 +282,8 @@ fn a_cancelled_run_stops_and_goes_on_when_it_is_retried() {
     assert!(cluster.rows_written(&run) > written, "it had been stopped before its end");
     scenario.assert_exact(&cluster, &run);
     // It is over: neither can be asked for any more.
-    cluster.run(&["retry", &run]).expect_code(1);
-    cluster.run(&["cancel", &run]).expect_code(1);
+    cluster.run(&["retry", &run]).expect_code(2);
+    cluster.run(&["cancel", &run]).expect_code(2);
 }
 
 /// Files, PostgreSQL, and a replaced folder, while one process after the other is killed or paused. The
