@@ -31,8 +31,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let redactor = Redactor::default();
     let default = match &cli.command {
-        // openraft tells operators of every vote and heartbeat.
-        Command::Coordinator(_) | Command::Executor(_) => "info,openraft=warn",
+        // openraft warns of every late vote.
+        Command::Coordinator(_) | Command::Executor(_) => "info,openraft=error",
         _ => "off",
     };
     logging::init(cli.global.log.as_deref().unwrap_or(default), &redactor);

@@ -127,7 +127,7 @@ pub(crate) async fn retry(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Answers once the cluster has noted it; tasks end at their next commits.
+/// Answers once its tasks have ended.
 pub(crate) async fn cancel(
     global: &Global,
     id: &str,
@@ -138,7 +138,7 @@ pub(crate) async fn cancel(
         output::json(&convert::summary(&run)?)?;
     } else {
         let place = place(cluster);
-        output::line(&format!("run {} stops at the next commit of every task", run.run))?;
+        output::line(&format!("run {} was stopped. What it has committed stays", run.run))?;
         output::line(&format!("  go on with it: weir retry {}{place}", run.run))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -164,6 +164,42 @@ fn mistakes_are_refused_and_repeated_requests_are_done_once() {
 }
 
 #[test]
+fn a_secret_is_in_no_file_of_a_cluster_and_in_no_answer() {
+    const SECRET: &str = "canary/x&y";
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    // Nobody listens there: messages speak of the connection.
+    write(
+        &folder.path().join("pipeline.yaml"),
+        "pipeline: secret\nconnections:\n\
+         \x20 pg: { type: postgres, url: \"postgres://u:{{ secret.PW }}@127.0.0.1:1/db\" }\n\
+         sources: { a: { type: json, path: in.jsonl, columns: { id: int64 } } }\n\
+         sinks: { s: { input: a, connection: pg, table: t } }\nretry: { max_attempts: 1 }\n",
+    );
+    write(&folder.path().join("in.jsonl"), "{\"id\": 1}\n");
+    let weir = Weir::new(folder.path()).env("WEIR_SECRET_PW", SECRET);
+    let options = ["--coordinators", "1", "--executors", "1", "--log", "debug"];
+    let cluster = Cluster::up_with(weir, &options);
+    let output = cluster.run(&["submit", "pipeline.yaml", "--wait"]).expect_code(1);
+    assert!(output.stderr.contains("failed to connect to PostgreSQL"), "{}", output.all());
+    let shown = cluster.run(&["runs", "--output", "json"]);
+    assert!(!format!("{}{}", output.all(), shown.all()).contains("canary"), "{}", output.all());
+    cluster.down();
+    for file in files_in(&cluster.dir) {
+        let text = std::fs::read(&file).expect("the file is there");
+        let is_there = text.windows(6).any(|window| window == b"canary");
+        assert!(!is_there, "the secret is in {}", file.display());
+    }
+}
+
+fn files_in(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the folder can be listed").flatten();
+    let in_entry = |entry: std::fs::DirEntry| {
+        if entry.path().is_dir() { files_in(&entry.path()) } else { vec![entry.path()] }
+    };
+    entries.flat_map(in_entry).collect()
+}
+
+#[test]
 fn a_cluster_in_the_foreground_says_who_dies_and_ends_with_its_command() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let cluster = Cluster::in_folder_of(Weir::new(folder.path()));
