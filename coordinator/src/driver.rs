@@ -209,7 +209,10 @@ impl<'session> Driver<'session> {
                 let Some(slot) = self.workers.take_slot() else { return Ok(false) };
                 self.begin_attempt(slot, stage, slice).await
             }
-            Job::Recover { stage, slice } => self.begin_recovery(stage, slice).await?,
+            Job::Recover { stage, slice } => match self.begin_recovery(stage, slice).await {
+                Some(handle) => handle,
+                None => return Ok(false),
+            },
             Job::CommitRun { stage } => self.begin_run_commit(stage).await?,
         };
         self.ids.insert(handle.id(), job);
@@ -289,19 +292,20 @@ impl<'session> Driver<'session> {
         self.running.spawn(work.instrument(span))
     }
 
+    /// `None`: what a lost executor had said last has settled the batch meanwhile.
     async fn begin_recovery(
         &mut self,
         stage: StageId,
         slice: u32,
-    ) -> Result<tokio::task::AbortHandle, Failure> {
+    ) -> Option<tokio::task::AbortHandle> {
         let session = self.session;
         let intent = session.with_facts(|facts| facts.slice(stage, slice)?.intent.clone()).await;
-        let OpenIntent { attempt, commit, .. } = intent.expect("decided from these facts");
+        let OpenIntent { attempt, commit, .. } = intent?;
         let OpenSink { sink, prepared, .. } = self.sink(stage).clone();
         let (epoch, policy) = (session.epoch, session.frozen.spec.retry.clone());
         let task = SliceAttempt { epoch, run: session.run.clone(), stage, slice, attempt };
         let stop = self.stop_tasks.clone();
-        Ok(self.running.spawn(async move {
+        Some(self.running.spawn(async move {
             let manifest = &commit.manifest;
             let sequence = manifest.sequence;
             let answer =

@@ -73,17 +73,26 @@ impl Log {
         Ok(log)
     }
 
-    pub(super) async fn open_existing(path: &Path) -> Result<Self, StoreError> {
+    /// `None`: whoever created the file was killed before there was anything in it.
+    pub(super) async fn open_existing(path: &Path) -> Result<Option<Self>, StoreError> {
         // Not `read_only`: a reader of a log that nobody has open must be able to make its index.
         let options = SqliteConnectOptions::new().filename(path).pragma("query_only", "on");
         let mut log = Self::connect(path, options).await?;
-        if log.format().await? == 0 {
-            return Err(StoreError::Open {
-                path: path.display().to_string(),
-                message: "it is not a ledger".to_owned(),
-            });
+        if log.format().await? > 0 {
+            return Ok(Some(log));
         }
-        Ok(log)
+        let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema")
+            .fetch_one(&mut log.connection)
+            .await
+            .map_err(|error| log.open_error(&error))?;
+        if tables == 0 {
+            log.close().await;
+            return Ok(None);
+        }
+        Err(StoreError::Open {
+            path: path.display().to_string(),
+            message: "it is not a ledger".to_owned(),
+        })
     }
 
     fn to_write(path: &Path) -> SqliteConnectOptions {

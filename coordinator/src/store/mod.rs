@@ -100,7 +100,7 @@ impl LedgerStore {
 
     /// The ledger as it is now, without the right to write; another process may be writing.
     pub(crate) async fn open_reader(path: &Path) -> Result<Ledger, StoreError> {
-        let mut log = Log::open_existing(path).await?;
+        let Some(mut log) = Log::open_existing(path).await? else { return Ok(Ledger::default()) };
         let loaded = log.load().await;
         log.close().await;
         Ok(loaded?.ledger)

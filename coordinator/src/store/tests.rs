@@ -210,6 +210,16 @@ async fn a_file_that_is_no_ledger_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_file_whose_creator_was_killed_is_an_empty_ledger() {
+    let place = place();
+    place.pipeline.create().expect("the folder can be made");
+    std::fs::write(place.path(), b"").expect("the folder can be written");
+    assert_eq!(place.read().await, Ledger::default());
+    place.open().await.close().await;
+    assert_eq!(place.read().await, Ledger::default());
+}
+
+#[tokio::test]
 async fn a_failed_write_leaves_neither_the_file_nor_the_memory_ahead() {
     let place = place();
     let store = filled(&place).await;
