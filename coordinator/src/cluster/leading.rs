@@ -165,10 +165,16 @@ impl Leading {
         let engine = engine(&self.settings, base_dir, self.slices());
         let chosen = engine.choose(spec, &request, &dir, &self.store).await?;
         let is_new = match &chosen.choice {
-            Choice::Resume(run) if self.sessions().contains_key(run) => {
-                return Ok((run.clone(), false));
+            Choice::Resume(run) => {
+                if self.with_ledger(|ledger| is_going_on(ledger, run)).await
+                    && self.sessions().contains_key(run)
+                {
+                    return Ok((run.clone(), false));
+                }
+                // It has failed, and is about to leave.
+                self.session_gone(run).await;
+                false
             }
-            Choice::Resume(_) => false,
             Choice::Start { abandon: Some(run) } if self.sessions().contains_key(run) => {
                 return Err(EngineError::Busy(format!(
                     "run {run} of pipeline `{}` is going on: wait for its end, or cancel it \
@@ -248,6 +254,12 @@ impl Leading {
     pub(super) fn end(&self) {
         self.sessions().clear();
         self.pool.close();
+    }
+
+    async fn session_gone(&self, run: &RunId) {
+        while self.sessions().contains_key(run) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<RunId, Running>> {
@@ -340,6 +352,10 @@ impl Leading {
         // Nothing may follow: this drops the task that it runs in.
         self.sessions().remove(run);
     }
+}
+
+fn is_going_on(ledger: &Ledger, run: &RunId) -> bool {
+    ledger.run(run).is_some_and(|facts| facts.state == RunState::Running)
 }
 
 fn context(settings: &Settings, base_dir: PathBuf) -> ConnectorContext {
