@@ -1,6 +1,7 @@
 //! The grammar of the command line. Meaning lives in `commands/`.
 
 mod cluster;
+mod security;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use cluster::{
     ClusterArgs, ClusterCommand, CoordinatorArgs, ExecutorArgs, SubmitArgs, UpArgs,
 };
+pub(crate) use security::{SecurityArgs, TokenCommand, TokenRole};
 
 /// Weir runs ETL pipelines: one YAML file in, exactly the right rows out, whatever is killed.
 #[derive(Debug, Parser)]

@@ -10,6 +10,21 @@ use crate::failure::Failure;
 
 const NAME: &str = "cluster.json";
 
+/// Certificates and keys, in a cluster's folder.
+pub(crate) fn tls_folder(dir: &Path) -> PathBuf {
+    dir.join("tls")
+}
+
+/// The certificate that all others are checked with.
+pub(crate) fn authority(dir: &Path) -> PathBuf {
+    tls_folder(dir).join("authority.pem")
+}
+
+/// The token of whoever has started the cluster.
+pub(crate) fn admin_token(dir: &Path) -> PathBuf {
+    dir.join("admin.token")
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterFile {
     /// The folder that all of them share.
@@ -107,6 +122,11 @@ impl ClusterFile {
 
     pub(crate) fn urls(&self) -> Vec<String> {
         self.coordinators.iter().map(|entry| entry.url.clone()).collect()
+    }
+
+    /// Started with `--insecure`.
+    pub(crate) fn is_insecure(&self) -> bool {
+        self.coordinators.iter().any(|entry| entry.url.starts_with("http://"))
     }
 }
 

@@ -9,6 +9,7 @@ use weir_spec::{Diagnostic, Parsed, SharedConnections, render_diagnostics};
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::token;
 
 /// A pipeline file that has been read and found free of mistakes.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub(crate) fn load_valid(path: &Path) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let bytes = std::fs::read(path)
         .map_err(|error| Failure::Usage(format!("failed to read {}: {error}", path.display())))?;
     String::from_utf8(bytes).map_err(|error| {
@@ -117,6 +118,12 @@ pub(crate) fn context(
     redactor: &Redactor,
 ) -> Result<ConnectorContext, Failure> {
     let mut secrets = Secrets::from_environment();
+    // Who runs a pipeline does not get more power by it.
+    for name in [token::VARIABLE, token::ADMIN_VARIABLE] {
+        if let Some(token) = secrets.environment.remove(name) {
+            redactor.register(&token);
+        }
+    }
     if let Some(path) = &global.secrets_file {
         secrets.file = read_secrets(path)?;
     }
@@ -135,18 +142,7 @@ pub(crate) fn context(
 
 fn read_secrets(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
     let text = read(path)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or(0);
-        if mode & 0o077 != 0 {
-            eprintln!(
-                "warning: {} can be read by others: run `chmod 600 {}`",
-                path.display(),
-                path.display()
-            );
-        }
-    }
+    warn_if_open(path);
     let mut secrets = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -164,6 +160,16 @@ fn read_secrets(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
         secrets.insert(name.trim().to_owned(), value.trim().to_owned());
     }
     Ok(secrets)
+}
+
+/// A file with a secret is for its owner only.
+pub(crate) fn warn_if_open(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or(0);
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        eprintln!("warning: {path} can be read by others: run `chmod 600 {path}`");
+    }
 }
 
 pub(crate) fn engine_options(

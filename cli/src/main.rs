@@ -17,6 +17,7 @@ mod logging;
 mod output;
 mod progress;
 mod signals;
+mod token;
 mod watching;
 
 use std::process::ExitCode;

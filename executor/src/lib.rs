@@ -11,6 +11,7 @@
 //! An executor knows plans and connectors. It deliberately does not know the ledger: it reports
 //! intents and completions through [`CommitLog`] and waits for them to be durable.
 
+pub mod address;
 mod checksum;
 mod context;
 mod cursor;

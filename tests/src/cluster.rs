@@ -92,10 +92,20 @@ impl Cluster {
         names(&self.status()["executors"], "id")
     }
 
+    /// `cluster.json`, null when there is none.
+    fn file(&self) -> Value {
+        let Ok(text) = std::fs::read(self.dir.join("cluster.json")) else { return Value::Null };
+        serde_json::from_slice(&text).expect("cluster.json is written whole")
+    }
+
+    /// Of the coordinators.
+    pub fn urls(&self) -> Vec<String> {
+        names(&self.file()["coordinators"], "url")
+    }
+
     /// All processes, dead or alive: name and pid.
     pub fn processes(&self) -> Vec<(String, u32)> {
-        let Ok(text) = std::fs::read(self.dir.join("cluster.json")) else { return Vec::new() };
-        let file: Value = serde_json::from_slice(&text).expect("cluster.json is written whole");
+        let file = self.file();
         let entries = ["coordinators", "executors"].map(|kind| file[kind].as_array().cloned());
         let entries = entries.into_iter().flatten().flatten();
         entries

@@ -2,6 +2,7 @@
 //!
 //! The tests themselves are in `tests/it/`, one file a subject, one binary for all.
 
+pub mod authority;
 pub mod cluster;
 pub mod dataset;
 pub mod moments;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::PlanArgs;
+use super::{PlanArgs, SecurityArgs, TokenCommand};
 
 /// Where a cluster is asked, in place of a state directory on this machine.
 #[derive(Clone, Debug, Default, Args)]
@@ -19,6 +19,14 @@ pub(crate) struct ClusterArgs {
     /// environment variable `WEIR_COORDINATOR`, separated by commas.
     #[arg(long = "coordinator", value_name = "URL")]
     pub coordinators: Vec<String>,
+    /// The token that says who asks is in this file. Default: that of `--dir`, or else the
+    /// environment variable `WEIR_TOKEN`.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The certificate of the cluster's authority, PEM. Default: the file that the environment
+    /// variable `WEIR_TLS_AUTHORITY` names. `--dir` has its own.
+    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+    pub tls_authority: Option<PathBuf>,
 }
 
 impl ClusterArgs {
@@ -67,6 +75,12 @@ pub(crate) struct CoordinatorArgs {
     /// The folder that all processes of the cluster share.
     #[arg(long, value_name = "DIR")]
     pub storage: PathBuf,
+    /// A token of an admin, to make others with. Default: the environment variable
+    /// `WEIR_ADMIN_TOKEN`; without one only those count that the cluster knows.
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub admin_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +100,8 @@ pub(crate) struct ExecutorArgs {
     /// Tasks at once. Default: the number of cores.
     #[arg(long, value_name = "N")]
     pub slots: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,6 +127,9 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
+    /// Manage the tokens that clients show.
+    #[command(subcommand)]
+    Token(TokenCommand),
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +150,9 @@ pub(crate) struct UpArgs {
     /// Return once the cluster is up. `weir cluster down` stops it.
     #[arg(long)]
     pub detach: bool,
+    /// No TLS and no tokens: whoever is on this machine may do anything.
+    #[arg(long)]
+    pub insecure: bool,
 }
 
 /// URLs of coordinators, by number.

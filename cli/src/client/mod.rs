@@ -4,12 +4,14 @@
 //! ClusterArgs ─endpoints─▶ URLs ─search─▶ leader ─▶ answer ─convert─▶ what the embedded engine returns
 //! ```
 
+mod access;
 pub(crate) mod convert;
 mod endpoints;
 mod search;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod watch;
 
 use std::collections::HashMap;
@@ -17,7 +19,6 @@ use std::error::Error;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use weir_proto::v1::runs_client::RunsClient;
 use weir_proto::v1::{
@@ -27,17 +28,16 @@ use weir_proto::v1::{
 
 use crate::args::ClusterArgs;
 use crate::failure::Failure;
+use crate::token;
 
-pub(crate) use endpoints::{Endpoints, refuse_others_than_loopback};
+pub(crate) use access::Access;
+use access::Line;
+pub(crate) use endpoints::Endpoints;
 use search::{Next, Search};
 pub(crate) use status::{Standing, standings};
 
 /// How long a leader is looked for, from the last answer on.
 const PATIENCE: Duration = Duration::from_secs(30);
-const CONNECT: Duration = Duration::from_secs(2);
-/// Of a coordinator that holds the connection but says nothing: found out by a ping.
-const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_ANSWERED: Duration = Duration::from_secs(3);
 /// A list of all runs may be long.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
@@ -45,7 +45,8 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Client {
     search: Search,
-    channels: HashMap<String, Channel>,
+    access: Access,
+    lines: HashMap<String, Line>,
     patience: Duration,
 }
 
@@ -67,8 +68,16 @@ impl From<CallError> for Failure {
         match error {
             CallError::Unreachable(message) => Failure::Unreachable(message),
             CallError::Refused { status, .. } => match status.code() {
-                Code::InvalidArgument | Code::NotFound => {
+                Code::InvalidArgument | Code::NotFound | Code::AlreadyExists => {
                     Failure::Usage(status.message().to_owned())
+                }
+                Code::Unauthenticated => Failure::Usage(format!(
+                    "refused: {} (`--token-file FILE`, or the environment variable {})",
+                    status.message(),
+                    token::VARIABLE
+                )),
+                Code::PermissionDenied => {
+                    Failure::Usage(format!("not allowed: {}", status.message()))
                 }
                 Code::Unimplemented => Failure::Run(format!(
                     "the cluster cannot do this: {} (is it of another version?)",
@@ -85,32 +94,36 @@ type Result<T, E = CallError> = std::result::Result<T, E>;
 impl Client {
     /// `None` when no cluster is named: the state folder is meant.
     pub(crate) fn named(args: &ClusterArgs) -> Result<Option<Self>, Failure> {
-        Ok(Endpoints::named(args)?.map(|endpoints| Self::new(endpoints.urls)))
+        Ok(Endpoints::named(args)?.map(Self::of))
     }
 
     /// For commands that only a cluster understands.
     pub(crate) fn required(args: &ClusterArgs) -> Result<Self, Failure> {
-        Ok(Self::new(Endpoints::required(args)?.urls))
+        Ok(Self::of(Endpoints::required(args)?))
     }
 
-    pub(crate) fn new(urls: Vec<String>) -> Self {
-        Self { search: Search::new(urls), channels: HashMap::new(), patience: PATIENCE }
+    fn of(endpoints: Endpoints) -> Self {
+        Self::new(endpoints.urls, endpoints.access)
+    }
+
+    pub(crate) fn new(urls: Vec<String>, access: Access) -> Self {
+        Self { search: Search::new(urls), access, lines: HashMap::new(), patience: PATIENCE }
     }
 
     /// The answer to a request that starts no second run when it is repeated: it has an id.
     pub(crate) async fn submit(&mut self, request: SubmitRequest) -> Result<SubmitResponse> {
-        self.call(move |mut runs| {
+        self.call(move |line| {
             let request = request.clone();
-            async move { runs.submit(request).await }
+            async move { runs(line).submit(request).await }
         })
         .await
     }
 
     pub(crate) async fn run(&mut self, run: &str) -> Result<Run> {
         let request = GetRunRequest { run: run.to_owned() };
-        self.call(move |mut runs| {
+        self.call(move |line| {
             let request = request.clone();
-            async move { runs.get(request).await }
+            async move { runs(line).get(request).await }
         })
         .await
     }
@@ -118,18 +131,18 @@ impl Client {
     pub(crate) async fn runs(&mut self, pipeline: Option<&str>, limit: u32) -> Result<Vec<Run>> {
         let pipeline = pipeline.unwrap_or_default().to_owned();
         let request = ListRunsRequest { pipeline, limit };
-        let answer = self.call(move |mut runs| {
+        let answer = self.call(move |line| {
             let request = request.clone();
-            async move { runs.list(request).await }
+            async move { runs(line).list(request).await }
         });
         Ok(answer.await?.runs)
     }
 
     pub(crate) async fn cancel(&mut self, run: &str) -> Result<Run> {
         let request = CancelRunRequest { run: run.to_owned() };
-        let answer = self.call(move |mut runs| {
+        let answer = self.call(move |line| {
             let request = request.clone();
-            async move { runs.cancel(request).await }
+            async move { runs(line).cancel(request).await }
         });
         let answer = answer.await;
         self.or_done_before(run, answer).await
@@ -137,9 +150,9 @@ impl Client {
 
     pub(crate) async fn retry(&mut self, run: &str) -> Result<Run> {
         let request = RetryRunRequest { run: run.to_owned() };
-        let answer = self.call(move |mut runs| {
+        let answer = self.call(move |line| {
             let request = request.clone();
-            async move { runs.retry(request).await }
+            async move { runs(line).retry(request).await }
         });
         let answer = answer.await;
         self.or_done_before(run, answer).await
@@ -147,9 +160,9 @@ impl Client {
 
     pub(crate) async fn audit(&mut self, run: &str) -> Result<AuditReport> {
         let request = AuditRunRequest { run: run.to_owned() };
-        self.call(move |mut runs| {
+        self.call(move |line| {
             let request = request.clone();
-            async move { runs.audit(request).await }
+            async move { runs(line).audit(request).await }
         })
         .await
     }
@@ -167,7 +180,7 @@ impl Client {
     }
 
     /// Asks one coordinator after the other until the leader answers.
-    async fn call<T, Answer>(&mut self, ask: impl Fn(RunsClient<Channel>) -> Answer) -> Result<T>
+    async fn call<T, Answer>(&mut self, ask: impl Fn(Line) -> Answer) -> Result<T>
     where
         Answer: Future<Output = std::result::Result<Response<T>, Status>>,
     {
@@ -176,15 +189,15 @@ impl Client {
         self.search.begin();
         loop {
             let url = self.search.url().to_owned();
-            let status = match self.runs_at(&url) {
-                Ok(runs) => match ask(runs).await {
+            let status = match self.line(&url) {
+                Ok(line) => match ask(line).await {
                     Ok(answer) => return Ok(answer.into_inner()),
                     Err(status) if !is_passing(&status) => {
                         return Err(CallError::Refused { status, is_repeated });
                     }
                     Err(status) => status,
                 },
-                Err(error) => Status::unavailable(error.to_string()),
+                Err(error) => Status::unavailable(error),
             };
             is_repeated |= may_have_arrived(&status);
             let leader = leader_in(&status);
@@ -198,30 +211,18 @@ impl Client {
         }
     }
 
-    fn runs_at(
-        &mut self,
-        url: &str,
-    ) -> std::result::Result<RunsClient<Channel>, tonic::transport::Error> {
-        let channel = match self.channels.get(url) {
-            Some(channel) => channel.clone(),
-            None => {
-                let channel = endpoint(url)?.connect_lazy();
-                self.channels.insert(url.to_owned(), channel.clone());
-                channel
-            }
-        };
-        Ok(RunsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    fn line(&mut self, url: &str) -> std::result::Result<Line, String> {
+        if let Some(line) = self.lines.get(url) {
+            return Ok(line.clone());
+        }
+        let line = self.access.line(url)?;
+        self.lines.insert(url.to_owned(), line.clone());
+        Ok(line)
     }
 }
 
-/// A coordinator's URL with the waits of this module.
-fn endpoint(url: &str) -> std::result::Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(CONNECT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_ANSWERED)
-        .keep_alive_while_idle(true))
+fn runs(line: Line) -> RunsClient<Line> {
+    RunsClient::new(line).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// Another coordinator may answer, or the same one later.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir_proto::v1::cluster_client::ClusterClient;
 use weir_proto::v1::{Role, StatusRequest, StatusResponse};
 
-use super::{endpoint, said};
+use super::{Access, said};
 
 /// A coordinator, and what it said.
 #[derive(Clone, Debug)]
@@ -32,8 +32,12 @@ impl Standing {
 }
 
 /// Asks all at once, in the order of the URLs; with the coordinators that these name.
-pub(crate) async fn standings(urls: &[String], patience: Duration) -> Vec<Standing> {
-    let mut standings = ask(urls, patience).await;
+pub(crate) async fn standings(
+    urls: &[String],
+    access: &Access,
+    patience: Duration,
+) -> Vec<Standing> {
+    let mut standings = ask(urls, access, patience).await;
     let mut others: Vec<String> = Vec::new();
     for answer in standings.iter().filter_map(|standing| standing.answer.as_ref().ok()) {
         for coordinator in &answer.coordinators {
@@ -44,16 +48,16 @@ pub(crate) async fn standings(urls: &[String], patience: Duration) -> Vec<Standi
             }
         }
     }
-    standings.extend(ask(&others, patience).await);
+    standings.extend(ask(&others, access, patience).await);
     standings
 }
 
-async fn ask(urls: &[String], patience: Duration) -> Vec<Standing> {
+async fn ask(urls: &[String], access: &Access, patience: Duration) -> Vec<Standing> {
     let asked: Vec<_> = urls
         .iter()
         .map(|url| {
-            let url = url.clone();
-            tokio::spawn(async move { status_of(&url, patience).await })
+            let (url, access) = (url.clone(), access.clone());
+            tokio::spawn(async move { status_of(&url, &access, patience).await })
         })
         .collect();
     let mut standings = Vec::new();
@@ -64,9 +68,12 @@ async fn ask(urls: &[String], patience: Duration) -> Vec<Standing> {
     standings
 }
 
-async fn status_of(url: &str, patience: Duration) -> Result<StatusResponse, String> {
-    let channel = endpoint(url).map_err(|error| error.to_string())?.connect_lazy();
-    let mut cluster = ClusterClient::new(channel);
+async fn status_of(
+    url: &str,
+    access: &Access,
+    patience: Duration,
+) -> Result<StatusResponse, String> {
+    let mut cluster = ClusterClient::new(access.line(url)?);
     match tokio::time::timeout(patience, cluster.status(StatusRequest {})).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(said(&status)),

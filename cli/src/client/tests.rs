@@ -120,7 +120,7 @@ async fn hangs_up() -> String {
 }
 
 fn client(urls: Vec<String>) -> Client {
-    Client { patience: Duration::from_millis(500), ..Client::new(urls) }
+    Client { patience: Duration::from_millis(500), ..Client::new(urls, Access::default()) }
 }
 
 #[tokio::test]
@@ -179,6 +179,27 @@ async fn without_a_leader_each_coordinator_is_named_with_what_it_said() {
     }
     assert!(message.contains("Connection refused"), "{message}");
     assert!(message.contains("not the leader"), "{message}");
+}
+
+#[tokio::test]
+async fn nobody_is_sent_where_nothing_is_encrypted() {
+    for (leader, why) in
+        [("http://192.0.2.1:4001", "another machine"), ("https://127.0.0.1:4001", "needs TLS")]
+    {
+        let follower = serve(Fake { follows: Some(leader.to_owned()), ..Fake::default() }).await;
+        let error = client(vec![follower]).run("r").await.expect_err("nobody leads");
+        let CallError::Unreachable(message) = error else { panic!("{error:?}") };
+        assert!(message.contains(leader) && message.contains(why), "{message}");
+    }
+    let token = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    std::fs::write(token.path(), "weir_secret").expect("the disk has room");
+    let token = crate::token::Token::from_file(token.path()).expect("it is a token");
+    let access = Access::new(Some(std::path::Path::new("/no/authority.pem")), Some(token));
+    let leader = serve(Fake::default()).await;
+    let mut client = Client { access, ..client(vec![leader]) };
+    let error = client.run("r").await.expect_err("it is without TLS");
+    let CallError::Unreachable(message) = error else { panic!("{error:?}") };
+    assert!(message.contains("is without TLS"), "{message}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir_proto::v1::run_update::Update;
 use weir_proto::v1::{Run, RunStatus, WatchRunRequest};
 
-use super::{CallError, Client, Result, is_passing};
+use super::{CallError, Client, Result, is_passing, runs};
 
 /// Between a stream that broke and the next: an election takes longer.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -15,9 +15,9 @@ impl Client {
     pub(crate) async fn watch(&mut self, run: &str, mut show: impl FnMut(&Update)) -> Result<Run> {
         let request = WatchRunRequest { run: run.to_owned() };
         loop {
-            let opened = self.call(|mut runs| {
+            let opened = self.call(|line| {
                 let request = request.clone();
-                async move { runs.watch(request).await }
+                async move { runs(line).watch(request).await }
             });
             let mut updates = opened.await?;
             loop {

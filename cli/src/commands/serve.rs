@@ -7,35 +7,44 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::Redactor;
 use weir_coordinator::cluster::{self, CoordinatorOptions};
+use weir_executor::address;
 use weir_executor::node::{self, NodeOptions};
+use weir_executor::tls::TlsFiles;
 
 use crate::args::{CoordinatorArgs, ExecutorArgs, Global};
-use crate::client::refuse_others_than_loopback;
 use crate::failure::Failure;
-use crate::{files, signals};
+use crate::{files, signals, token};
 
 pub(crate) async fn coordinator(
     global: &Global,
     arguments: CoordinatorArgs,
     redactor: &Redactor,
 ) -> Result<ExitCode, Failure> {
-    if !arguments.listen.ip().is_loopback() {
+    let tls = arguments.security.files();
+    if tls.is_none() && !arguments.listen.ip().is_loopback() {
         return Err(Failure::Usage(format!(
-            "--listen {}: without TLS, which is not there yet, a coordinator only listens on loopback \
-             addresses (127.0.0.1, [::1])",
+            "--listen {}: with --insecure a coordinator only listens on loopback addresses \
+             (127.0.0.1, [::1])",
             arguments.listen
         )));
     }
-    refuse_others_than_loopback(&arguments.url)?;
-    for url in arguments.members.values() {
-        refuse_others_than_loopback(url)?;
-    }
+    check(arguments.members.values(), tls.as_ref())?;
     if arguments.members.get(&arguments.id) != Some(&arguments.url) {
         return Err(Failure::Usage(format!(
             "--members must name this coordinator as `{}={}`",
             arguments.id, arguments.url
         )));
     }
+    let security = match tls {
+        None => cluster::Security::Insecure,
+        Some(files) => {
+            let bootstrap_token = token::admin(arguments.admin_token_file.as_deref())?;
+            if let Some(token) = &bootstrap_token {
+                redactor.register(token);
+            }
+            cluster::Security::Tls { files, bootstrap_token }
+        }
+    };
     let options = CoordinatorOptions {
         id: arguments.id,
         listen: arguments.listen,
@@ -45,7 +54,7 @@ pub(crate) async fn coordinator(
         storage: arguments.storage,
         context: files::context(global, Path::new("."), redactor)?,
         memory_bytes: global.memory,
-        security: cluster::Security::Insecure,
+        security,
     };
     serve(async |stop| cluster::serve(options, stop).await.map_err(|error| error.to_string())).await
 }
@@ -55,8 +64,10 @@ pub(crate) async fn executor(
     arguments: ExecutorArgs,
     redactor: &Redactor,
 ) -> Result<ExitCode, Failure> {
-    for url in &arguments.coordinators {
-        refuse_others_than_loopback(url)?;
+    let tls = arguments.security.files();
+    check(arguments.coordinators.iter(), tls.as_ref())?;
+    if tls.is_none() {
+        tracing::warn!("INSECURE: it does what any process on this machine may tell it");
     }
     let memory_bytes = NonZeroU64::new(global.memory)
         .ok_or_else(|| Failure::Usage("--memory: an executor needs some".to_owned()))?;
@@ -64,6 +75,7 @@ pub(crate) async fn executor(
     let options = NodeOptions {
         name: arguments.id,
         coordinators: arguments.coordinators,
+        tls,
         dir: arguments.dir,
         storage: arguments.storage,
         slots: arguments.slots.or(global.parallelism).unwrap_or(cores),
@@ -71,6 +83,17 @@ pub(crate) async fn executor(
         context: files::context(global, Path::new("."), redactor)?,
     };
     serve(async |stop| node::serve(options, stop).await.map_err(|error| error.to_string())).await
+}
+
+/// That every coordinator can be called as it is named, and the own files are nobody else's.
+fn check<'a>(
+    mut urls: impl Iterator<Item = &'a String>,
+    tls: Option<&TlsFiles>,
+) -> Result<(), Failure> {
+    if let Some(identity) = tls.and_then(|files| files.identity.as_ref()) {
+        files::warn_if_open(&identity.key);
+    }
+    urls.try_for_each(|url| address::check(url, tls.is_some()).map(drop).map_err(Failure::Usage))
 }
 
 /// Until it ends, or is asked to stop: the second time at once.

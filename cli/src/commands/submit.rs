@@ -146,11 +146,19 @@ pub(crate) async fn cancel(
 
 /// What commands that are shown need in order to ask the same cluster.
 fn place(cluster: &ClusterArgs) -> String {
-    match (&cluster.dir, cluster.coordinators.first()) {
+    let mut place = match (&cluster.dir, cluster.coordinators.first()) {
         (Some(dir), _) => format!(" --dir {}", dir.display()),
         (None, Some(url)) => format!(" --coordinator {url}"),
         (None, None) => String::new(),
+    };
+    let files =
+        [("--tls-authority", &cluster.tls_authority), ("--token-file", &cluster.token_file)];
+    for (option, file) in files {
+        if let Some(file) = file {
+            place.push_str(&format!(" {option} {}", file.display()));
+        }
     }
+    place
 }
 
 fn rfc3339(time: DateTime<Utc>) -> String {

@@ -9,6 +9,7 @@ use http::{Request, Response};
 use tokio::sync::RwLock;
 use tonic::body::Body;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 use weir_ledger::{Ledger, Role};
 
@@ -61,12 +62,26 @@ where
         }
         let access = self.access.clone();
         let call = Call::of(&request);
+        let (path, peer) = (call.path.clone(), call.peer);
         Box::pin(async move {
             match access.check(call).await {
-                Ok(()) => inner.call(request).await,
+                Ok(()) => {
+                    let answer = inner.call(request).await?;
+                    log_if_too_large(&path, peer, &answer);
+                    Ok(answer)
+                }
                 Err(status) => Ok(status.into_http()),
             }
         })
+    }
+}
+
+/// Who sends too much is not served, and may mean harm.
+fn log_if_too_large(path: &str, peer: Option<SocketAddr>, answer: &Response<Body>) {
+    let status = Status::from_header_map(answer.headers());
+    if let Some(status) = status.filter(|status| status.code() == Code::OutOfRange) {
+        let why = status.message();
+        tracing::warn!(target: "weir::access", path, ?peer, why, "refused");
     }
 }
 
@@ -93,7 +108,7 @@ impl Call {
 }
 
 impl Access {
-    async fn check(&self, call: Call) -> Result<(), tonic::Status> {
+    async fn check(&self, call: Call) -> Result<(), Status> {
         let Call { path, peer, has_certificate, authorization } = call;
         let caller = Caller { has_certificate, authorization: authorization.as_deref() };
         let is_change = matches!(needed(&path), Needed::Token(role) if role > Role::Viewer);

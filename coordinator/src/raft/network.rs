@@ -10,7 +10,8 @@ use openraft::raft::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
+use weir_executor::address;
 use weir_executor::tls::TlsFiles;
 use weir_proto::internal::RaftMessage;
 use weir_proto::internal::raft_client::RaftClient;
@@ -30,8 +31,9 @@ pub(crate) struct Network {
 /// To one member.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    from: MemberId,
+    network: Network,
     target: MemberId,
+    address: Address,
     channel: Result<Channel, Unreachable>,
 }
 
@@ -40,21 +42,14 @@ impl RaftNetworkFactory<Types> for Network {
 
     async fn new_client(&mut self, target: MemberId, node: &Address) -> Peer {
         let channel = self.connect(node);
-        Peer { from: self.from, target, channel }
+        Peer { network: self.clone(), target, address: node.clone(), channel }
     }
 }
 
 impl Network {
     fn connect(&self, node: &Address) -> Result<Channel, Unreachable> {
-        let endpoint = Endpoint::from_shared(node.url.clone());
-        let endpoint = endpoint.map_err(|error| Unreachable::new(&error))?.tcp_nodelay(true);
-        let endpoint = match &self.tls {
-            None => endpoint,
-            Some(files) => {
-                let config = files.client().map_err(|error| Unreachable::new(&error))?;
-                endpoint.tls_config(config).map_err(|error| Unreachable::new(&error))?
-            }
-        };
+        let endpoint = address::endpoint(&node.url, self.tls.as_ref());
+        let endpoint = endpoint.map_err(|why| Unreachable::new(&std::io::Error::other(why)))?;
         Ok(endpoint.connect_lazy())
     }
 }
@@ -69,8 +64,14 @@ enum Call {
 type Failed<E> = RPCError<MemberId, Address, RaftError<MemberId, E>>;
 
 impl Peer {
+    /// With the certificates as they are now: a channel keeps those that it was made with.
+    fn connect_again(&mut self) -> Result<Channel, Unreachable> {
+        self.channel = self.network.connect(&self.address);
+        self.channel.clone()
+    }
+
     async fn call<Request, Response, E>(
-        &self,
+        &mut self,
         call: Call,
         request: &Request,
         option: &RPCOption,
@@ -80,7 +81,10 @@ impl Peer {
         Response: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let channel = self.channel.clone().map_err(RPCError::Unreachable)?;
+        let channel = match &self.channel {
+            Ok(channel) => channel.clone(),
+            Err(_) => self.connect_again().map_err(RPCError::Unreachable)?,
+        };
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -97,6 +101,8 @@ impl Peer {
         let answer = match tokio::time::timeout(limit, answering).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
+                // The next call says why that does not succeed, if so.
+                let _ = self.connect_again();
                 return Err(RPCError::Unreachable(Unreachable::new(&status)));
             }
             Ok(Err(status)) => return Err(RPCError::Network(NetworkError::new(&status))),
@@ -106,7 +112,7 @@ impl Peer {
                     Call::Vote => RPCTypes::Vote,
                     Call::InstallSnapshot => RPCTypes::InstallSnapshot,
                 };
-                let (id, target) = (self.from, self.target);
+                let (id, target) = (self.network.from, self.target);
                 return Err(RPCError::Timeout(Timeout { action, id, target, timeout: limit }));
             }
         };

@@ -1,6 +1,5 @@
 //! The stream to the leader: opened, kept alive, and opened again when it breaks.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -8,7 +7,7 @@ use futures::stream::{self, Stream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tonic::transport::{Endpoint, Uri};
+use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 use weir_proto::internal::executors_client::ExecutorsClient;
 use weir_proto::internal::{
@@ -17,6 +16,8 @@ use weir_proto::internal::{
 };
 
 use super::peers::Peers;
+use crate::address;
+use crate::tls::TlsFiles;
 use crate::wire::with_causes;
 
 /// Bytes of one message, either way: a commit with its manifest, or an assignment. Both ends must allow
@@ -79,6 +80,8 @@ fn message(message: from_executor::Message) -> FromExecutor {
 pub(super) struct Link {
     pub(super) hello: Hello,
     pub(super) peers: Peers,
+    /// Read again for each connection.
+    pub(super) tls: Option<TlsFiles>,
     pub(super) leaving: watch::Receiver<Leaving>,
     pub(super) events: mpsc::Sender<LinkEvent>,
 }
@@ -153,7 +156,7 @@ impl Link {
 
     /// Calls one coordinator; returns once it has welcomed this executor.
     async fn open(&self, url: &str, last_epoch: u64) -> Result<Opened, Refusal> {
-        let endpoint = endpoint(url).map_err(Refusal::because)?;
+        let endpoint = endpoint(url, self.tls.as_ref()).map_err(Refusal::because)?;
         let channel =
             endpoint.connect().await.map_err(|error| Refusal::because(with_causes(&error)))?;
         let mut client = ExecutorsClient::new(channel)
@@ -246,47 +249,16 @@ fn outgoing_messages(
     stream::iter([hello]).chain(others)
 }
 
-/// How a coordinator is called. Without TLS only on this machine.
-pub(super) fn endpoint(url: &str) -> Result<Endpoint, String> {
-    let uri: Uri = url.parse().map_err(|error| format!("`{url}` is no URL: {error}"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(format!("`{url}`: only http:// is possible in this version"));
-    }
-    if !uri.host().is_some_and(is_loopback) {
-        return Err(format!(
-            "`{url}`: without TLS a coordinator must be on this machine (127.0.0.1, [::1], localhost)"
-        ));
-    }
-    Ok(Endpoint::from(uri)
+/// As [`address::endpoint`], with the waits of this module.
+pub(super) fn endpoint(url: &str, tls: Option<&TlsFiles>) -> Result<Endpoint, String> {
+    Ok(address::endpoint(url, tls)?
         .connect_timeout(LONGEST_CONNECT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true))
 }
 
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// Between 0 and 1.
 fn jitter() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn without_tls_only_this_machine_is_called() {
-        for url in ["http://127.0.0.1:7400", "http://[::1]:7400", "http://localhost:7400"] {
-            endpoint(url).expect("on this machine");
-        }
-        for url in ["http://10.0.0.1:7400", "https://127.0.0.1:7400", "127.0.0.1:7400", "http://"] {
-            let message = endpoint(url).expect_err("refused");
-            assert!(message.contains(url), "{message}");
-        }
-    }
 }

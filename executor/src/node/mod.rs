@@ -45,6 +45,7 @@ use self::runs::{Runs, SystemsMaker};
 use self::state::{Effect, Event, State};
 use self::tasks::Tasks;
 use crate::durable::state_error;
+use crate::tls::TlsFiles;
 use crate::{CommitLogError, ProgressEvent, Registry, Resources, TaskEnd, TaskError};
 
 /// Tasks of a process that leaves have this long to commit what they have, and the leader to put it
@@ -62,6 +63,8 @@ pub struct NodeOptions {
     pub name: String,
     /// URLs; any of them leads to the leader.
     pub coordinators: Vec<String>,
+    /// With an identity. Without TLS coordinators must be on this machine.
+    pub tls: Option<TlsFiles>,
     /// This process's own folder: operators spill there.
     pub dir: PathBuf,
     /// The cluster's storage, the same for all processes.
@@ -107,7 +110,7 @@ async fn serve_with(
         return Err(NodeError::NoCoordinators);
     }
     for url in &options.coordinators {
-        link::endpoint(url).map_err(NodeError::Coordinator)?;
+        link::endpoint(url, options.tls.as_ref()).map_err(NodeError::Coordinator)?;
     }
     let _lock = lock(&options.dir)?;
     let spill = options.dir.join("spill");
@@ -122,6 +125,7 @@ async fn serve_with(
     let link = Link {
         hello: hello(&options),
         peers: Peers::new(options.coordinators),
+        tls: options.tls,
         leaving: is_leaving,
         events: link_events,
     };

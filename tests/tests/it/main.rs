@@ -3,6 +3,7 @@
 mod bad_data;
 mod bad_databases;
 mod cluster;
+mod cluster_access;
 mod cluster_faults;
 mod disk_full;
 mod examples;

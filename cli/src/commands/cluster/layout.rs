@@ -3,7 +3,10 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use crate::cluster_file::{ClusterFile, CoordinatorEntry, ExecutorEntry, ProcessEntry};
+use weir_executor::tls::IdentityFiles;
+
+use super::certificates;
+use crate::cluster_file::{self, ClusterFile, CoordinatorEntry, ExecutorEntry, ProcessEntry};
 
 /// What every process is started with.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +14,7 @@ pub(super) struct Common {
     pub memory_bytes: u64,
     pub secrets_file: Option<PathBuf>,
     pub log: Option<String>,
+    pub is_insecure: bool,
 }
 
 /// A cluster in `dir` with coordinators at these URLs; no process of it has a pid yet.
@@ -27,12 +31,13 @@ pub(super) fn cluster(
         arguments.extend(["--dir".to_owned(), text(&dir.join(&name))]);
         arguments.extend(["--storage".to_owned(), text(&storage)]);
         arguments.extend(common_arguments(common));
+        arguments.extend(security_arguments(dir, &name, common));
         ProcessEntry { pid: 0, log: dir.join(format!("{name}.log")), name, arguments }
     };
     let members: Vec<String> = (1_u64..).zip(urls).map(|(id, url)| format!("{id}={url}")).collect();
     let coordinators = (1_u64..).zip(urls).map(|(id, url)| {
-        let address = url.trim_start_matches("http://");
-        let arguments = words(&[
+        let address = url.split_once("://").map_or(url.as_str(), |(_, address)| address);
+        let mut arguments = words(&[
             "coordinator",
             "--id",
             &id.to_string(),
@@ -43,6 +48,10 @@ pub(super) fn cluster(
             "--members",
             &members.join(","),
         ]);
+        if !common.is_insecure {
+            let token = text(&cluster_file::admin_token(dir));
+            arguments.extend(["--admin-token-file".to_owned(), token]);
+        }
         let process = process(format!("coordinator-{id}"), arguments);
         CoordinatorEntry { id, url: url.clone(), process }
     });
@@ -73,6 +82,16 @@ fn common_arguments(common: &Common) -> Vec<String> {
     arguments
 }
 
+fn security_arguments(dir: &Path, name: &str, common: &Common) -> Vec<String> {
+    if common.is_insecure {
+        return words(&["--insecure"]);
+    }
+    let IdentityFiles { certificate, key } = certificates::identity(dir, name);
+    let (authority, certificate, key) =
+        (text(&cluster_file::authority(dir)), text(&certificate), text(&key));
+    words(&["--tls-authority", &authority, "--tls-certificate", &certificate, "--tls-key", &key])
+}
+
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
@@ -94,8 +113,9 @@ mod tests {
             memory_bytes: 1 << 20,
             secrets_file: Some(PathBuf::from("/s")),
             log: Some("debug".to_owned()),
+            is_insecure: false,
         };
-        let urls = ["http://127.0.0.1:4001".to_owned(), "http://127.0.0.1:4002".to_owned()];
+        let urls = ["https://127.0.0.1:4001".to_owned(), "https://127.0.0.1:4002".to_owned()];
         let file = cluster(Path::new("/c"), &urls, 2, NonZeroUsize::new(3), &common);
         let parsed = |process: &ProcessEntry| {
             let line = ["weir".to_owned()].into_iter().chain(process.arguments.clone());
@@ -110,12 +130,23 @@ mod tests {
         assert_eq!(second.listen.to_string(), "127.0.0.1:4002");
         assert_eq!(second.members.len(), 2);
         assert_eq!(second.dir, Path::new("/c/coordinator-2"));
+        assert_eq!(second.admin_token_file.as_deref(), Some(Path::new("/c/admin.token")));
+        assert_eq!(second.security.tls_key.as_deref(), Some(Path::new("/c/tls/coordinator-2.key")));
         let Command::Executor(second) = parsed(&file.executors[1].process) else {
             panic!("not an executor")
         };
         assert_eq!((second.id.as_str(), second.slots), ("executor-2", NonZeroUsize::new(3)));
         assert_eq!(second.coordinators, urls);
         assert_eq!(second.storage, Path::new("/c/storage"));
+        assert_eq!(second.security.tls_key.as_deref(), Some(Path::new("/c/tls/executor-2.key")));
         assert_eq!(file.executors[1].process.log, Path::new("/c/executor-2.log"));
+
+        let common = Common { is_insecure: true, ..common };
+        let urls = ["http://127.0.0.1:4001".to_owned()];
+        let file = cluster(Path::new("/c"), &urls, 1, None, &common);
+        let Command::Coordinator(only) = parsed(&file.coordinators[0].process) else {
+            panic!("not a coordinator")
+        };
+        assert!(only.security.insecure && only.listen.to_string() == "127.0.0.1:4001");
     }
 }

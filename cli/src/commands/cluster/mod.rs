@@ -1,11 +1,14 @@
-//! `weir cluster up|down|start|status`: a cluster's processes on this machine.
+//! `weir cluster up|down|start|status|token`: a cluster's processes on this machine, and who may use it.
 
+mod certificates;
 mod layout;
+mod private_file;
 mod process;
 mod ready;
 mod start;
 mod status;
 mod stop;
+mod token;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +22,7 @@ pub(super) async fn cluster(global: &Global, command: ClusterCommand) -> Result<
         ClusterCommand::Up(arguments) => up::up(global, arguments).await,
         ClusterCommand::Down { dir } => stop::down(&absolute(&dir)?).await,
         ClusterCommand::Start { name, dir } => start::start(&absolute(&dir)?, &name).await,
+        ClusterCommand::Token(command) => token::token(global, command).await,
         ClusterCommand::Status { cluster } => status::status(global, &cluster).await,
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::{process, ready};
+use crate::client::Access;
 use crate::cluster_file::ClusterFile;
 use crate::failure::Failure;
 use crate::output;
@@ -15,6 +16,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) async fn start(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
     let lock = ClusterFile::lock(dir)?;
     let mut file = ClusterFile::read(dir)?;
+    let access = Access::of_cluster(dir, &file)?;
     let known: Vec<String> = file.processes().map(|entry| entry.name.clone()).collect();
     let entry = file.process_mut(name).ok_or_else(|| {
         Failure::Usage(format!("no process `{name}`: there are {}", known.join(", ")))
@@ -36,7 +38,7 @@ pub(super) async fn start(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
             )));
         }
         // Others may be dead on purpose: only this one is waited for.
-        let Some(missing) = ready::missing_of(&file, name).await else { break };
+        let Some(missing) = ready::missing_of(&file, &access, name).await else { break };
         if started.elapsed() >= PATIENCE {
             return Err(Failure::Unreachable(format!(
                 "{name} runs as process {}, but after {} s {missing}",

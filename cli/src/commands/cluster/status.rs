@@ -54,7 +54,7 @@ struct Executor {
 /// Exit code 3 when none leads.
 pub(super) async fn status(global: &Global, cluster: &ClusterArgs) -> Result<ExitCode, Failure> {
     let endpoints = Endpoints::required(cluster)?;
-    let standings = client::standings(&endpoints.urls, PATIENCE).await;
+    let standings = client::standings(&endpoints.urls, &endpoints.access, PATIENCE).await;
     let report = report(&standings, endpoints.file.as_ref());
     if global.output == Output::Json {
         output::json(&report)?;

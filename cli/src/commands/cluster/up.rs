@@ -3,12 +3,13 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ExitCode, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::layout::{self, Common};
-use super::{absolute, process, ready, stop};
+use super::{absolute, certificates, private_file, process, ready, stop};
 use crate::args::{Global, UpArgs};
-use crate::cluster_file::ClusterFile;
+use crate::client::Access;
+use crate::cluster_file::{self, ClusterFile};
 use crate::failure::Failure;
 use crate::{output, signals};
 
@@ -27,9 +28,15 @@ pub(super) async fn up(global: &Global, arguments: UpArgs) -> Result<ExitCode, F
     for entry in file.processes() {
         std::fs::create_dir_all(dir.join(&entry.name)).map_err(failed)?;
     }
+    if !arguments.insecure {
+        let names = file.processes().map(|entry| entry.name.as_str());
+        certificates::provide(&dir, names, SystemTime::now())?;
+        provide_token(&cluster_file::admin_token(&dir))?;
+    }
+    let access = Access::of_cluster(&dir, &file)?;
     let mut children = Children::start(&mut file)?;
     let found = tokio::select! {
-        found = children.wait_until_up(&file) => found,
+        found = children.wait_until_up(&file, &access) => found,
         () = signals::stop_asked() => Err(Failure::Run("stopped before the cluster was up".to_owned())),
     };
     if let Err(failure) = found.and_then(|()| file.write(&dir)) {
@@ -56,10 +63,15 @@ pub(super) async fn up(global: &Global, arguments: UpArgs) -> Result<ExitCode, F
 /// A new cluster, or the one that has been in this folder, at the same addresses.
 fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFile, Failure> {
     let secrets_file = global.secrets_file.as_deref().map(absolute).transpose()?;
-    let common = Common { memory_bytes: global.memory, secrets_file, log: global.log.clone() };
+    let is_insecure = arguments.insecure;
+    let common =
+        Common { memory_bytes: global.memory, secrets_file, log: global.log.clone(), is_insecure };
     let wanted = arguments.coordinators.map(|count| count.get());
     let (urls, executors) = match ClusterFile::read_if_any(dir)? {
-        None => (free_urls(wanted.unwrap_or(PROCESSES))?, PROCESSES),
+        None => {
+            let scheme = if is_insecure { "http" } else { "https" };
+            (free_urls(scheme, wanted.unwrap_or(PROCESSES))?, PROCESSES)
+        }
         Some(old) => {
             if let Some(entry) = old.processes().find(|entry| process::is_alive(entry)) {
                 return Err(Failure::Run(format!(
@@ -69,6 +81,16 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
                     entry.name,
                     entry.pid,
                     dir = dir.display(),
+                )));
+            }
+            if old.is_insecure() != is_insecure {
+                let (was, remedy) = match old.is_insecure() {
+                    true => ("without", "--insecure"),
+                    false => ("with", "no --insecure"),
+                };
+                return Err(Failure::Usage(format!(
+                    "the cluster in {} was made {was} TLS, which cannot be changed: give {remedy}",
+                    dir.display(),
                 )));
             }
             let urls = old.urls();
@@ -86,12 +108,21 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
     Ok(layout::cluster(dir, &urls, executors, arguments.slots, &common))
 }
 
+/// Made once, from the system's random numbers.
+fn provide_token(path: &Path) -> Result<(), Failure> {
+    if path.exists() {
+        return Ok(());
+    }
+    let (one, two) = (uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    private_file::write(path, &format!("weir_{one}{two}\n"))
+}
+
 /// Where a cluster may listen: below the ports that systems give to outgoing connections, one of which could
 /// hold a coordinator's when that is started again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Addresses that nobody listens at. All are held until the last has been found.
-fn free_urls(count: u32) -> Result<Vec<String>, Failure> {
+fn free_urls(scheme: &str, count: u32) -> Result<Vec<String>, Failure> {
     // Two clusters that are started at once look at different ones.
     let first = (uuid::Uuid::new_v4().as_u128() % PORTS.len() as u128) as usize;
     let bound: Vec<(TcpListener, u16)> = (PORTS.cycle().skip(first).take(PORTS.len()))
@@ -104,7 +135,7 @@ fn free_urls(count: u32) -> Result<Vec<String>, Failure> {
             PORTS.start, PORTS.end
         )));
     }
-    Ok(bound.into_iter().map(|(_listener, port)| format!("http://127.0.0.1:{port}")).collect())
+    Ok(bound.into_iter().map(|(_listener, port)| format!("{scheme}://127.0.0.1:{port}")).collect())
 }
 
 /// The processes that this command has started, by name.
@@ -132,7 +163,7 @@ impl Children {
         Ok(children)
     }
 
-    async fn wait_until_up(&mut self, file: &ClusterFile) -> Result<(), Failure> {
+    async fn wait_until_up(&mut self, file: &ClusterFile, access: &Access) -> Result<(), Failure> {
         let started = Instant::now();
         loop {
             if let Some((name, status)) = self.ended().first() {
@@ -144,7 +175,7 @@ impl Children {
                     process::log_tail(entry)
                 )));
             }
-            let Some(missing) = ready::missing(file).await else { return Ok(()) };
+            let Some(missing) = ready::missing(file, access).await else { return Ok(()) };
             if started.elapsed() >= PATIENCE {
                 return Err(Failure::Run(format!(
                     "the cluster is not up after {} s: {missing}",
@@ -206,6 +237,9 @@ fn print(dir: &Path, file: &ClusterFile) -> Result<(), Failure> {
         output::line(&format!("{:<14} process {}", entry.process.name, entry.process.pid))?;
     }
     let dir = dir.display();
+    if file.is_insecure() {
+        output::line("INSECURE: whoever is on this machine may do anything with it")?;
+    }
     output::line(&format!("logs: {dir}/*.log"))?;
     output::line(&format!("use it: weir submit FILE --wait --dir {dir}"))?;
     output::line(&format!("see it: weir cluster status --dir {dir}"))?;

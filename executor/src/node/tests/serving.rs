@@ -79,6 +79,7 @@ impl World {
         NodeOptions {
             name: "executor".to_owned(),
             coordinators: coordinators.iter().map(|leader| leader.url.clone()).collect(),
+            tls: None,
             dir: self.folder.path().join("local"),
             storage: self.folder.path().join("storage"),
             slots: NonZeroUsize::new(2).expect("two is not zero"),
