@@ -3,7 +3,7 @@
 //! putting three facts a task into a ledger on a majority of disks.
 //!
 //! ```text
-//! virtual-executor URL[,URL] SLOTS TASKS      ends after so many tasks, and prints how fast they went
+//! virtual-executor URL[,URL] SLOTS TASKS      of a cluster without TLS (`--insecure`); ends after so many tasks, and prints how fast they went
 //! ```
 
 use std::collections::HashMap;

@@ -17,6 +17,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
+/// A node that does not answer in this time is given up: connections to one that has stopped are made, and
+/// then nothing more is said.
+const LONGEST_ANSWER: Duration = Duration::from_secs(2);
 /// Who does not finish a handshake in this time is cut off.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at once; further connections wait.
@@ -42,8 +45,9 @@ pub struct IdentityFiles {
 impl TlsFiles {
     /// For connections to nodes.
     pub fn client(&self) -> io::Result<ClientTlsConfig> {
-        let config =
-            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&self.authority)?));
+        let config = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(read(&self.authority)?))
+            .timeout(LONGEST_ANSWER);
         Ok(match &self.identity {
             None => config,
             Some(IdentityFiles { certificate, key }) => {

@@ -361,6 +361,20 @@ fn replaced_certificates_are_used_without_a_restart() {
 }
 
 #[test]
+fn who_says_nothing_to_a_handshake_is_given_up() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    Authority::default().write(folder.path());
+    let tls = TlsFiles { authority: folder.path().join("authority.pem"), identity: None };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let url = format!("https://{}", silent.local_addr().expect("it is bound"));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let connected = runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(60), connect(url, tls)).await });
+    let refused = connected.expect("it does not wait for ever");
+    refused.expect_err("there was no handshake");
+}
+
+#[test]
 fn a_cluster_without_tls_has_to_be_asked_for() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let small = ["--coordinators", "1", "--executors", "1"];
