@@ -93,7 +93,7 @@ impl Guarded {
     }
 }
 
-async fn connect(url: String, tls: TlsFiles) -> Result<Channel, Status> {
+pub(crate) async fn connect(url: String, tls: TlsFiles) -> Result<Channel, Status> {
     let endpoint = address::endpoint(&url, Some(&tls)).map_err(Status::internal)?;
     let connected = endpoint.connect().await;
     connected.map_err(|error| Status::unavailable(format!("{error:?}")))
@@ -194,6 +194,12 @@ fn who_has_no_right_is_refused_and_logged_and_no_secret_is_left_anywhere() {
     guarded.run_as(&viewer, &["runs"]).expect_code(0);
     let refused = guarded.run_as(&viewer, &["cluster", "token", "list"]).expect_code(2);
     assert!(refused.stderr.contains("needs admin"), "{}", refused.all());
+
+    let weir = (guarded.cluster.weir.clone())
+        .env("WEIR_COORDINATOR", &url)
+        .env("WEIR_TLS_AUTHORITY", tls.authority.to_str().expect("folders of tests are UTF-8"));
+    weir.run(&["runs"]).expect_code(2);
+    weir.env("WEIR_TOKEN", &viewer).run(&["runs"]).expect_code(0);
 
     // A token that is revoked is worth nothing at once.
     guarded.cluster.run(&["cluster", "token", "revoke", "eve"]).expect_code(0);
@@ -309,69 +315,6 @@ fn who_has_a_certificate_of_another_authority_or_none_is_refused() {
     let (code, why) = guarded.refused(spoken);
     assert!(matches!(code, Code::Unavailable | Code::Unknown | Code::Internal), "{code}: {why}");
     guarded.wait_for_log("coordinator-1", "InvalidContentType");
-}
-
-/// Even all of them, the authority's included, and with peers that are called anew.
-#[test]
-fn replaced_certificates_are_used_without_a_restart() {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let cluster =
-        Cluster::up_with(Weir::new(folder.path()), &["--coordinators", "3", "--executors", "1"]);
-    let executor = cluster.pid("executor-1");
-    let tls = cluster.dir.join("tls");
-    let former = folder.path().join("former.pem");
-    std::fs::copy(tls.join("authority.pem"), &former).expect("the disk has room");
-    let (url, leader) = (cluster.urls().remove(0), cluster.leader());
-
-    let authority = Authority::default();
-    authority.write(&tls);
-    for (name, _) in cluster.processes() {
-        authority.issue(&tls, &name);
-    }
-    wait_until("all coordinators to show their new certificates", || {
-        let status = cluster.status();
-        let members = status["coordinators"].as_array().cloned().unwrap_or_default();
-        members.len() == 3 && members.iter().all(|member| member["role"] != "unreachable")
-    });
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    let refused = connect(url, TlsFiles { authority: former, identity: None });
-    let refused = runtime.block_on(refused).expect_err("it has a new certificate");
-    assert!(refused.message().contains("UnknownIssuer"), "{refused:?}");
-
-    // A follower that is called again by its leader; then a leader that all look for again.
-    let names = ["coordinator-1", "coordinator-2", "coordinator-3"];
-    let follower = names.into_iter().find(|name| *name != leader).expect("two follow");
-    for name in [follower, &leader] {
-        cluster.kill(name);
-        cluster.start(name);
-        wait_until("all coordinators to hold the same facts", || {
-            let status = cluster.status();
-            let members = status["coordinators"].as_array().cloned().unwrap_or_default();
-            members.len() == 3
-                && members.iter().any(|member| member["role"] == "leader")
-                && members.iter().all(|member| {
-                    member["applied_index"] == members[0]["applied_index"]
-                        && member["state_hash"] == members[0]["state_hash"]
-                        && member["role"] != "unreachable"
-                })
-        });
-    }
-    wait_until("the executor to be back", || cluster.executors() == ["executor-1"]);
-    assert_eq!(cluster.status()["executors"][0]["pid"], executor, "it is the same process");
-}
-
-#[test]
-fn who_says_nothing_to_a_handshake_is_given_up() {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    Authority::default().write(folder.path());
-    let tls = TlsFiles { authority: folder.path().join("authority.pem"), identity: None };
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let url = format!("https://{}", silent.local_addr().expect("it is bound"));
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    let connected = runtime
-        .block_on(async { tokio::time::timeout(Duration::from_secs(60), connect(url, tls)).await });
-    let refused = connected.expect("it does not wait for ever");
-    refused.expect_err("there was no handshake");
 }
 
 #[test]

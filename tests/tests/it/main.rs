@@ -4,6 +4,7 @@ mod bad_data;
 mod bad_databases;
 mod cluster;
 mod cluster_access;
+mod cluster_certificates;
 mod cluster_faults;
 mod disk_full;
 mod examples;

@@ -148,3 +148,25 @@ fn missing_secret_is_named_with_its_remedy() {
     let output = Weir::new(folder.path()).run(&["run", "pipeline.yaml"]).expect_code(1);
     assert!(output.stderr.contains("WEIR_SECRET_NOT_SET"), "{}", output.stderr);
 }
+
+/// Who may run a pipeline would else be whoever has started the process.
+#[test]
+fn tokens_of_the_process_are_not_for_pipelines() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for name in ["WEIR_TOKEN", "WEIR_ADMIN_TOKEN"] {
+        std::fs::write(
+            folder.path().join("pipeline.yaml"),
+            format!(
+                "pipeline: secrets\nsources:\n  input: {{ type: csv, path: in.csv }}\n\
+                 sinks:\n  output:\n    input: input\n    type: postgres\n    table: t\n\
+                 \x20   url: \"postgres://u:{{{{ env.{name} }}}}@127.0.0.1:1/db\"\n"
+            ),
+        )
+        .expect("the disk has room");
+        std::fs::write(folder.path().join("in.csv"), "id\n1\n").expect("the disk has room");
+        let weir = Weir::new(folder.path()).env(name, CANARY);
+        let output = weir.run(&["run", "pipeline.yaml"]).expect_code(1);
+        assert!(output.stderr.contains(name), "{}", output.stderr);
+        check(&weir, &[output]);
+    }
+}
