@@ -39,6 +39,9 @@ use crate::workers::{Slot, TaskContext, WorkError, Workers};
 /// costs them their open batch.
 const LONGEST_STOP: Duration = Duration::from_secs(15);
 
+/// Deciding takes at most the n-th part of the driver's time.
+const SHARE_OF_DECIDING: u32 = 5;
+
 /// After so many lost executors in a row without a commit, a slice is given up.
 const MOST_LOSSES: u32 = 20;
 
@@ -57,6 +60,8 @@ pub(crate) struct Driver<'session> {
     ids: HashMap<tokio::task::Id, Job>,
     busy: BTreeSet<Job>,
     announced: BTreeSet<StageId>,
+    /// No decision before then.
+    rest_until: Instant,
     /// Set once; nothing is begun afterwards.
     ending: Option<Ending>,
 }
@@ -121,6 +126,7 @@ impl<'session> Driver<'session> {
             ids: HashMap::new(),
             busy: BTreeSet::new(),
             announced: BTreeSet::new(),
+            rest_until: Instant::now(),
             ending: None,
         }
     }
@@ -132,6 +138,7 @@ impl<'session> Driver<'session> {
             let mut wake_at = None;
             let mut is_waiting = self.workers.capacity() == 0;
             if self.ending.is_none() {
+                let started = Instant::now();
                 let decision = {
                     let ledger = self.session.store.ledger().await;
                     let run = ledger.run(&self.session.run).expect("the run is in the ledger");
@@ -151,6 +158,7 @@ impl<'session> Driver<'session> {
                     }
                 }
                 wake_at = decision.wake_at;
+                self.rest_until = started + started.elapsed() * SHARE_OF_DECIDING;
             }
             if self.busy.is_empty() {
                 if let Some(ending) = self.ending {
@@ -165,6 +173,19 @@ impl<'session> Driver<'session> {
                 }
             }
             self.wait(wake_at).await;
+            self.rest().await;
+        }
+    }
+
+    /// Deals with what ends meanwhile. To decide about many slices takes its time; for every task that
+    /// ends it would take most of it.
+    async fn rest(&mut self) {
+        while self.ending.is_none() && Instant::now() < self.rest_until {
+            tokio::select! {
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended).await,
+                () = tokio::time::sleep_until(self.rest_until) => return,
+                () = self.session.stop.cancelled() => return,
+            }
         }
     }
 

@@ -89,7 +89,7 @@ impl LedgerStore {
 
     /// The replicated ledger, as its leader appends to it. Must be called inside a Tokio runtime.
     pub(crate) fn replicated(member: Arc<RaftMember>) -> Self {
-        let (appends, receiver) = mpsc::channel(GROUP);
+        let (appends, receiver) = mpsc::channel(replicated::GROUP);
         Self {
             ledger: member.facts(),
             appends,
