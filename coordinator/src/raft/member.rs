@@ -17,6 +17,10 @@ use super::machine::LedgerMachine;
 use super::network::Network;
 use super::{Address, Commands, MemberId, RaftService, Types};
 
+/// Entries in one message. Each may have some MiB, and all of them must be on the other's disk within a
+/// heartbeat, or they are sent again.
+const MAX_PAYLOAD_ENTRIES: u64 = 8;
+
 /// What a member is started with.
 #[derive(Clone, Debug)]
 pub struct RaftOptions {
@@ -25,6 +29,8 @@ pub struct RaftOptions {
     pub folder: PathBuf,
     /// Entries between two snapshots; what is in a snapshot leaves the log.
     pub snapshot_every: u64,
+    /// Also the longest that a member may take to write what it is sent: shorter, and a busy disk looks
+    /// like a dead member.
     pub heartbeat: Duration,
     /// A follower that hears nothing for this long, or up to twice as long, wants to lead.
     pub election: Duration,
@@ -38,8 +44,8 @@ impl RaftOptions {
             member,
             folder: folder.into(),
             snapshot_every: 10_000,
-            heartbeat: Duration::from_millis(200),
-            election: Duration::from_millis(700),
+            heartbeat: Duration::from_millis(500),
+            election: Duration::from_millis(1_000),
             tls: None,
         }
     }
@@ -84,6 +90,7 @@ impl RaftMember {
             election_timeout_min: millis(election),
             election_timeout_max: millis(election * 2),
             install_snapshot_timeout: 10_000,
+            max_payload_entries: MAX_PAYLOAD_ENTRIES,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
             max_in_snapshot_log_to_keep: snapshot_every / 10,
             ..Config::default()
