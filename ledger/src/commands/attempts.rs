@@ -107,6 +107,7 @@ impl FailAttempt {
 }
 
 /// The executor of an attempt was lost. Another attempt may begin at once, unless this was the last.
+/// A slice whose last batch it had committed before has lost nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoseAttempt {
     pub task: SliceAttempt,
@@ -119,6 +120,9 @@ impl LoseAttempt {
     pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
         let run = running_run(ledger, &self.task.run)?;
         let slice = slice_of(run, &self.task)?;
+        if slice.is_finished() {
+            return Ok(false);
+        }
         self.task.check_current(slice)?;
         slice.losses += 1;
         slice.state = match self.is_last {

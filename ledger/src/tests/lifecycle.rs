@@ -334,3 +334,14 @@ fn each_batch_belongs_to_the_attempt_that_intended_it() {
     assert_eq!(book.slice(0, 0).attempt_of(0), Some(1), "of an exchange");
     assert_eq!(book.slice(1, 1).attempt_of(0), None);
 }
+
+#[test]
+fn an_executor_that_is_lost_after_its_last_commit_has_lost_nothing() {
+    let mut book = Book::planned();
+    book.exchange(2, "9");
+    let task = task(1, &run_id(1), 2, 0, 1);
+    book.accept(&start(&task));
+    book.accept(&intent(&task, 0, 2, true));
+    book.accept(&done(&task, 0));
+    book.ignore(&lose(&task, false));
+}
