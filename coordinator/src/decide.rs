@@ -87,7 +87,8 @@ fn next_of(
 ) -> Option<(Job, Option<DateTime<Utc>>)> {
     let at = match &facts.state {
         SliceState::Finished => return None,
-        SliceState::Running { epoch: running } if *running == epoch => return None,
+        // Of this epoch; or of a later one, whose leader is another process that knows better.
+        SliceState::Running { epoch: running } if *running >= epoch => return None,
         // Ends the session of the run: see the driver.
         SliceState::Failed { retry_at: None, .. } => return None,
         SliceState::Pending | SliceState::Running { .. } => None,
@@ -162,6 +163,25 @@ mod tests {
         }
     }
 
+    fn intent(epoch: u64, slice: u32) -> OpenIntent {
+        OpenIntent {
+            attempt: 1,
+            epoch,
+            commit: Commit {
+                manifest: Manifest {
+                    slice,
+                    sequence: 0,
+                    rows: 0,
+                    checksum: 0,
+                    epoch,
+                    payload: serde_json::Value::Null,
+                },
+                account: RowAccount::default(),
+                resume_at: None,
+            },
+        }
+    }
+
     fn finish(stage: &mut StageFacts) {
         for slice in &mut stage.slices {
             slice.state = SliceState::Finished;
@@ -208,26 +228,19 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_has_been_replaced_leaves_later_attempts_alone() {
+        let mut run = run(vec![stage(1, &[], sink("kept", CommitMode::Batch))]);
+        run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH + 1 };
+        run.stages[0].slices[0].intent = Some(intent(EPOCH + 1, 0));
+        assert_eq!(decide_now(&run, 1, &[]).jobs, []);
+    }
+
+    #[test]
     fn an_open_intent_is_resolved_before_the_next_attempt() {
         let mut run = run(vec![stage(2, &[], sink("kept", CommitMode::Batch))]);
         let slice = &mut run.stages[0].slices[1];
         slice.state = SliceState::Running { epoch: EPOCH - 1 };
-        slice.intent = Some(OpenIntent {
-            attempt: 1,
-            epoch: EPOCH - 1,
-            commit: Commit {
-                manifest: Manifest {
-                    slice: 1,
-                    sequence: 0,
-                    rows: 0,
-                    checksum: 0,
-                    epoch: EPOCH - 1,
-                    payload: serde_json::Value::Null,
-                },
-                account: RowAccount::default(),
-                resume_at: None,
-            },
-        });
+        slice.intent = Some(intent(EPOCH - 1, 1));
         let recover = Job::Recover { stage: StageId(0), slice: 1 };
         assert_eq!(decide_now(&run, 1, &[]).jobs, [recover], "recovery comes first");
         assert_eq!(decide_now(&run, 4, &[recover]).jobs, [attempt(0, 0)], "and only once");
