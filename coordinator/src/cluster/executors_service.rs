@@ -39,7 +39,7 @@ impl Executors for ExecutorsService {
             Some(FromExecutor { message: Some(Message::Hello(hello)) }) => check(hello)?,
             _ => return Err(Status::invalid_argument("the first message must be Hello")),
         };
-        let name = hello.executor.clone();
+        let (name, boot_id) = (hello.executor.clone(), hello.boot_id.clone());
         let pool = Arc::clone(&leading.pool);
         let (number, outgoing) = match pool.join(hello) {
             Ok(joined) => joined,
@@ -53,7 +53,7 @@ impl Executors for ExecutorsService {
             }
         };
         tokio::spawn(async move {
-            listen(&pool, &name, number, incoming).await;
+            listen(&pool, (&name, &boot_id), number, incoming).await;
             pool.stream_ended(&name, number);
         });
         Ok(Response::new(UnboundedReceiverStream::new(outgoing).boxed()))
@@ -76,7 +76,12 @@ fn check(hello: Hello) -> Result<Hello, Status> {
     Ok(hello)
 }
 
-async fn listen(pool: &Arc<Pool>, name: &str, number: u64, mut incoming: Streaming<FromExecutor>) {
+async fn listen(
+    pool: &Arc<Pool>,
+    (name, boot_id): (&str, &str),
+    number: u64,
+    mut incoming: Streaming<FromExecutor>,
+) {
     loop {
         let message = match incoming.message().await {
             Ok(Some(FromExecutor { message })) => message,
@@ -92,7 +97,7 @@ async fn listen(pool: &Arc<Pool>, name: &str, number: u64, mut incoming: Streami
         };
         pool.heard(name, is_draining);
         match message {
-            Some(Message::Report(report)) => on_report(pool, name, report),
+            Some(Message::Report(report)) => on_report(pool, name, boot_id, report),
             Some(Message::Progress(progress)) => pool.on_progress(&progress.json),
             Some(Message::Hello(_) | Message::Heartbeat(_)) | None => {}
         }

@@ -26,16 +26,21 @@ struct Append {
     log: Arc<dyn weir_executor::CommitLog>,
 }
 
-pub(super) fn on_report(pool: &Arc<Pool>, executor: &str, report: Report) {
+/// `boot_id` is that of the process which has sent it: numbers mean nothing to another one.
+pub(super) fn on_report(pool: &Arc<Pool>, executor: &str, boot_id: &str, report: Report) {
     let Report { number, task, fact } = report;
     let (Some(task), Some(fact)) = (task, fact) else {
-        return pool.send(executor, answer(number, Outcome::Unavailable, "the report is empty"));
+        return pool.send(
+            executor,
+            boot_id,
+            answer(number, Outcome::Unavailable, "the report is empty"),
+        );
     };
     let key = slice_attempt(task);
     if let Fact::End(json) = &fact {
         // Asked for again, it is of a task that nobody knows any more: that is an answer, too.
         end(pool, executor, &key, json);
-        return pool.send(executor, answer(number, Outcome::Accepted, ""));
+        return pool.send(executor, boot_id, answer(number, Outcome::Accepted, ""));
     }
     let todo = pool.state_of(&key, |assigned| {
         if assigned.executor != executor {
@@ -53,10 +58,10 @@ pub(super) fn on_report(pool: &Arc<Pool>, executor: &str, report: Report) {
     });
     match todo.unwrap_or_else(|| Todo::Answer(Box::new(fenced(number)))) {
         Todo::Nothing => {}
-        Todo::Answer(message) => pool.send(executor, *message),
+        Todo::Answer(message) => pool.send(executor, boot_id, *message),
         Todo::Append(append) => {
             let pool = Arc::clone(pool);
-            let executor = executor.to_owned();
+            let (executor, boot_id) = (executor.to_owned(), boot_id.to_owned());
             tokio::spawn(async move {
                 let message = answered(number, append_fact(append, fact).await);
                 pool.state_of(&key, |assigned| {
@@ -65,7 +70,7 @@ pub(super) fn on_report(pool: &Arc<Pool>, executor: &str, report: Report) {
                         last.answer = Some(message.clone());
                     }
                 });
-                pool.send(&executor, message);
+                pool.send(&executor, &boot_id, message);
             });
         }
     }

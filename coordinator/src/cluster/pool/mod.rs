@@ -369,8 +369,11 @@ impl Pool {
         }
     }
 
-    pub(super) fn send(&self, executor: &str, message: Message) {
-        if let Some(executor) = self.state().executors.get(executor) {
+    /// To this process; another one that has its name now hears nothing of it.
+    pub(super) fn send(&self, executor: &str, boot_id: &str, message: Message) {
+        if let Some(executor) = self.state().executors.get(executor)
+            && executor.hello.boot_id == boot_id
+        {
             executor.send(message);
         }
     }

@@ -54,3 +54,18 @@ fn nobody_joins_where_nobody_leads() {
     pool.close();
     assert_eq!(pool.join(hello("a", "boot-1")).err(), Some(NotJoined::Closed));
 }
+
+/// Numbers of reports begin anew with every process.
+#[test]
+fn what_a_process_has_asked_is_not_answered_to_the_next_one_of_its_name() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let (first, _) = pool.join(hello("a", "boot-1")).expect("joined");
+    pool.stream_ended("a", first);
+    let (_, mut messages) = pool.join(hello("a", "boot-2")).expect("joined");
+    welcome(&mut messages);
+    let answer = || Message::Answer(weir_proto::internal::Answer::default());
+    pool.send("a", "boot-1", answer());
+    assert!(messages.try_recv().is_err());
+    pool.send("a", "boot-2", answer());
+    assert!(messages.try_recv().is_ok());
+}
