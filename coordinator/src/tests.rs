@@ -3,6 +3,7 @@
 
 mod giving_up;
 mod replicated;
+mod simulation;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;

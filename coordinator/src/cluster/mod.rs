@@ -13,7 +13,7 @@ mod convert;
 mod executors_service;
 mod leading;
 mod node;
-mod place;
+pub(crate) mod place;
 mod pool;
 mod remote;
 mod reports;

@@ -2,23 +2,23 @@
 
 /// An executor that takes tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
-    pub(super) name: String,
-    pub(super) free: u32,
+pub(crate) struct Candidate {
+    pub(crate) name: String,
+    pub(crate) free: u32,
     /// Tasks of the run in question that it has.
-    pub(super) of_run: u32,
+    pub(crate) of_run: u32,
 }
 
 /// A run that would have liked to begin a task a moment ago, and could not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Waiting {
-    pub(super) busy: u32,
+pub(crate) struct Waiting {
+    pub(crate) busy: u32,
 }
 
 /// The executor with the fewest tasks of this run, and of those the one with the most free places; so
 /// a run is spread, and loses little with one executor. `None` while all are busy, or while a run with
 /// fewer tasks than this one (`busy`) waits.
-pub(super) fn place(
+pub(crate) fn place(
     candidates: &[Candidate],
     busy: u32,
     others_waiting: &[Waiting],

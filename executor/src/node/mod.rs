@@ -15,7 +15,7 @@ mod link;
 mod peers;
 mod progress;
 mod runs;
-mod state;
+pub mod state;
 mod tasks;
 #[cfg(test)]
 mod tests;

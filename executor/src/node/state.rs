@@ -10,7 +10,7 @@ use weir_proto::internal::{Answer, Assign, Report, TaskId};
 
 /// Of a process, from its start to its end.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub struct State {
     /// Of the leader that was last heard of.
     epoch: u64,
     is_connected: bool,
@@ -31,7 +31,7 @@ enum Phase {
 }
 
 #[derive(Debug)]
-pub(super) enum Event {
+pub enum Event {
     /// A new stream; reports go there from now on.
     Welcomed {
         epoch: u64,
@@ -53,7 +53,7 @@ pub(super) enum Event {
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Effect {
+pub enum Effect {
     Start(Box<Assign>),
     /// The task shall end at its next commit.
     Stop(TaskId),
@@ -69,7 +69,7 @@ pub(super) enum Effect {
 }
 
 impl State {
-    pub(super) fn step(&mut self, event: Event) -> Vec<Effect> {
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Welcomed { epoch, keeps_tasks } => self.welcomed(epoch, keeps_tasks),
             Event::Disconnected => {
@@ -96,11 +96,11 @@ impl State {
     }
 
     /// Whether nothing keeps a draining process any longer.
-    pub(super) fn may_leave(&self) -> bool {
+    pub fn may_leave(&self) -> bool {
         self.is_draining && self.tasks.is_empty()
     }
 
-    pub(super) fn task_count(&self) -> usize {
+    pub fn task_count(&self) -> usize {
         self.tasks.len()
     }
 

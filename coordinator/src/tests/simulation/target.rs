@@ -1,0 +1,341 @@
+//! A sink's target, as far as its protocol goes: who may publish, what has landed, what is seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use weir_connectors::{Manifest, Recovery};
+use weir_spec::CommitMode;
+
+/// How the system behind a sink keeps writers apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One transaction for each batch, which raises the fences (SQLite).
+    Late,
+    /// As above; the fences are raised when a writer opens (PostgreSQL).
+    Early,
+    /// Renames of staged files, one by one.
+    Files,
+}
+
+/// What a target can be told to neglect: a test that still passes would prove nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) tombstones: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Fenced,
+    /// Somebody holds the lock: to be asked again.
+    Busy,
+    /// The target is not as it should be.
+    Changed(String),
+}
+
+/// Who writes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writer {
+    pub(super) epoch: u64,
+    pub(super) slice: u32,
+    pub(super) attempt: u32,
+}
+
+/// Rows `from..to` of a slice.
+pub(super) type Range = (u64, u64);
+type FileName = (u32, u64, usize);
+
+#[derive(Debug)]
+pub(super) struct Target {
+    kind: Kind,
+    commit: CommitMode,
+    rules: Rules,
+    epoch: u64,
+    /// By slice, the least attempt that may publish.
+    least: BTreeMap<u32, u32>,
+    /// What a reader sees once it is shown, of tables.
+    batches: BTreeMap<(u32, u64), (Range, u64)>,
+    /// Files by their names before and after they are renamed.
+    staged: BTreeMap<u64, Range>,
+    files: BTreeMap<FileName, Range>,
+    is_shown: bool,
+    /// Tasks that rename.
+    holders: BTreeSet<u64>,
+    /// By slice, the last attempt that the target was asked about, and the greatest epoch that came.
+    given_up: BTreeMap<u32, u32>,
+    seen_epoch: u64,
+    /// What must never happen.
+    pub(super) violations: Vec<String>,
+}
+
+impl Target {
+    pub(super) fn new(kind: Kind, commit: CommitMode, rules: Rules) -> Self {
+        Self {
+            kind,
+            commit,
+            rules,
+            epoch: 0,
+            least: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            files: BTreeMap::new(),
+            is_shown: false,
+            holders: BTreeSet::new(),
+            given_up: BTreeMap::new(),
+            seen_epoch: 0,
+            violations: Vec::new(),
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn open(&mut self, writer: Writer) -> Result<(), Refusal> {
+        match self.kind {
+            Kind::Late => Ok(()),
+            Kind::Early => {
+                self.raise_epoch(writer.epoch)?;
+                self.raise_attempt(writer.slice, writer.attempt)
+            }
+            Kind::Files => self.join(writer.epoch),
+        }
+    }
+
+    /// `number` is the first name that the batch's files may have.
+    pub(super) fn stage(
+        &mut self,
+        writer: Writer,
+        sequence: u64,
+        range: Range,
+        rows: u64,
+        checksum: u64,
+        number: u64,
+    ) -> Manifest {
+        let (from, to) = range;
+        let middle = from + (to - from) / 2;
+        let mut files = Vec::new();
+        for (name, (from, to)) in (number..).zip([(from, middle), (middle, to)]) {
+            if from < to {
+                files.push(json!([name, from, to]));
+                if self.kind == Kind::Files {
+                    self.staged.insert(name, (from, to));
+                }
+            }
+        }
+        let Writer { epoch, slice, .. } = writer;
+        // Only files say in their manifest what they hold; a table's writer knows its rows itself.
+        Manifest { slice, sequence, rows, checksum, epoch, payload: Value::Array(files) }
+    }
+
+    /// One transaction.
+    pub(super) fn publish(
+        &mut self,
+        writer: Writer,
+        manifest: &Manifest,
+        range: Range,
+    ) -> Result<(), Refusal> {
+        self.raise_epoch(writer.epoch)?;
+        self.raise_attempt(writer.slice, writer.attempt)?;
+        let key = (writer.slice, manifest.sequence);
+        if !self.batches.contains_key(&key) {
+            self.note_change(writer);
+            self.batches.insert(key, (range, manifest.rows));
+        }
+        Ok(())
+    }
+
+    /// Begins to rename; nobody of another epoch may, until [`Self::release`].
+    pub(super) fn hold(&mut self, task: u64, epoch: u64) -> Result<(), Refusal> {
+        self.check_epoch(epoch)?;
+        self.holders.insert(task);
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, task: u64) {
+        self.holders.remove(&task);
+    }
+
+    /// Renames the batch's file with this number; whether there are more.
+    pub(super) fn rename(
+        &mut self,
+        writer: Writer,
+        manifest: &Manifest,
+        number: usize,
+    ) -> Result<bool, Refusal> {
+        let files = files_of(manifest);
+        if self.commit == CommitMode::Run {
+            return Ok(false);
+        }
+        if let Some((staged, range)) = files.get(number)
+            && self.show(*staged, (writer.slice, manifest.sequence, number), *range)?
+        {
+            self.note_change(writer);
+        }
+        Ok(number + 1 < files.len())
+    }
+
+    pub(super) fn recover(
+        &mut self,
+        manifest: &Manifest,
+        attempt: u32,
+        epoch: u64,
+    ) -> Result<Recovery, Refusal> {
+        let slice = manifest.slice;
+        let key = (slice, manifest.sequence);
+        let answer = match self.kind {
+            Kind::Late | Kind::Early => {
+                self.raise_epoch(epoch)?;
+                self.raise_attempt(slice, attempt + 1)?;
+                match self.batches.contains_key(&key) {
+                    true => Recovery::Published,
+                    false => Recovery::Lost,
+                }
+            }
+            Kind::Files => {
+                self.join(epoch)?;
+                self.recover_files(manifest)?
+            }
+        };
+        let given_up = self.given_up.entry(slice).or_default();
+        *given_up = attempt.max(*given_up);
+        Ok(answer)
+    }
+
+    fn recover_files(&mut self, manifest: &Manifest) -> Result<Recovery, Refusal> {
+        let key = |number| (manifest.slice, manifest.sequence, number);
+        let files = files_of(manifest);
+        let is_there = |(number, (staged, range)): (usize, &(u64, Range))| {
+            self.staged.contains_key(staged) || self.has_size(key(number), *range)
+        };
+        if files.iter().enumerate().all(is_there) {
+            if self.commit == CommitMode::Batch {
+                for (number, (staged, range)) in files.iter().enumerate() {
+                    self.show(*staged, key(number), *range)?;
+                }
+            }
+            return Ok(Recovery::Published);
+        }
+        for (number, (staged, _)) in files.iter().enumerate() {
+            self.staged.remove(staged);
+            self.files.remove(&key(number));
+        }
+        Ok(Recovery::Lost)
+    }
+
+    /// `is_whole: false`: interrupted, as far as what is shown can be shown in parts.
+    pub(super) fn commit_run(
+        &mut self,
+        manifests: &[Manifest],
+        epoch: u64,
+        is_whole: bool,
+    ) -> Result<(), Refusal> {
+        if self.kind == Kind::Files {
+            self.raise_files(epoch)?;
+            for manifest in manifests {
+                for (number, (staged, range)) in files_of(manifest).into_iter().enumerate() {
+                    self.show(staged, (manifest.slice, manifest.sequence, number), range)?;
+                    if !is_whole {
+                        return Ok(());
+                    }
+                }
+            }
+            self.is_shown = true;
+            return Ok(());
+        }
+        self.raise_epoch(epoch)?;
+        for manifest in manifests {
+            let key = (manifest.slice, manifest.sequence);
+            if self.batches.get(&key).is_none_or(|(_, rows)| *rows != manifest.rows) {
+                return Err(Refusal::Changed(format!("batch {key:?} is not staged")));
+            }
+        }
+        if manifests.len() != self.batches.len() {
+            return Err(Refusal::Changed("batches are staged that nobody knows".to_owned()));
+        }
+        self.is_shown = true;
+        Ok(())
+    }
+
+    /// What a reader sees: slices with rows.
+    pub(super) fn visible(&self) -> Vec<(u32, Range)> {
+        match (self.kind, self.commit) {
+            (Kind::Files, _) => {
+                self.files.iter().map(|((slice, ..), range)| (*slice, *range)).collect()
+            }
+            (_, CommitMode::Run) if !self.is_shown => Vec::new(),
+            _ => self.batches.iter().map(|((slice, _), (range, _))| (*slice, *range)).collect(),
+        }
+    }
+
+    fn show(&mut self, staged: u64, name: FileName, range: Range) -> Result<bool, Refusal> {
+        if !self.staged.contains_key(&staged) {
+            return match self.has_size(name, range) {
+                true => Ok(false),
+                false => Err(Refusal::Changed(format!("{staged} is gone, {name:?} not there"))),
+            };
+        }
+        if self.files.contains_key(&name) {
+            return Err(Refusal::Changed(format!("{name:?} exists already")));
+        }
+        let range = self.staged.remove(&staged).expect("looked at above");
+        self.files.insert(name, range);
+        Ok(true)
+    }
+
+    fn has_size(&self, name: FileName, (from, to): Range) -> bool {
+        self.files
+            .get(&name)
+            .is_some_and(|(known_from, known_to)| known_to - known_from == to - from)
+    }
+
+    fn check_epoch(&mut self, epoch: u64) -> Result<(), Refusal> {
+        if epoch < self.epoch { Err(Refusal::Fenced) } else { Ok(()) }
+    }
+
+    fn raise_epoch(&mut self, epoch: u64) -> Result<(), Refusal> {
+        self.check_epoch(epoch)?;
+        self.epoch = self.epoch.max(epoch);
+        self.seen_epoch = self.seen_epoch.max(epoch);
+        Ok(())
+    }
+
+    fn raise_files(&mut self, epoch: u64) -> Result<(), Refusal> {
+        if !self.holders.is_empty() {
+            return Err(Refusal::Busy);
+        }
+        self.raise_epoch(epoch)
+    }
+
+    /// Waits only for writers of another epoch.
+    fn join(&mut self, epoch: u64) -> Result<(), Refusal> {
+        self.check_epoch(epoch)?;
+        if self.epoch == epoch { Ok(()) } else { self.raise_files(epoch) }
+    }
+
+    fn raise_attempt(&mut self, slice: u32, attempt: u32) -> Result<(), Refusal> {
+        if !self.rules.tombstones {
+            return Ok(());
+        }
+        let least = self.least.entry(slice).or_default();
+        if *least > attempt {
+            return Err(Refusal::Fenced);
+        }
+        *least = attempt;
+        Ok(())
+    }
+
+    fn note_change(&mut self, Writer { epoch, slice, attempt }: Writer) {
+        if self.given_up.get(&slice).is_some_and(|given_up| attempt <= *given_up) {
+            self.violations.push(format!("attempt {attempt} at slice {slice} had been given up"));
+        }
+        if epoch < self.seen_epoch {
+            self.violations.push(format!("epoch {epoch} was over, and has published"));
+        }
+    }
+}
+
+fn files_of(manifest: &Manifest) -> Vec<(u64, Range)> {
+    let files = manifest.payload.as_array().expect("as it was staged");
+    let number = |file: &Value, index: usize| file[index].as_u64().expect("as it was staged");
+    files.iter().map(|file| (number(file, 0), (number(file, 1), number(file, 2)))).collect()
+}
