@@ -7,7 +7,9 @@
 #   gcc, libc6-dev, pkg-config                        linking, and the C parts of SQLite, zstd and ring
 #   util-linux                                        setpriv: PostgreSQL refuses to run as root
 #   procps                                            kill, with which tests interrupt what they have started
-# Installs with rustup, when missing: rustfmt, clippy. Nothing comes from PyPI or npm.
+#   python3, python3-venv                             a client of the API that is not ours, and TPC-H data
+# Installs from PyPI, into a virtual environment in the target directory: tests/python/requirements.txt.
+# Installs with rustup, when missing: rustfmt, clippy. Nothing comes from npm.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -19,6 +21,7 @@ install_packages() {
   command -v setpriv >/dev/null || missing+=(util-linux)
   [ -x /bin/kill ] || [ -x /usr/bin/kill ] || missing+=(procps)
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
   [ ${#missing[@]} -eq 0 ] && return 0
   local root=()
   if [ "$(id -u)" != 0 ]; then root=(sudo); fi
@@ -36,6 +39,7 @@ install_packages() {
 
 step "packages"
 install_packages
+tests/python/install.sh
 rustup component list --installed 2>/dev/null | grep -q clippy || rustup component add clippy rustfmt
 
 step "format"

@@ -137,6 +137,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
     let redactor = context.redactor.clone();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(weir_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors are those of the build");
     let (health, health_service) = tonic_health::server::health_reporter();

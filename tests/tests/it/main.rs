@@ -6,6 +6,7 @@ mod cluster;
 mod cluster_access;
 mod cluster_certificates;
 mod cluster_faults;
+mod cluster_foreign_client;
 mod disk_full;
 mod examples;
 mod kill;

@@ -1,0 +1,114 @@
+//! The API as somebody finds it who has nothing of ours: by reflection, over TLS, with a token.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use weir_tests::cluster::Cluster;
+use weir_tests::dataset;
+use weir_tests::foreign::{Answer, ask};
+use weir_tests::weir::Weir;
+
+const ROWS: i64 = 20_000;
+const PUBLIC: [&str; 4] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "weir.v1.Cluster",
+    "weir.v1.Runs",
+];
+
+/// A new token in a file.
+fn token(cluster: &Cluster, role: &str) -> PathBuf {
+    let made = cluster.run(&["cluster", "token", "create", role, "--role", role]).expect_code(0);
+    let file = cluster.weir.folder.join(format!("{role}.token"));
+    std::fs::write(&file, made.stdout).expect("the disk has room");
+    file
+}
+
+fn write_pipeline(cluster: &Cluster) {
+    let folder = &cluster.weir.folder;
+    dataset::write_csv(&folder.join("data"), ROWS, 4);
+    let columns = dataset::COLUMNS;
+    let text = format!(
+        "pipeline: foreign\n\
+         sources: {{ rows: {{ type: csv, path: \"data/*.csv\", columns: {columns} }} }}\n\
+         sinks: {{ lake: {{ input: rows, type: parquet, path: out, mode: append }} }}\n"
+    );
+    std::fs::write(folder.join("pipeline.yaml"), text).expect("the disk has room");
+}
+
+#[test]
+fn a_client_that_knows_no_proto_file_submits_watches_and_audits_a_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let cluster = Cluster::up(folder.path());
+    write_pipeline(&cluster);
+    let operator = token(&cluster, "operator");
+    let ask = |arguments: &[&str]| ask(&cluster, Some(&operator), arguments);
+
+    let services = ask(&["services"]);
+    let listed = services.lines[0].as_array().expect("a list");
+    for service in PUBLIC {
+        assert!(listed.contains(&service.into()), "{service}: {services:?}");
+    }
+
+    let done = ask(&["job", "pipeline.yaml", "--request-id", "foreign"]);
+    assert!(done.is_ok, "{done:#?}");
+    assert_eq!(done.the("submitted")["is_new"], true, "{done:#?}");
+    let run = done.the("submitted")["run"].as_str().expect("the run has an id").to_owned();
+    let states: Vec<&Value> =
+        done.all("update").iter().filter_map(|update| update.get("run")).collect();
+    assert_eq!(states.first().expect("it is told")["status"], "RUN_STATUS_RUNNING");
+    assert_eq!(states.last().expect("it is told")["status"], "RUN_STATUS_SUCCEEDED");
+    let shown = done.the("shown");
+    // JSON of protobuf has numbers of 64 bits as text.
+    assert_eq!(shown["rows_written"]["lake"], ROWS.to_string(), "{shown:#}");
+    let stages = shown["stages"].as_array().expect("a list");
+    assert!(
+        !stages.is_empty() && stages.iter().all(|stage| stage["slices"] == stage["slices_done"])
+    );
+    let audit = done.the("audit");
+    assert_eq!((&audit["clean"], &audit["findings"]), (&json!(true), &json!([])), "{audit:#}");
+    assert_eq!(audit["sinks"][0]["rows_in_target"], ROWS.to_string(), "{audit:#}");
+
+    // Our own command says the same; and the same request begins nothing.
+    let ours = cluster.show(&run);
+    assert_eq!(ours["summary"]["rows_written"]["lake"], ROWS, "{ours:#}");
+    let again = ask(&["job", "pipeline.yaml", "--request-id", "foreign"]);
+    assert_eq!(again.the("submitted"), &json!({ "run": run, "is_new": false }), "{again:#?}");
+}
+
+#[test]
+fn a_client_that_knows_no_proto_file_is_refused_with_the_right_codes() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let small = ["--coordinators", "1", "--executors", "1"];
+    let cluster = Cluster::up_with(Weir::new(folder.path()), &small);
+    write_pipeline(&cluster);
+    let (viewer, admin) = (token(&cluster, "viewer"), cluster.dir.join("admin.token"));
+    let unknown = cluster.weir.folder.join("unknown.token");
+    std::fs::write(&unknown, "weir_nobody-has-this-one").expect("the disk has room");
+    let refused = |answer: Answer, code: &str| assert_eq!(answer.refusal(), code, "{answer:?}");
+
+    for nobody in [None, Some(unknown.as_path())] {
+        refused(ask(&cluster, nobody, &["services"]), "UNAUTHENTICATED");
+        refused(ask(&cluster, nobody, &["call", "weir.v1.Runs/List"]), "UNAUTHENTICATED");
+        refused(ask(&cluster, nobody, &["job", "pipeline.yaml"]), "UNAUTHENTICATED");
+    }
+
+    let viewer = Some(viewer.as_path());
+    let runs = ask(&cluster, viewer, &["call", "weir.v1.Runs/List"]);
+    assert_eq!((runs.is_ok, &runs.lines[0]), (true, &json!({ "runs": [] })), "{runs:?}");
+    refused(ask(&cluster, viewer, &["job", "pipeline.yaml"]), "PERMISSION_DENIED");
+    refused(ask(&cluster, viewer, &["call", "weir.v1.Cluster/ListTokens"]), "PERMISSION_DENIED");
+    let missing = ["call", "weir.v1.Runs/Get", r#"{ "run": "nosuch" }"#];
+    refused(ask(&cluster, viewer, &missing), "NOT_FOUND");
+
+    // What a coordinator does not know is for admins only, whom it tells so.
+    for method in ["weir.v1.Runs/Nothing", "weir.v1.Nothing/Get"] {
+        refused(ask(&cluster, viewer, &["call", method]), "PERMISSION_DENIED");
+        refused(ask(&cluster, Some(&admin), &["call", method]), "UNIMPLEMENTED");
+    }
+    let empty =
+        ["call", "weir.v1.Runs/Submit", r#"{ "pipeline": "pipeline: p", "base_dir": "/" }"#];
+    refused(ask(&cluster, Some(&admin), &empty), "INVALID_ARGUMENT");
+    let runs = ask(&cluster, viewer, &["call", "weir.v1.Runs/List"]);
+    assert_eq!(runs.lines, [json!({ "runs": [] })], "nothing has begun");
+}
