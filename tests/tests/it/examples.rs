@@ -9,7 +9,7 @@ use weir_tests::weir::{self, Weir};
 use crate::targets;
 
 /// A copy of an example's folder, so that nothing is written into the checkout.
-fn copied(example: &str) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn copied(example: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     copy(&weir::repository().join("examples").join(example), folder.path());
     let path = folder.path().to_owned();
@@ -221,7 +221,7 @@ fn items_of_an_api_are_upserted_and_then_only_the_newer_ones_read() {
 /// An example that no test runs would rot.
 #[test]
 fn every_example_is_run_by_a_test() {
-    let tests = include_str!("examples.rs");
+    let tests = concat!(include_str!("examples.rs"), include_str!("cluster_tpch.rs"));
     let examples = std::fs::read_dir(weir::repository().join("examples"));
     for entry in examples.expect("examples/ is there").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
