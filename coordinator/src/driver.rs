@@ -253,11 +253,7 @@ impl<'session> Driver<'session> {
             .with_facts(|facts| {
                 let slice = facts.slice(stage_id, slice).expect("decided from these facts");
                 let inputs = (stage.inputs.iter())
-                    .filter_map(|input| {
-                        // Only whole stages write exchanges, and those have one slice.
-                        let exchange = facts.slice(*input, 0)?.exchange.as_ref()?;
-                        Some((*input, exchange.file_id.clone()))
-                    })
+                    .filter_map(|input| Some((*input, facts.stage(*input)?.exchange()?)))
                     .collect();
                 (slice.attempts, slice.start(), inputs, facts.sessions)
             })
@@ -300,11 +296,11 @@ impl<'session> Driver<'session> {
                 return JobEnd::NotAppended(error);
             }
             let result = workers.run(slot, task, context).await;
-            let Ok(TaskOutcome::Exchanged { file_id, partitions, account }) = result else {
+            let Ok(TaskOutcome::Exchanged { output, account }) = result else {
                 return JobEnd::Attempt { task: attempt, result };
             };
             let stage = attempt.stage;
-            let finish = FinishExchange { task: attempt, file_id, partitions, account };
+            let finish = FinishExchange { task: attempt, output, account };
             match store.append(Command::FinishExchange(finish)).await {
                 Ok(_) => JobEnd::Exchanged { stage },
                 Err(error) => JobEnd::NotAppended(error),

@@ -21,7 +21,7 @@ use crate::choose::{Choice, Wanted, choose};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
 use crate::lock::{BETWEEN_ASKING, Holder, PipelineLock, interrupt};
 use crate::params::complete_params;
-use crate::session::{Failure, Session, ledger_error, plan_run, remove_staging};
+use crate::session::{Failure, Session, Workplace, ledger_error, plan_run, remove_staging};
 use crate::sources::open_given;
 use crate::state_dir::{PipelineDir, StateDir};
 use crate::store::{LedgerStore, StoreError};
@@ -73,8 +73,8 @@ impl Engine {
             EngineError::Invalid(format!("source `{}`: {}", failure.node, failure.error))
         })?;
         let stop = CancellationToken::new();
-        let slots = self.options.slots.get();
-        plan_run(spec, &request, None, &watermarks, &given, systems, slots, &stop).await.map_err(
+        let here = Workplace::here(self.options.slots.get());
+        plan_run(spec, &request, None, &watermarks, &given, systems, here, &stop).await.map_err(
             |failure| match failure {
                 Failure::Invalid(message) | Failure::Run(message) => {
                     EngineError::Invalid(self.options.context.redactor.redact(&message))

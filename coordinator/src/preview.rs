@@ -22,7 +22,7 @@ use weir_spec::{InputRef, NodeName, PipelineSpec};
 
 use crate::params::complete_params;
 use crate::render::render_nodes;
-use crate::session::plan_scope;
+use crate::session::{Workplace, plan_scope};
 use crate::sources::describe_sources;
 use crate::{Engine, EngineError, RunRequest};
 
@@ -39,7 +39,7 @@ impl Engine {
         let request = RunRequest { params, ..request };
         let slots = self.options.slots.get();
         let watermarks = BTreeMap::new();
-        let scope = plan_scope(spec, &request, None, &watermarks, slots);
+        let scope = plan_scope(spec, &request, None, &watermarks, Workplace::here(slots));
         let rendered = render_nodes(spec, &scope).map_err(EngineError::Invalid)?;
         let redactor = &self.options.context.redactor;
         let invalid = |message: String| EngineError::Invalid(redactor.redact(&message));

@@ -226,7 +226,7 @@ impl Session {
             &watermarks,
             given,
             self.systems.as_ref(),
-            self.options.slots.get(),
+            self.workplace(),
             &self.stop,
         );
         let graph = self.unless_stopped(planning).await??;
@@ -241,6 +241,10 @@ impl Session {
         .await?;
         tracing::info!(stages = graph.stages.len(), "planned");
         Ok(graph)
+    }
+
+    fn workplace(&self) -> Workplace {
+        Workplace { slots: self.options.slots.get(), is_distributed: self.cluster.is_some() }
     }
 
     async fn report_resumption(&self) {
@@ -426,6 +430,22 @@ pub(crate) struct RunIdentity<'run> {
     pub(crate) started_at: chrono::DateTime<Utc>,
 }
 
+/// Where the tasks of a plan will run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Workplace {
+    /// Tasks at once.
+    pub(crate) slots: usize,
+    /// In several processes.
+    pub(crate) is_distributed: bool,
+}
+
+impl Workplace {
+    /// This process.
+    pub(crate) fn here(slots: usize) -> Self {
+        Self { slots, is_distributed: false }
+    }
+}
+
 /// Asks the sources, and plans. Writes nothing.
 #[expect(
     clippy::too_many_arguments,
@@ -438,12 +458,12 @@ pub(crate) async fn plan_run(
     watermarks: &BTreeMap<NodeName, String>,
     given: &IndexMap<NodeName, Arc<dyn Source>>,
     systems: &dyn Systems,
-    parallelism: usize,
+    workplace: Workplace,
     stop: &CancellationToken,
 ) -> Result<StageGraph, Failure> {
-    let scope = plan_scope(spec, request, run, watermarks, parallelism);
+    let scope = plan_scope(spec, request, run, watermarks, workplace);
     let rendered = render_nodes(spec, &scope).map_err(Failure::Invalid)?;
-    let catalog = describe_sources(&rendered, watermarks, given, systems, parallelism, stop)
+    let catalog = describe_sources(&rendered, watermarks, given, systems, workplace.slots, stop)
         .await
         .map_err(source_failure)?;
     weir_plan::plan(&rendered, &catalog, &scope).await.map_err(|error| plan_failure(&error))
@@ -454,7 +474,7 @@ pub(crate) fn plan_scope(
     request: &RunRequest,
     run: Option<RunIdentity<'_>>,
     watermarks: &BTreeMap<NodeName, String>,
-    parallelism: usize,
+    workplace: Workplace,
 ) -> PlanScope {
     let text = |name: &str, value: String| (name.to_owned(), Value::String(value));
     let mut run_values = BTreeMap::from([text("pipeline", spec.pipeline.to_string())]);
@@ -474,7 +494,8 @@ pub(crate) fn plan_scope(
         state: (watermarks.iter())
             .map(|(node, value)| (node.to_string(), Value::String(value.clone())))
             .collect(),
-        parallelism,
+        parallelism: workplace.slots,
+        distributed: workplace.is_distributed,
     }
 }
 

@@ -1,10 +1,11 @@
-//! Durable outputs of whole stages: Arrow IPC files, one a partition.
+//! Durable outputs of whole stages: Arrow IPC files, one for each slice and partition.
 //!
 //! ```text
 //! .<file id>.tmp/<partition>.arrow   while an attempt writes
 //! <file id>/<partition>.arrow        once all partitions are on the disk
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use weir_connectors::durable::create_dir_all_durable;
-use weir_plan::StageId;
+use weir_plan::{ExchangeOutput, StageId};
 
 use crate::durable::{state_error, sync_parent};
 use crate::{RunFolder, TaskError};
@@ -136,22 +137,56 @@ pub(crate) fn open(path: &Path, first_batch: usize) -> Result<FileReader<File>, 
     Ok(reader)
 }
 
-/// Streams a whole partition; `on_rows` sees the rows of every batch.
+/// How many batches a file holds.
+pub(crate) fn batch_count(path: &Path) -> Result<usize, TaskError> {
+    Ok(open(path, 0)?.num_batches())
+}
+
+/// Where a partition of an exchange is: in one file, or in one of each slice that has dealt rows out to
+/// it, in the order of the slices.
+pub(crate) fn files_of(
+    folder: &RunFolder,
+    inputs: &BTreeMap<StageId, Vec<ExchangeOutput>>,
+    stage: StageId,
+    partition: u32,
+) -> Result<Vec<PathBuf>> {
+    let outputs = inputs.get(&stage).ok_or_else(|| {
+        DataFusionError::Internal(format!(
+            "the task reads the exchange of stage {stage}, which it was not given"
+        ))
+    })?;
+    let files: Vec<PathBuf> = (outputs.iter())
+        .filter(|output| output.holds(partition))
+        .map(|output| folder.exchange_file(stage, &output.file_id, partition as usize))
+        .collect();
+    if files.is_empty() {
+        return Err(DataFusionError::Internal(format!(
+            "the exchange of stage {stage} has no partition {partition}"
+        )));
+    }
+    Ok(files)
+}
+
+/// Streams files one after the other; `on_rows` sees the rows of every batch.
 pub(crate) fn read_stream(
-    path: &Path,
+    files: Vec<PathBuf>,
     on_rows: impl Fn(u64) + Send + 'static,
 ) -> Result<SendableRecordBatchStream> {
-    let reader = open(path, 0).map_err(|error| DataFusionError::External(Box::new(error)))?;
-    let mut builder = RecordBatchReceiverStreamBuilder::new(reader.schema(), READ_AHEAD);
+    let failed = |error| DataFusionError::External(Box::new(error));
+    let first = files
+        .first()
+        .ok_or_else(|| DataFusionError::Internal("a partition without files".to_owned()))?;
+    let schema = open(first, 0).map_err(failed)?.schema();
+    let mut builder = RecordBatchReceiverStreamBuilder::new(schema, READ_AHEAD);
     let sender = builder.tx();
-    let path = path.to_owned();
     builder.spawn_blocking(move || {
-        for rows in reader {
-            let rows = rows
-                .map_err(|cause| DataFusionError::External(Box::new(read_error(&path, cause))))?;
-            on_rows(rows.num_rows() as u64);
-            if sender.blocking_send(Ok(rows)).is_err() {
-                break;
+        for path in &files {
+            for rows in open(path, 0).map_err(failed)? {
+                let rows = rows.map_err(|cause| failed(read_error(path, cause)))?;
+                on_rows(rows.num_rows() as u64);
+                if sender.blocking_send(Ok(rows)).is_err() {
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Reads the splits of a slice in order, ahead of the operators, in a task of its own.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::error::{DataFusionError, Result};
@@ -8,12 +9,12 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::{ConnectorError, Position, ScanRequest, Source, SourceBatch, Split};
+use weir_plan::SlicePosition;
 use weir_plan::operators::NodeFailure;
-use weir_plan::{SlicePosition, StageId};
 use weir_spec::NodeName;
 
+use crate::TaskError;
 use crate::exchange;
-use crate::{RunFolder, TaskError};
 
 /// Batches that wait for the operators.
 const READ_AHEAD: usize = 3;
@@ -52,18 +53,12 @@ impl SliceReader {
         })
     }
 
-    /// Reads one partition of an exchange as a single split; its position is the index of a batch.
-    pub(crate) fn of_exchange(
-        folder: &RunFolder,
-        stage: StageId,
-        file_id: &str,
-        partition: u32,
-        start: SlicePosition,
-    ) -> Self {
-        let path = folder.exchange_file(stage, file_id, partition as usize);
+    /// Reads the files of one partition of an exchange as a single split; its position is the index of a
+    /// batch.
+    pub(crate) fn of_exchange(files: Vec<PathBuf>, start: SlicePosition) -> Self {
         Self::spawn(move |steps| async move {
             let last_words = steps.clone();
-            let reading = move || read_partition(&path, start, &steps);
+            let reading = move || read_partition(&files, start, &steps);
             let result = match tokio::task::spawn_blocking(reading).await {
                 Ok(result) => result,
                 Err(stopped) => Err(DataFusionError::ExecutionJoin(Box::new(stopped))),
@@ -114,7 +109,7 @@ async fn read_splits(
     Ok(())
 }
 
-fn read_partition(path: &std::path::Path, start: SlicePosition, steps: &Steps) -> Result<()> {
+fn read_partition(files: &[PathBuf], start: SlicePosition, steps: &Steps) -> Result<()> {
     let failed = |error: TaskError| DataFusionError::External(Box::new(error));
     let first = match &start.inner {
         None => 0,
@@ -122,13 +117,21 @@ fn read_partition(path: &std::path::Path, start: SlicePosition, steps: &Steps) -
             DataFusionError::Internal(format!("`{index}` is not a position in an exchange"))
         })?,
     };
-    let reader = exchange::open(path, first).map_err(failed)?;
-    for (index, rows) in (first + 1..).zip(reader) {
-        let rows = rows.map_err(|cause| failed(exchange::read_error(path, cause)))?;
-        let position = Some(Position(index.to_string()));
-        let batch = SourceBatch { rows, rejected: Vec::new(), position };
-        if steps.blocking_send(Ok(ReadStep::Batch { split: 0, batch })).is_err() {
-            return Ok(());
+    // Batches of the files before.
+    let mut before = 0;
+    for path in files {
+        let skipped =
+            exchange::batch_count(path).map_err(failed)?.min(first.saturating_sub(before));
+        let reader = exchange::open(path, skipped).map_err(failed)?;
+        before += skipped;
+        for rows in reader {
+            let rows = rows.map_err(|cause| failed(exchange::read_error(path, cause)))?;
+            before += 1;
+            let position = Some(Position(before.to_string()));
+            let batch = SourceBatch { rows, rejected: Vec::new(), position };
+            if steps.blocking_send(Ok(ReadStep::Batch { split: 0, batch })).is_err() {
+                return Ok(());
+            }
         }
     }
     // The slice has been dropped if this fails; then nobody waits for its end.

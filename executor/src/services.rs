@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use weir_connectors::{ConnectorError, Source, SourceBatch};
-use weir_plan::{NodeCounts, Rejection, StageId, TaskServices};
+use weir_plan::{ExchangeOutput, NodeCounts, Rejection, StageId, TaskServices};
 use weir_spec::NodeName;
 
 use crate::exchange;
@@ -19,8 +19,8 @@ use crate::{ExecutorEnv, Task};
 pub(crate) struct ExecutorServices {
     env: Arc<ExecutorEnv>,
     recorder: Arc<Recorder>,
-    /// The accepted file of each exchange.
-    inputs: BTreeMap<StageId, String>,
+    /// What is left of each exchange, by slice.
+    inputs: BTreeMap<StageId, Vec<ExchangeOutput>>,
     /// Streaming stages only.
     morsels: Option<MorselFeed>,
 }
@@ -55,15 +55,12 @@ impl TaskServices for ExecutorServices {
     }
 
     fn read_exchange(&self, stage: StageId, partition: usize) -> Result<SendableRecordBatchStream> {
-        let Some(file_id) = self.inputs.get(&stage) else {
-            return Err(DataFusionError::Internal(format!(
-                "the task reads the exchange of stage {stage}, which it was not given"
-            )));
-        };
-        let path = self.env.folder.exchange_file(stage, file_id, partition);
+        let partition = u32::try_from(partition)
+            .map_err(|cause| DataFusionError::Internal(cause.to_string()))?;
+        let files = exchange::files_of(&self.env.folder, &self.inputs, stage, partition)?;
         self.recorder.on_exchange_rows(stage, 0);
         let recorder = Arc::clone(&self.recorder);
-        exchange::read_stream(&path, move |rows| recorder.on_exchange_rows(stage, rows))
+        exchange::read_stream(files, move |rows| recorder.on_exchange_rows(stage, rows))
     }
 
     fn morsel(&self) -> Result<SendableRecordBatchStream> {

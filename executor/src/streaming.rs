@@ -20,6 +20,7 @@ use weir_spec::{NodeName, SinkTarget};
 use crate::checksum::RowChecksum;
 use crate::context::{BATCH_ROWS, read_plan, task_context};
 use crate::durable::{off_thread, state_error, write_atomically};
+use crate::exchange;
 use crate::failure::FailureSite;
 use crate::morsel::{MorselBounds, MorselEnd, MorselFeed, Origin, SliceInput, Written};
 use crate::reading::SliceReader;
@@ -240,11 +241,9 @@ fn slice_input(
             (reader, Origin::Source(node.clone()), count)
         }
         (StreamInput::Exchange { stage: input }, Slice::Partition(partition)) => {
-            let file_id = task.inputs.get(input).ok_or_else(|| {
-                site.internal(format!("the exchange of stage {input} is not known to the task"))
-            })?;
-            let reader =
-                SliceReader::of_exchange(&env.folder, *input, file_id, *partition, start.clone());
+            let files = exchange::files_of(&env.folder, &task.inputs, *input, *partition)
+                .map_err(|error| site.internal(error))?;
+            let reader = SliceReader::of_exchange(files, start.clone());
             (reader, Origin::Exchange(*input), 1)
         }
         _ => return Err(site.internal("the slice does not fit the stage's input")),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use weir_connectors::{ConnectorError, PreparedSink};
-use weir_plan::{Commit, RowAccount, SliceStart, Stage, StageId};
+use weir_plan::{Commit, ExchangeOutput, RowAccount, SliceStart, Stage, StageId};
 use weir_spec::NodeName;
 
 /// One attempt at one slice of a stage.
@@ -21,9 +21,9 @@ pub struct Task {
     pub attempt: u32,
     pub epoch: u64,
     pub start: SliceStart,
-    /// The exchanges that the stage reads: for each of `stage.inputs` the file id of the attempt that
-    /// the ledger has accepted ([`TaskOutcome::Exchanged`]).
-    pub inputs: BTreeMap<StageId, String>,
+    /// The exchanges that the stage reads: for each of `stage.inputs` what the attempts that the ledger
+    /// has accepted have left ([`TaskOutcome::Exchanged`]), by slice.
+    pub inputs: BTreeMap<StageId, Vec<ExchangeOutput>>,
     /// For stages that end in a sink.
     pub prepared: Option<PreparedSink>,
 }
@@ -54,8 +54,8 @@ pub enum CommitLogError {
 pub enum TaskOutcome {
     /// All batches of the slice are committed. Totals of this attempt.
     Committed(RowAccount),
-    /// A whole stage's exchange is durable.
-    Exchanged { file_id: String, partitions: u32, account: RowAccount },
+    /// The slice's part of an exchange is durable.
+    Exchanged { output: ExchangeOutput, account: RowAccount },
     /// Stopped at a committed batch because it was asked to.
     Stopped,
 }

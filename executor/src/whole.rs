@@ -1,13 +1,16 @@
-//! A whole task: all partitions of a plan at once, into a durable exchange.
+//! A task of a whole stage: all partitions of a plan at once, or one of them, into a durable exchange.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weir_plan::{StageKind, StageOutput};
+use weir_plan::{ExchangeOutput, SliceRows, StageKind, StageOutput, execute_slice};
 
 use crate::checksum::RowChecksum;
 use crate::context::{read_plan, task_context};
@@ -18,7 +21,7 @@ use crate::recorder::Recorder;
 use crate::services::ExecutorServices;
 use crate::{ExecutorEnv, Task, TaskError, TaskOutcome};
 
-/// Computes the stage. Nothing of it is visible unless all of it is.
+/// Computes a slice of the stage. Nothing of it is visible unless all of it is.
 pub(crate) async fn run_whole(
     task: &Task,
     env: &Arc<ExecutorEnv>,
@@ -26,7 +29,7 @@ pub(crate) async fn run_whole(
     stop: &CancellationToken,
     site: &FailureSite<'_>,
 ) -> Result<TaskOutcome, TaskError> {
-    let (StageKind::Whole { plan, partitions }, StageOutput::Exchange) =
+    let (StageKind::Whole { plan, partitions, slices }, StageOutput::Exchange) =
         (&task.stage.kind, &task.stage.output)
     else {
         return Err(site.internal("only whole stages write exchanges"));
@@ -45,12 +48,28 @@ pub(crate) async fn run_whole(
     let folder = ExchangeFolder::create(&env.folder, task.stage.id, &file_id)?;
 
     let mut writing = JoinSet::new();
-    for partition in 0..partition_count {
-        let writer = ExchangeWriter::create(folder.file(partition), &plan.schema())?;
-        writing.spawn(write_partition(Arc::clone(&plan), partition, Arc::clone(&context), writer));
-    }
-    let mut rows_written = 0;
-    let mut checksum = RowChecksum::default();
+    let written_partitions = match slices {
+        1 => {
+            for partition in 0..partition_count {
+                let writer = ExchangeWriter::create(folder.file(partition), &plan.schema())?;
+                let (plan, context) = (Arc::clone(&plan), Arc::clone(&context));
+                writing.spawn(write_partition(plan, partition, context, writer));
+            }
+            0..partition_count
+        }
+        _ => {
+            let (slice, slices) = (task.slice as usize, *slices as usize);
+            let rows = execute_slice(&plan, slice, slices, context)
+                .map_err(|error| site.classify(error))?;
+            let partitions = rows.partitions.clone();
+            let writers = (partitions.clone())
+                .map(|partition| ExchangeWriter::create(folder.file(partition), &plan.schema()))
+                .collect::<Result<Vec<_>, _>>()?;
+            writing.spawn(write_slice(rows, writers));
+            partitions
+        }
+    };
+    let mut written = Written::default();
     loop {
         let finished = tokio::select! {
             finished = writing.join_next() => finished,
@@ -61,15 +80,15 @@ pub(crate) async fn run_whole(
         };
         match finished {
             None => break,
-            Some(Ok(Ok(partition))) => {
-                rows_written += partition.rows;
-                checksum.merge(partition.checksum);
+            Some(Ok(Ok(rows))) => {
+                written.rows += rows.rows;
+                written.checksum.merge(rows.checksum);
             }
             Some(failed) => {
                 writing.shutdown().await;
                 return Err(match failed {
-                    Ok(Err(PartitionError::Operator(error))) => site.classify(error),
-                    Ok(Err(PartitionError::Task(error))) => error,
+                    Ok(Err(WriteError::Operator(error))) => site.classify(error),
+                    Ok(Err(WriteError::Task(error))) => error,
                     Err(ended) => site.ended(ended),
                     Ok(Ok(_)) => unreachable!("matched above"),
                 });
@@ -83,18 +102,37 @@ pub(crate) async fn run_whole(
     })
     .await?;
     let mut account = recorder.take_account().map_err(|error| site.classify(error))?;
-    account.rows_written = rows_written;
-    account.checksum = checksum.value();
-    Ok(TaskOutcome::Exchanged { file_id, partitions: *partitions, account })
+    account.rows_written = written.rows;
+    account.checksum = written.checksum.value();
+    let output = exchange_output(file_id, &written_partitions, site)?;
+    Ok(TaskOutcome::Exchanged { output, account })
 }
 
-struct WrittenPartition {
+fn exchange_output(
+    file_id: String,
+    partitions: &Range<usize>,
+    site: &FailureSite<'_>,
+) -> Result<ExchangeOutput, TaskError> {
+    let count = |number: usize| u32::try_from(number).map_err(|cause| site.internal(cause));
+    let (first, partitions) = (count(partitions.start)?, count(partitions.len())?);
+    Ok(ExchangeOutput { file_id, first, partitions })
+}
+
+#[derive(Default)]
+struct Written {
     rows: u64,
     checksum: RowChecksum,
 }
 
-enum PartitionError {
-    Operator(datafusion::error::DataFusionError),
+impl Written {
+    fn add(&mut self, rows: &RecordBatch) -> Result<(), WriteError> {
+        self.rows += rows.num_rows() as u64;
+        self.checksum.add(rows).map_err(|cause| WriteError::Operator(cause.into()))
+    }
+}
+
+enum WriteError {
+    Operator(DataFusionError),
     Task(TaskError),
 }
 
@@ -103,15 +141,32 @@ async fn write_partition(
     partition: usize,
     context: Arc<TaskContext>,
     mut writer: ExchangeWriter,
-) -> Result<WrittenPartition, PartitionError> {
-    let mut output = plan.execute(partition, context).map_err(PartitionError::Operator)?;
-    let mut written = WrittenPartition { rows: 0, checksum: RowChecksum::default() };
+) -> Result<Written, WriteError> {
+    let mut output = plan.execute(partition, context).map_err(WriteError::Operator)?;
+    let mut written = Written::default();
     while let Some(rows) = output.next().await {
-        let rows = rows.map_err(PartitionError::Operator)?;
-        written.checksum.add(&rows).map_err(|cause| PartitionError::Operator(cause.into()))?;
-        written.rows += rows.num_rows() as u64;
-        writer.write(rows).map_err(PartitionError::Task)?;
+        let rows = rows.map_err(WriteError::Operator)?;
+        written.add(&rows)?;
+        writer.write(rows).map_err(WriteError::Task)?;
     }
-    off_thread(move || writer.finish()).await.map_err(PartitionError::Task)?;
+    off_thread(move || writer.finish()).await.map_err(WriteError::Task)?;
+    Ok(written)
+}
+
+/// One writer for each partition that the rows may belong to.
+async fn write_slice(
+    output: SliceRows,
+    mut writers: Vec<ExchangeWriter>,
+) -> Result<Written, WriteError> {
+    let SliceRows { partitions, mut rows } = output;
+    let mut written = Written::default();
+    while let Some(next) = rows.next().await {
+        let (partition, rows) = next.map_err(WriteError::Operator)?;
+        written.add(&rows)?;
+        writers[partition - partitions.start].write(rows).map_err(WriteError::Task)?;
+    }
+    off_thread(move || writers.into_iter().try_for_each(ExchangeWriter::finish))
+        .await
+        .map_err(WriteError::Task)?;
     Ok(written)
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use serde::{Deserialize, Serialize};
 use weir_connectors::{ConnectorError, ErrorKind, Redactor};
-use weir_plan::RowAccount;
+use weir_plan::{ExchangeOutput, RowAccount};
 use weir_spec::NodeName;
 
 use crate::{CommitLogError, TaskError, TaskOutcome};
@@ -17,8 +17,7 @@ pub enum TaskEnd {
     Committed(RowAccount),
     /// See [`TaskOutcome::Exchanged`].
     Exchanged {
-        file_id: String,
-        partitions: u32,
+        output: ExchangeOutput,
         account: RowAccount,
     },
     /// See [`TaskOutcome::Stopped`].
@@ -43,11 +42,9 @@ impl TaskEnd {
     pub fn from_result(result: &Result<TaskOutcome, TaskError>, redactor: &Redactor) -> Self {
         match result {
             Ok(TaskOutcome::Committed(account)) => TaskEnd::Committed(account.clone()),
-            Ok(TaskOutcome::Exchanged { file_id, partitions, account }) => TaskEnd::Exchanged {
-                file_id: file_id.clone(),
-                partitions: *partitions,
-                account: account.clone(),
-            },
+            Ok(TaskOutcome::Exchanged { output, account }) => {
+                TaskEnd::Exchanged { output: output.clone(), account: account.clone() }
+            }
             Ok(TaskOutcome::Stopped) => TaskEnd::Stopped,
             Err(error) => TaskEnd::Failed(TaskFailure::from_error(error, redactor)),
         }
@@ -56,8 +53,8 @@ impl TaskEnd {
     pub fn into_result(self) -> Result<TaskOutcome, TaskError> {
         match self {
             TaskEnd::Committed(account) => Ok(TaskOutcome::Committed(account)),
-            TaskEnd::Exchanged { file_id, partitions, account } => {
-                Ok(TaskOutcome::Exchanged { file_id, partitions, account })
+            TaskEnd::Exchanged { output, account } => {
+                Ok(TaskOutcome::Exchanged { output, account })
             }
             TaskEnd::Stopped => Ok(TaskOutcome::Stopped),
             TaskEnd::Failed(failure) => Err(failure.into_error()),
@@ -155,10 +152,10 @@ mod tests {
 
     #[test]
     fn outcomes_arrive_as_they_were() {
-        let file_id = "0-3-1".to_owned();
+        let output = ExchangeOutput { file_id: "2-3-1".to_owned(), first: 2, partitions: 1 };
         for outcome in [
             TaskOutcome::Committed(account()),
-            TaskOutcome::Exchanged { file_id, partitions: 4, account: account() },
+            TaskOutcome::Exchanged { output, account: account() },
             TaskOutcome::Stopped,
         ] {
             assert_eq!(travel(&Ok(outcome.clone())).expect("it ended well"), outcome);

@@ -55,6 +55,11 @@ impl Ledger {
                 }
             }
         }
+        for totals in &audit.nodes {
+            if let Some(finding) = total_finding(totals) {
+                audit.findings.push(finding);
+            }
+        }
         Some(audit)
     }
 }
@@ -96,15 +101,19 @@ fn node_finding(role: NodeRole, counts: &NodeCounts) -> Option<String> {
             "{rows_in} rows in, but {rows_out} out + {dead_lettered} dead letters + {dropped} \
              dropped = {accounted}"
         )),
-        NodeRole::Deduplicate if accounted > *rows_in => {
-            Some(format!("{rows_in} rows in, but {accounted} out"))
-        }
         NodeRole::Source { .. }
         | NodeRole::Validate
         | NodeRole::Deduplicate
         | NodeRole::Sql
         | NodeRole::Sink => None,
     }
+}
+
+/// What enters a deduplication and what leaves it may be counted by different tasks.
+fn total_finding(NodeTotals { node, role, counts }: &NodeTotals) -> Option<String> {
+    let accounted = counts.rows_out + counts.dead_lettered + counts.dropped;
+    let is_too_much = *role == NodeRole::Deduplicate && accounted > counts.rows_in;
+    is_too_much.then(|| format!("node `{node}`: {} rows in, but {accounted} out", counts.rows_in))
 }
 
 /// Whoever reads an exchange to its end has read all rows that were written to it.

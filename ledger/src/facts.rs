@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weir_connectors::PreparedSink;
-use weir_plan::{Commit, RowAccount, SlicePosition, SliceStart, StageId};
+use weir_plan::{Commit, ExchangeOutput, RowAccount, SlicePosition, SliceStart, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
 /// One execution of a pipeline. Ids sort by the time of their start.
@@ -251,12 +251,6 @@ pub struct OpenIntent {
     pub commit: Commit,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExchangeOutput {
-    pub file_id: String,
-    pub partitions: u32,
-}
-
 impl Ledger {
     pub fn run(&self, run: &RunId) -> Option<&RunFacts> {
         self.runs.get(run)
@@ -364,6 +358,11 @@ impl StageFacts {
                 Some((_, CommitMode::Run)) => self.run_commit == RunCommit::Done,
                 Some((_, CommitMode::Batch)) | None => true,
             }
+    }
+
+    /// What each slice has left of the exchange; `None` until all are finished.
+    pub fn exchange(&self) -> Option<Vec<ExchangeOutput>> {
+        self.slices.iter().map(|slice| slice.exchange.clone()).collect()
     }
 
     /// All slices added up.

@@ -27,8 +27,8 @@ pub use commands::{
     StartAttempt, StartRun,
 };
 pub use facts::{
-    CommittedBy, EpochFacts, ExchangeOutput, Ledger, NodeRole, NodeShape, OpenIntent,
-    PipelineFacts, Role, RunCommit, RunFacts, RunId, RunOutcome, RunState, SliceFacts, SliceState,
-    StageFacts, StageOutputShape, StageShape, TokenFacts,
+    CommittedBy, EpochFacts, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role,
+    RunCommit, RunFacts, RunId, RunOutcome, RunState, SliceFacts, SliceState, StageFacts,
+    StageOutputShape, StageShape, TokenFacts,
 };
 pub use rejection::Rejection;

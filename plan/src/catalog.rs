@@ -36,4 +36,7 @@ pub struct PlanScope {
     pub state: BTreeMap<String, Value>,
     /// How many tasks may run at once; partitions of whole stages.
     pub parallelism: usize,
+    /// Whether tasks run in several processes: whole stages are cut into partitions that need nothing of
+    /// each other. In one process DataFusion does that itself, without files in between.
+    pub distributed: bool,
 }

@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod codec;
 mod conditions;
 pub mod cursor;
+mod distribute;
 pub mod error;
 mod logical;
 mod names;
@@ -32,6 +33,7 @@ mod tables;
 mod template;
 pub mod testing;
 mod union;
+pub mod whole_slice;
 mod workspace;
 
 pub use catalog::{Catalog, CatalogSource, PlanScope};
@@ -39,7 +41,7 @@ pub use codec::{decode_plan, encode_plan};
 pub use cursor::{compare_cursors, is_later_cursor};
 pub use error::PlanError;
 pub use planner::{plan, plan_node};
-pub use progress::{Commit, RowAccount, SlicePosition, SliceStart};
+pub use progress::{Commit, ExchangeOutput, RowAccount, SlicePosition, SliceStart};
 pub use render::render;
 pub use services::{NodeCounts, Rejection, TaskExtension, TaskServices};
 pub use stage::{
@@ -47,6 +49,7 @@ pub use stage::{
     StreamInput,
 };
 pub use template::template_values;
+pub use whole_slice::{SliceRows, execute_slice};
 
 #[cfg(test)]
 mod tests;

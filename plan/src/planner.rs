@@ -4,7 +4,7 @@
 //! 2. Each sink becomes a streaming stage over the deepest input from which everything up to the
 //!    sink is row-wise: a resumable source, an exchange that exists already, or else a new exchange.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -14,6 +14,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displaya
 use weir_spec::{InputRef, NodeName, PipelineSpec, Sink, SinkTarget, WriteMode};
 
 use crate::analysis::Analysis;
+use crate::distribute::{Part, counted_nodes, cut, exchanges_read};
 use crate::row_accounts::count_rows_in;
 use crate::row_wise::{RowWisePlan, row_wise};
 use crate::slices::group;
@@ -84,7 +85,7 @@ pub async fn plan_node(
     }
     let plan = with_plain_types(&node.node, plan)?;
     let plan = fragment.physical(&node.node, &plan).await?;
-    whole_stage(StageId(0), node.to_string(), fragment.nodes, fragment.inputs, &plan)
+    whole_stage(StageId(0), node.to_string(), fragment.nodes, fragment.inputs, &plan, 1)
 }
 
 struct Planner<'plan> {
@@ -220,14 +221,37 @@ impl<'plan> Planner<'plan> {
         let fragment = self.fragment(items, self.parallelism(), None).await?;
         let plan = with_plain_types(reader, fragment.workspace.union(reader, items)?)?;
         let plan = fragment.physical(reader, &plan).await?;
-        let stage = whole_stage(self.next_id(), name, fragment.nodes, fragment.inputs, &plan)?;
-        let exchange = Exchange {
-            stage: stage.id,
-            partitions: plan.output_partitioning().partition_count(),
-            schema: plan.schema(),
+        let failed = |error| PlanError::datafusion(reader, &error);
+        let parts = match self.scope.distributed {
+            true => cut(&plan, self.next_id(), fragment.workspace.state().config_options())
+                .map_err(failed)?,
+            false => vec![Part { id: self.next_id(), plan, slices: 1 }],
         };
-        self.stages.push(stage);
-        Ok(exchange)
+        let count = parts.len();
+        let mut known = BTreeSet::new();
+        for (part, number) in parts.iter().zip(1..) {
+            let inputs = exchanges_read(&part.plan).map_err(failed)?.into_iter().collect();
+            let is_last = number == count;
+            let counted = counted_nodes(&part.plan).map_err(failed)?;
+            // Nodes that count nothing belong to the last part.
+            let is_own =
+                |node: &NodeName| counted.contains(node) || (is_last && !known.contains(node));
+            let nodes = fragment.nodes.iter().filter(|node| is_own(node)).cloned().collect();
+            known.extend(counted);
+            let name = match is_last {
+                true => name.clone(),
+                false => format!("{name}, part {number} of {count}"),
+            };
+            self.stages.push(whole_stage(part.id, name, nodes, inputs, &part.plan, part.slices)?);
+        }
+        let last = parts.last().ok_or_else(|| {
+            PlanError::engine(format!("failed to cut the plan of `{reader}`"), "nothing is left")
+        })?;
+        Ok(Exchange {
+            stage: last.id,
+            partitions: last.plan.output_partitioning().partition_count(),
+            schema: last.plan.schema(),
+        })
     }
 
     async fn add_sink(&mut self, name: &NodeName, sink: &Sink) -> Result<(), PlanError> {
@@ -382,6 +406,7 @@ fn whole_stage(
     nodes: Vec<NodeName>,
     inputs: Vec<StageId>,
     plan: &Arc<dyn ExecutionPlan>,
+    slices: usize,
 ) -> Result<Stage, PlanError> {
     let partitions = plan.output_partitioning().partition_count();
     Ok(Stage {
@@ -392,6 +417,7 @@ fn whole_stage(
         kind: StageKind::Whole {
             plan: encode_plan(plan)?,
             partitions: u32::try_from(partitions).unwrap_or(u32::MAX),
+            slices: u32::try_from(slices).unwrap_or(u32::MAX),
         },
         output: StageOutput::Exchange,
         display: displayable(plan.as_ref()).indent(false).to_string(),

@@ -41,6 +41,22 @@ pub struct RowAccount {
     pub cursors: IndexMap<NodeName, String>,
 }
 
+/// What an attempt at a slice of a whole stage has left: files of some partitions of its exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeOutput {
+    pub file_id: String,
+    /// The first of its partitions.
+    #[serde(default)]
+    pub first: u32,
+    pub partitions: u32,
+}
+
+impl ExchangeOutput {
+    pub fn holds(&self, partition: u32) -> bool {
+        partition.checked_sub(self.first).is_some_and(|index| index < self.partitions)
+    }
+}
+
 /// A batch on its way to being visible.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Commit {

@@ -50,12 +50,18 @@ fn render_stage(text: &mut String, stage: &Stage) -> std::fmt::Result {
             )?;
             render_splits(text, slices)?;
         }
-        StageKind::Whole { partitions, .. } => {
+        StageKind::Whole { partitions, slices, .. } => {
             if !stage.inputs.is_empty() {
                 let inputs: Vec<String> = stage.inputs.iter().map(ToString::to_string).collect();
                 writeln!(text, "  reads:  the rows kept by stage {}", inputs.join(", "))?;
             }
-            writeln!(text, "  tasks:  1, as a whole; an interrupted one starts again")?;
+            match slices {
+                1 => writeln!(text, "  tasks:  1, as a whole; an interrupted one starts again")?,
+                _ => writeln!(
+                    text,
+                    "  tasks:  {slices}, one for each partition; an interrupted one starts again"
+                )?,
+            }
             writeln!(
                 text,
                 "  output: {} kept on disk",

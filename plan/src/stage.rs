@@ -60,11 +60,15 @@ pub enum StageKind {
         plan: EncodedPlan,
         slices: Vec<Slice>,
     },
-    /// Computed as a whole by one task; restarts from its inputs.
+    /// Not row-wise; a task of it restarts from its inputs.
     Whole {
         plan: EncodedPlan,
         /// Output partitions of the plan.
         partitions: u32,
+        /// 1: one task computes all partitions. Otherwise each slice is one partition: of the plan, or,
+        /// where its root deals rows out by hash, of what it deals out.
+        #[serde(default = "one")]
+        slices: u32,
     },
 }
 
@@ -127,9 +131,13 @@ impl Stage {
             StageKind::Streaming { slices, .. } => {
                 u32::try_from(slices.len()).expect("a stage has fewer than four billion slices")
             }
-            StageKind::Whole { .. } => 1,
+            StageKind::Whole { slices, .. } => *slices,
         }
     }
+}
+
+fn one() -> u32 {
+    1
 }
 
 mod base64_bytes {

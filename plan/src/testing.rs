@@ -7,8 +7,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -23,7 +23,8 @@ use weir_spec::{DeclaredColumns, NodeName, PipelineSpec};
 
 use crate::{
     Catalog, CatalogSource, EncodedPlan, NodeCounts, PlanError, Rejection, Slice, Stage,
-    StageGraph, StageId, StageKind, StageOutput, StreamInput, TaskServices, decode_plan, session,
+    StageGraph, StageId, StageKind, StageOutput, StreamInput, TaskServices, decode_plan,
+    execute_slice, session,
 };
 
 /// Given rows instead of sources, memory instead of exchanges, lists instead of dead letters.
@@ -85,6 +86,11 @@ impl InMemoryServices {
         let mut sinks: BTreeMap<NodeName, Vec<RecordBatch>> = BTreeMap::new();
         for stage in &graph.stages {
             match &stage.kind {
+                StageKind::Whole { plan, slices, .. } if *slices > 1 => {
+                    for slice in 0..*slices {
+                        self.compute_slice(stage.id, plan, slice, *slices).await?;
+                    }
+                }
                 StageKind::Whole { plan, .. } => {
                     for (partition, rows) in self.execute(plan).await?.into_iter().enumerate() {
                         self.lock().exchanges.insert((stage.id, partition), rows);
@@ -113,11 +119,35 @@ impl InMemoryServices {
         Ok(self.execute(plan).await?.into_iter().flatten().collect())
     }
 
+    /// On its own, as a task in a process of its own would.
+    async fn compute_slice(
+        self: &Arc<Self>,
+        stage: StageId,
+        plan: &EncodedPlan,
+        slice: u32,
+        slices: u32,
+    ) -> Result<()> {
+        let context = self.context();
+        let plan: Arc<dyn ExecutionPlan> = decode_plan(plan, &context).map_err(external)?;
+        let mut output = execute_slice(&plan, slice as usize, slices as usize, context)?;
+        for partition in output.partitions.clone() {
+            let empty = RecordBatch::new_empty(plan.schema());
+            self.lock().exchanges.entry((stage, partition)).or_default().push(empty);
+        }
+        while let Some((partition, rows)) = output.rows.try_next().await? {
+            self.lock().exchanges.entry((stage, partition)).or_default().push(rows);
+        }
+        Ok(())
+    }
+
+    fn context(self: &Arc<Self>) -> Arc<TaskContext> {
+        let services: Arc<dyn TaskServices> = Arc::<Self>::clone(self);
+        session::task_context(services, Arc::new(RuntimeEnv::default()), 8192, 1)
+    }
+
     /// Rows by partition.
     async fn execute(self: &Arc<Self>, plan: &EncodedPlan) -> Result<Vec<Vec<RecordBatch>>> {
-        let services: Arc<dyn TaskServices> = Arc::<Self>::clone(self);
-        let runtime = Arc::new(RuntimeEnv::default());
-        let context = session::task_context(services, runtime, 8192, 1);
+        let context = self.context();
         let plan: Arc<dyn ExecutionPlan> = decode_plan(plan, &context).map_err(external)?;
         let partitions = plan.output_partitioning().partition_count();
         let streams = (0..partitions)
@@ -211,18 +241,22 @@ impl Source for GivenRows {
 
     async fn open(
         &self,
-        _split: &Split,
+        split: &Split,
         request: &ScanRequest,
         _from: Option<&Position>,
     ) -> Result<SourceStream, ConnectorError> {
-        let rows = match &request.columns {
+        let all = match split.payload.as_u64() {
+            Some(row) => self.0.slice(usize::try_from(row).unwrap_or(usize::MAX), 1),
             None => self.0.clone(),
+        };
+        let rows = match &request.columns {
+            None => all,
             Some(columns) => {
                 let indices = columns
                     .iter()
                     .map(|column| self.0.schema().index_of(column))
                     .collect::<Result<Vec<_>, _>>()?;
-                self.0.project(&indices)?
+                all.project(&indices)?
             }
         };
         let position = Some(Position(rows.num_rows().to_string()));
@@ -251,6 +285,17 @@ fn split(batch: &RecordBatch) -> Split {
         weight: 1,
         estimated_rows: Some(batch.num_rows() as u64),
     }
+}
+
+/// One split for each row; whether their size is known decides how joins are planned.
+pub fn row_splits(rows: usize, is_size_known: bool) -> Vec<Split> {
+    let split = |row| Split {
+        label: format!("row {row}"),
+        payload: Value::from(row),
+        weight: 1,
+        estimated_rows: is_size_known.then_some(1),
+    };
+    (0..rows).map(split).collect()
 }
 
 fn stream_of(batches: Vec<RecordBatch>) -> SendableRecordBatchStream {

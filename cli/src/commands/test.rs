@@ -120,6 +120,7 @@ fn scope(spec: &PipelineSpec) -> PlanScope {
         ]),
         state: BTreeMap::new(),
         parallelism: 1,
+        distributed: false,
     }
 }
 

@@ -1,7 +1,6 @@
 //! The executors of the cluster, as the workers of one run.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use weir_executor::{Task, TaskOutcome};
 use weir_ledger::{RunId, SliceAttempt};
-use weir_plan::StageId;
 use weir_proto::internal::Assign;
 
 use super::pool::{Place, Pool};
@@ -103,8 +101,6 @@ impl Workers for RemoteWorkers {
 
 impl RemoteWorkers {
     fn assign(&self, key: &SliceAttempt, task: &Task) -> Assign {
-        let inputs: HashMap<u32, String> =
-            task.inputs.iter().map(|(StageId(stage), file)| (*stage, file.clone())).collect();
         Assign {
             task: Some(task_id(key)),
             pipeline: self.run.pipeline.clone(),
@@ -114,7 +110,7 @@ impl RemoteWorkers {
             checkpoint_every_millis: u64::try_from(self.run.checkpoint_every.as_millis())
                 .unwrap_or(u64::MAX),
             start: to_json(&task.start),
-            inputs,
+            inputs: to_json(&task.inputs),
             prepared: task.prepared.as_ref().map(to_json).unwrap_or_default(),
         }
     }
@@ -134,7 +130,8 @@ fn settled(
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("positions and prepared sinks can be written as JSON")
+    serde_json::to_vec(value)
+        .expect("positions, exchanges and prepared sinks can be written as JSON")
 }
 
 #[cfg(test)]

@@ -122,6 +122,8 @@ impl Tasks {
 fn assigned_task(id: &TaskId, assign: Assign, stage: Arc<Stage>) -> Result<Task, TaskError> {
     let start = serde_json::from_slice(&assign.start)
         .map_err(|error| malformed(id, &format!("its start: {error}")))?;
+    let inputs = serde_json::from_slice(&assign.inputs)
+        .map_err(|error| malformed(id, &format!("its inputs: {error}")))?;
     let prepared = match assign.prepared.as_slice() {
         [] => None,
         json => Some(
@@ -137,7 +139,7 @@ fn assigned_task(id: &TaskId, assign: Assign, stage: Arc<Stage>) -> Result<Task,
         attempt: id.attempt,
         epoch: id.epoch,
         start,
-        inputs: assign.inputs.into_iter().map(|(stage, file)| (StageId(stage), file)).collect(),
+        inputs,
         prepared,
     })
 }

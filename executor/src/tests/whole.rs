@@ -1,5 +1,6 @@
 //! Whole tasks: all or nothing, bounded memory.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,14 +8,15 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::common::collect;
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use futures::StreamExt;
 use weir_connectors::{ConnectorError, ScanRequest};
 use weir_plan::operators::NodeFailure;
-use weir_plan::{StageId, StageKind, StageOutput};
+use weir_plan::{ExchangeOutput, StageId, StageKind, StageOutput};
 use weir_spec::OnError;
 
 use super::fakes::*;
@@ -22,7 +24,7 @@ use crate::exchange::read_stream;
 use crate::{Task, TaskError, TaskOutcome};
 
 pub(super) fn whole_task(partitions: u32) -> Task {
-    task(StageKind::Whole { plan: no_plan(), partitions }, StageOutput::Exchange)
+    task(StageKind::Whole { plan: no_plan(), partitions, slices: 1 }, StageOutput::Exchange)
 }
 
 /// Rows `0..rows` of every partition, in descending order.
@@ -73,13 +75,12 @@ fn with_memory(bytes: u64) -> World {
 }
 
 async fn exchanged(world: &World, outcome: TaskOutcome) -> (Vec<i64>, crate::RowAccount) {
-    let TaskOutcome::Exchanged { file_id, partitions, account } = outcome else {
-        panic!("{outcome:?}")
-    };
+    let TaskOutcome::Exchanged { output, account } = outcome else { panic!("{outcome:?}") };
     let mut ids = Vec::new();
-    for partition in 0..partitions {
-        let path = world.env.folder().exchange_file(StageId(1), &file_id, partition as usize);
-        let batches = collect(read_stream(&path, |_| {}).expect("readable")).await;
+    for partition in output.first..output.first + output.partitions {
+        let path =
+            world.env.folder().exchange_file(StageId(1), &output.file_id, partition as usize);
+        let batches = collect(read_stream(vec![path], |_| {}).expect("readable")).await;
         for rows in batches.expect("readable") {
             ids.extend(rows.column(0).as_primitive::<Int64Type>().values());
         }
@@ -170,4 +171,57 @@ async fn stopped_or_panicking_whole_task_leaves_nothing_visible() {
     });
     let error = world.run(whole_task(2)).await.expect_err("it panics");
     assert!(error.to_string().contains("a defect in an operator"), "{error}");
+}
+
+fn dealt_out(input: Arc<dyn ExecutionPlan>, count: usize) -> Arc<dyn ExecutionPlan> {
+    let by_id = Partitioning::Hash(vec![Arc::new(Column::new("id", 0))], count);
+    Arc::new(RepartitionExec::try_new(input, by_id).expect("rows can be dealt out"))
+}
+
+fn slice_task(slice: u32, slices: u32, partitions: u32) -> Task {
+    let kind = StageKind::Whole { plan: no_plan(), partitions, slices };
+    Task { slice, ..task(kind, StageOutput::Exchange) }
+}
+
+#[tokio::test]
+async fn slices_deal_out_their_rows_by_key() {
+    let world = World::new(FakeSource::default(), || dealt_out(descending(3, 5_000), 4));
+    let mut partitions_of = BTreeMap::<i64, BTreeSet<u32>>::new();
+    let mut rows = 0;
+    for slice in 0..3 {
+        let outcome = world.run(slice_task(slice, 3, 4)).await.expect("nothing fails");
+        let TaskOutcome::Exchanged { output, account } = &outcome else { panic!("{outcome:?}") };
+        let file_id = format!("{slice}-1-1");
+        assert_eq!(output, &ExchangeOutput { file_id: file_id.clone(), first: 0, partitions: 4 });
+        assert_eq!(account.rows_written, 5_000);
+        for partition in 0..4 {
+            let path = world.env.folder().exchange_file(StageId(1), &file_id, partition as usize);
+            for batch in collect(read_stream(vec![path], |_| {}).expect("readable")).await.unwrap()
+            {
+                for id in batch.column(0).as_primitive::<Int64Type>().values() {
+                    partitions_of.entry(*id).or_default().insert(partition);
+                    rows += 1;
+                }
+            }
+        }
+    }
+    assert_eq!((rows, partitions_of.len()), (15_000, 5_000));
+    assert!(
+        partitions_of.values().all(|partitions| partitions.len() == 1),
+        "a key is in one place"
+    );
+}
+
+#[tokio::test]
+async fn slices_that_deal_nothing_out_write_their_own_partition() {
+    let world = World::new(FakeSource::default(), || descending(3, 5_000));
+    for slice in 0..3 {
+        let outcome = world.run(slice_task(slice, 3, 3)).await.expect("nothing fails");
+        let (ids, account) = exchanged(&world, outcome.clone()).await;
+        assert_eq!((ids.len(), account.rows_written), (5_000, 5_000));
+        let TaskOutcome::Exchanged { output, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((output.first, output.partitions), (slice, 1));
+    }
+    let error = world.run(slice_task(1, 2, 3)).await.expect_err("two slices of three partitions");
+    assert!(error.to_string().contains("does not fit"), "{error}");
 }

@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use weir_plan::{RowAccount, StageId};
+use weir_plan::{ExchangeOutput, RowAccount, StageId};
 
 use super::{planned_stage, running_run, slice_of};
-use crate::facts::{ExchangeOutput, Ledger, RunId, SliceFacts, SliceState, StageOutputShape};
+use crate::facts::{Ledger, RunId, SliceFacts, SliceState, StageOutputShape};
 use crate::rejection::Rejection;
 
 /// Who speaks: one attempt at one slice, in one epoch.
@@ -137,8 +137,7 @@ impl LoseAttempt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishExchange {
     pub task: SliceAttempt,
-    pub file_id: String,
-    pub partitions: u32,
+    pub output: ExchangeOutput,
     pub account: RowAccount,
 }
 
@@ -154,8 +153,7 @@ impl FinishExchange {
             return Ok(false);
         }
         self.task.check_current(slice)?;
-        slice.exchange =
-            Some(ExchangeOutput { file_id: self.file_id.clone(), partitions: self.partitions });
+        slice.exchange = Some(self.output.clone());
         slice.note_committed(0, self.task.attempt);
         slice.account = self.account.clone();
         slice.failures = 0;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use serde_json::json;
 use weir_connectors::{Manifest, Position};
-use weir_plan::{Commit, NodeCounts, RowAccount, SlicePosition, StageId};
+use weir_plan::{Commit, ExchangeOutput, NodeCounts, RowAccount, SlicePosition, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use crate::*;
@@ -109,8 +109,11 @@ pub(super) fn finish_exchange(task: &SliceAttempt, rows: u64, cursor: &str) -> C
     account.cursors.insert(NodeName::new("orders"), cursor.into());
     Command::FinishExchange(FinishExchange {
         task: task.clone(),
-        file_id: format!("{}-{}", task.slice, task.attempt),
-        partitions: 2,
+        output: ExchangeOutput {
+            file_id: format!("{}-{}", task.slice, task.attempt),
+            first: 0,
+            partitions: 2,
+        },
         account,
     })
 }

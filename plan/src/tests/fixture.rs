@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use weir_spec::*;
 
-use crate::testing::{InMemoryServices, table};
+use crate::testing::{InMemoryServices, row_splits, table};
 use crate::{Catalog, PlanError, PlanScope, StageGraph, StageKind, StageOutput, StreamInput, plan};
 
 pub(super) struct Pipeline {
@@ -18,6 +18,8 @@ pub(super) struct Pipeline {
     rows: BTreeMap<NodeName, RecordBatch>,
     pub(super) exact: Vec<String>,
     pub(super) not_resumable: Vec<NodeName>,
+    /// Of sources in many splits.
+    pub(super) is_size_known: bool,
     pub(super) scope: PlanScope,
 }
 
@@ -54,8 +56,16 @@ impl Pipeline {
             rows: BTreeMap::new(),
             exact: Vec::new(),
             not_resumable: Vec::new(),
+            is_size_known: false,
             scope,
         }
+    }
+
+    /// Whole stages in partitions, sources in one split for each row.
+    pub(super) fn distributed(mut self, parallelism: usize) -> Self {
+        self.scope.parallelism = parallelism;
+        self.scope.distributed = true;
+        self
     }
 
     /// Orders and customers.
@@ -140,6 +150,9 @@ impl Pipeline {
         for (node, source) in &mut catalog.sources {
             source.description.exact_predicates = self.exact.clone();
             source.description.resumable = !self.not_resumable.contains(node);
+            if self.scope.distributed {
+                source.splits = row_splits(self.rows[node].num_rows(), self.is_size_known);
+            }
         }
         (services, catalog)
     }
@@ -210,7 +223,10 @@ pub(super) fn cut(graph: &StageGraph) -> Vec<String> {
                 StageKind::Whole { .. } => {
                     let inputs: Vec<String> =
                         stage.inputs.iter().map(ToString::to_string).collect();
-                    format!("whole [{}]", inputs.join(","))
+                    match stage.slice_count() {
+                        1 => format!("whole [{}]", inputs.join(",")),
+                        slices => format!("whole [{}] x {slices}", inputs.join(",")),
+                    }
                 }
                 StageKind::Streaming { input: StreamInput::Source { node, .. }, .. } => {
                     format!("stream {node}")

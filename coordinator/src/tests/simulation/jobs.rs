@@ -6,7 +6,7 @@ use weir_ledger::{
     Command, CommitDone, CommitLost, FailAttempt, FinishExchange, LoseAttempt, RunCommitIntent,
     RunFacts, SliceAttempt, SliceFacts, StartAttempt,
 };
-use weir_plan::StageId;
+use weir_plan::{ExchangeOutput, StageId};
 use weir_proto::internal::Assign;
 
 use super::driver::{Active, Failure, JobEnd, WorkEnd};
@@ -121,7 +121,8 @@ impl World {
         };
         let partitions = self.plans[run].stages[task.stage.0 as usize].rows.len();
         let partitions = u32::try_from(partitions).expect("few");
-        let finish = FinishExchange { task, file_id, partitions, account: *account };
+        let output = ExchangeOutput { file_id, first: 0, partitions };
+        let finish = FinishExchange { task, output, account: *account };
         self.append(leader, Command::FinishExchange(finish), Waiter::Exchanged { run, job });
     }
 
