@@ -167,25 +167,32 @@ fn is_separable(plan: &Arc<dyn ExecutionPlan>) -> bool {
         // One partition, which one task owns.
         return all(plan, &is_known);
     }
-    if let Some((join_type, left, right)) = shares_left_side(plan) {
+    if let Some(SharedLeft { join_type, left, right }) = shares_left_side(plan) {
         return follows_right_side(join_type) && can_be_read_twice(left) && is_separable(right);
     }
     keeps_partitions_apart(plan) && plan.children().into_iter().all(is_separable)
 }
 
 /// A join whose partitions all read the whole left side.
-fn shares_left_side(
-    plan: &Arc<dyn ExecutionPlan>,
-) -> Option<(JoinType, &Arc<dyn ExecutionPlan>, &Arc<dyn ExecutionPlan>)> {
+struct SharedLeft<'plan> {
+    join_type: JoinType,
+    left: &'plan Arc<dyn ExecutionPlan>,
+    right: &'plan Arc<dyn ExecutionPlan>,
+}
+
+fn shares_left_side(plan: &Arc<dyn ExecutionPlan>) -> Option<SharedLeft<'_>> {
+    let shared = |join_type, left, right| Some(SharedLeft { join_type, left, right });
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
-        let is_shared = *join.partition_mode() != PartitionMode::Partitioned;
-        return is_shared.then(|| (*join.join_type(), join.left(), join.right()));
+        return match join.partition_mode() {
+            PartitionMode::Partitioned => None,
+            _ => shared(*join.join_type(), join.left(), join.right()),
+        };
     }
     if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
-        return Some((*join.join_type(), join.left(), join.right()));
+        return shared(*join.join_type(), join.left(), join.right());
     }
     let join = plan.downcast_ref::<CrossJoinExec>()?;
-    Some((JoinType::Inner, join.left(), join.right()))
+    shared(JoinType::Inner, join.left(), join.right())
 }
 
 /// Whether rows that several tasks read are counted nowhere.
