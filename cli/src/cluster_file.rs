@@ -44,6 +44,9 @@ pub(crate) struct CoordinatorEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ExecutorEntry {
     pub id: String,
+    /// Where it serves rows to other executors.
+    #[serde(default)]
+    pub url: String,
     #[serde(flatten)]
     pub process: ProcessEntry,
 }
@@ -150,6 +153,7 @@ mod tests {
                 process: process("coordinator-1"),
             }],
             executors: vec![ExecutorEntry {
+                url: "https://127.0.0.1:4004".to_owned(),
                 id: "executor-1".to_owned(),
                 process: process("executor-1"),
             }],

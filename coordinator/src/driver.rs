@@ -20,10 +20,10 @@ use tracing::Instrument;
 use weir_connectors::{ConnectorError, Manifest, Recovery};
 use weir_executor::{CommitLog, CommitLogError, RunFolder, Task, TaskError, TaskOutcome};
 use weir_ledger::{
-    Command, CommitDone, CommitLost, FailAttempt, FinishExchange, LoseAttempt, OpenIntent,
-    RunCommitDone, RunCommitIntent, SliceAttempt, StartAttempt,
+    Command, CommitDone, CommitLost, FailAttempt, FinishExchange, LoseAttempt, LoseOutputs,
+    OpenIntent, Rejection, RunCommitDone, RunCommitIntent, SliceAttempt, SliceState, StartAttempt,
 };
-use weir_plan::{Stage, StageGraph, StageId};
+use weir_plan::{Holder, Stage, StageGraph, StageId, StageOutput};
 
 use crate::RunEvent;
 use crate::commit_log::LedgerCommitLog;
@@ -41,6 +41,9 @@ const LONGEST_STOP: Duration = Duration::from_secs(15);
 
 /// Deciding takes at most the n-th part of the driver's time.
 const SHARE_OF_DECIDING: u32 = 5;
+
+/// Between two attempts to read what another executor keeps.
+const BETWEEN_READS: Duration = Duration::from_secs(1);
 
 /// After so many lost executors in a row without a commit, a slice is given up.
 const MOST_LOSSES: u32 = 20;
@@ -81,6 +84,8 @@ enum JobEnd {
     Exchanged {
         stage: StageId,
     },
+    /// The slice is to be computed again; nobody wants this attempt's result.
+    Superseded,
     /// The ledger could not be written.
     NotAppended(StoreError),
     Recover {
@@ -135,6 +140,11 @@ impl<'session> Driver<'session> {
     /// stopped.
     pub(crate) async fn drive(mut self) -> Result<(), Failure> {
         loop {
+            if self.ending.is_none()
+                && let Err(failure) = self.give_up_lost_outputs().await
+            {
+                self.end(failure);
+            }
             let mut wake_at = None;
             let mut is_waiting = self.workers.capacity() == 0;
             if self.ending.is_none() {
@@ -175,6 +185,20 @@ impl<'session> Driver<'session> {
             self.wait(wake_at).await;
             self.rest().await;
         }
+    }
+
+    /// What executors had kept is gone with them.
+    async fn give_up_lost_outputs(&self) -> Result<(), Failure> {
+        let session = self.session;
+        let is_lost = |holder: &Holder| self.workers.is_lost(holder);
+        let outputs = session.with_facts(|facts| facts.lost_outputs(&is_lost)).await;
+        if outputs.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(outputs = outputs.len(), "what lost executors had kept is computed again");
+        let run = session.run.clone();
+        let lose = LoseOutputs { epoch: session.epoch, run, outputs };
+        session.append(Command::LoseOutputs(lose)).await.map(drop)
     }
 
     /// Deals with what ends meanwhile. To decide about many slices takes its time; for every task that
@@ -296,6 +320,10 @@ impl<'session> Driver<'session> {
                 return JobEnd::NotAppended(error);
             }
             let result = workers.run(slot, task, context).await;
+            if let Err(WorkError::Task(TaskError::InputLost { .. })) = &result {
+                // It is about to be known that the executor is lost, or the network is back.
+                tokio::time::sleep(BETWEEN_READS).await;
+            }
             let Ok(TaskOutcome::Exchanged { output, account }) = result else {
                 return JobEnd::Attempt { task: attempt, result };
             };
@@ -303,6 +331,8 @@ impl<'session> Driver<'session> {
             let finish = FinishExchange { task: attempt, output, account };
             match store.append(Command::FinishExchange(finish)).await {
                 Ok(_) => JobEnd::Exchanged { stage },
+                // What it has read is gone (`LoseOutputs`), and so is its result.
+                Err(StoreError::Rejected(Rejection::OldAttempt { .. })) => JobEnd::Superseded,
                 Err(error) => JobEnd::NotAppended(error),
             }
         };
@@ -391,6 +421,7 @@ impl<'session> Driver<'session> {
                 stage
             }
             JobEnd::Exchanged { stage } => stage,
+            JobEnd::Superseded => return Ok(()),
             JobEnd::NotAppended(error) => return Err(session.store_failure(&error)),
             JobEnd::Recover { command, stage } => {
                 let command = command.map_err(|error| {
@@ -456,8 +487,20 @@ impl<'session> Driver<'session> {
             }
             // The attempt stays the current one until the next session begins another.
             Ok(TaskOutcome::Stopped) => return Ok(()),
+            // What a task of a whole stage has read is gone, and its slice begins again.
+            Err(_)
+                if self.stage(task.stage).output == StageOutput::Exchange
+                    && !self.is_current(&task).await =>
+            {
+                return Ok(());
+            }
             Err(WorkError::ExecutorLost(executor)) => {
-                return self.settle_lost(task, &executor).await;
+                let error = format!("executor {executor} was lost");
+                return self.settle_lost(task, error).await;
+            }
+            Err(WorkError::Task(error @ TaskError::InputLost { .. })) => {
+                let error = session.redact(&error.to_string());
+                return self.settle_lost(task, error).await;
             }
             Err(WorkError::Task(TaskError::CommitLog(CommitLogError::Refused(message)))) => {
                 return Err(Failure::Run(message));
@@ -498,26 +541,25 @@ impl<'session> Driver<'session> {
 
     /// Another executor goes on behind the last commit. No fault of the slice, unless it keeps
     /// happening: a task may be what ends them.
-    async fn settle_lost(&mut self, task: SliceAttempt, executor: &str) -> Result<(), Failure> {
+    async fn settle_lost(&mut self, task: SliceAttempt, error: String) -> Result<(), Failure> {
         let session = self.session;
         let losses = session
             .with_facts(|facts| facts.slice(task.stage, task.slice).map_or(0, |slice| slice.losses))
             .await
             + 1;
         let stage = self.stage(task.stage).name.clone();
-        let error = format!("executor {executor} was lost");
         let (slice, attempt) = (task.slice, task.attempt);
         let is_last = losses >= MOST_LOSSES;
         let lost = LoseAttempt { task, error: error.clone(), is_last };
         session.append(Command::LoseAttempt(lost)).await?;
         if is_last {
             return Err(Failure::Run(format!(
-                "slice {slice} of stage `{stage}` was given to {losses} executors, and every one of \
-                 them was lost before it had committed anything: the task may need more memory than \
-                 they have"
+                "slice {slice} of stage `{stage}` was attempted {losses} times, and every time the \
+                 executor, or one that kept rows for it, was lost before anything was committed ({error}): \
+                 the task may need more memory than they have"
             )));
         }
-        tracing::warn!(stage, slice, attempt, executor, "executor lost");
+        tracing::warn!(stage, slice, attempt, error, "executor lost");
         session.send(RunEvent::Retrying {
             run: session.run.0.clone(),
             stage,
@@ -527,6 +569,20 @@ impl<'session> Driver<'session> {
             error,
         });
         Ok(())
+    }
+
+    /// Whether the ledger still waits for the attempt.
+    async fn is_current(&self, task: &SliceAttempt) -> bool {
+        let current = self
+            .session
+            .with_facts(|facts| {
+                let slice = facts.slice(task.stage, task.slice)?;
+                let is_running =
+                    matches!(slice.state, SliceState::Running { epoch } if epoch == task.epoch);
+                Some(is_running && slice.attempts == task.attempt || slice.is_finished())
+            })
+            .await;
+        current.unwrap_or(true)
     }
 
     fn announce(&mut self, stage: &Stage) {

@@ -11,6 +11,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use indexmap::IndexMap;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorError, Source, SourceBatch};
@@ -106,7 +107,7 @@ impl TaskServices for PreviewServices {
         &self,
         stage: StageId,
         _partition: usize,
-    ) -> DataFusionResult<SendableRecordBatchStream> {
+    ) -> DataFusionResult<BoxStream<'static, DataFusionResult<RecordBatch>>> {
         Err(DataFusionError::Internal(format!("a preview has no exchange of stage {stage}")))
     }
 

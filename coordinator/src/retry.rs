@@ -44,7 +44,10 @@ pub(crate) fn task_delay_after(
 ) -> Option<Duration> {
     match error {
         TaskError::Connector { source, .. } => delay_after(policy, failures, source),
-        TaskError::Operator { .. } | TaskError::State { .. } | TaskError::CommitLog(_) => None,
+        TaskError::Operator { .. }
+        | TaskError::InputLost { .. }
+        | TaskError::State { .. }
+        | TaskError::CommitLog(_) => None,
     }
 }
 

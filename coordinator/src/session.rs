@@ -344,6 +344,9 @@ impl Session {
         let appended = self.store.append(Command::CleanUpDone(done)).await;
         appended.map_err(|error| error.to_string())?;
         remove_working_files(&self.dir, &self.run);
+        if let Some(cluster) = &self.cluster {
+            cluster.run_over(&self.run, &self.frozen);
+        }
         Ok(())
     }
 

@@ -6,7 +6,6 @@ mod replicated;
 mod simulation;
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::time::Duration;
 
 use indexmap::IndexMap;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -168,7 +167,7 @@ fn spec() -> PipelineSpec {
             sink("kept", WriteMode::Append, CommitMode::Batch),
         )]),
         retry: RetryPolicy::default(),
-        checkpoint: CheckpointPolicy { every: Duration::from_secs(30) },
+        checkpoint: CheckpointPolicy::default(),
         checks: Vec::new(),
         alerts: Vec::new(),
         tests: Vec::new(),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use weir_executor::{
     CommitLog, ExecutorEnv, ProgressEvent, Task, TaskError, TaskOutcome, run_task,
 };
+use weir_plan::Holder;
 
 /// What a task is given besides itself.
 #[derive(Clone, Debug)]
@@ -40,6 +41,11 @@ pub(crate) trait Workers: Send + Sync + fmt::Debug {
 
     /// A place for a task that is about to begin, if there is one now.
     fn take_slot(&self) -> Option<Box<dyn Slot>>;
+
+    /// Whether this process of an executor, and with it what it has kept, is gone for good.
+    fn is_lost(&self, _holder: &Holder) -> bool {
+        false
+    }
 
     /// Returns when there may be a place again, or the capacity has changed.
     async fn changed(&self);

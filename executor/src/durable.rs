@@ -65,3 +65,12 @@ pub(crate) async fn off_thread<T: Send + 'static>(
         }),
     }
 }
+
+/// Makes the folder, without anything in it.
+pub(crate) fn empty_folder(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cause),
+        _ => {}
+    }
+    std::fs::create_dir_all(path)
+}

@@ -13,6 +13,7 @@ use weir_connectors::{ConnectorContext, ConnectorError, Sink, Source, registry};
 use weir_plan::{EncodedPlan, PlanError, decode_plan};
 use weir_spec::{self as spec, NodeName};
 
+use crate::exchange::{Keeping, Places};
 use crate::{Resources, RunFolder};
 
 /// Opens the systems that tasks read and write. Tests put their own in the place of [`Registry`].
@@ -81,6 +82,7 @@ pub struct ExecutorOptions {
 #[derive(Debug)]
 pub struct ExecutorEnv {
     pub(crate) folder: RunFolder,
+    pub(crate) places: Places,
     pub(crate) systems: Arc<dyn Systems>,
     pub(crate) resources: Arc<Resources>,
     pub(crate) checkpoint_every: Duration,
@@ -92,14 +94,22 @@ pub struct ExecutorEnv {
 
 impl ExecutorEnv {
     pub fn new(options: ExecutorOptions) -> Self {
+        let folder = RunFolder::new(options.run_dir);
         Self {
-            folder: RunFolder::new(options.run_dir),
+            places: Places { storage: folder.clone(), keeping: None },
+            folder,
             systems: options.systems,
             resources: options.resources,
             checkpoint_every: options.checkpoint_every,
             given: options.given,
             opened: Mutex::default(),
         }
+    }
+
+    /// In a process that keeps outputs itself, and reads what others keep.
+    pub(crate) fn keeping(self, keeping: Keeping, run_folder: String) -> Self {
+        let places = Places { keeping: Some((keeping, run_folder)), ..self.places };
+        Self { places, ..self }
     }
 
     /// The pipeline's own source, the same for all tasks of the run in this process.

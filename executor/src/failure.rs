@@ -36,6 +36,11 @@ impl<'task> FailureSite<'task> {
                     source: same_error(&failure.error),
                 };
             }
+            if let Some(TaskError::InputLost { message, .. }) = current.downcast_ref::<TaskError>()
+            {
+                let message = message.clone();
+                return TaskError::InputLost { stage: self.stage.to_owned(), message };
+            }
             if let Some(TaskError::State { attempt, path, source }) =
                 current.downcast_ref::<TaskError>()
             {

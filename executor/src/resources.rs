@@ -1,7 +1,7 @@
 //! What a process gives to all of its tasks, whichever runs they belong to: memory and disk.
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -9,7 +9,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 use crate::TaskError;
-use crate::durable::state_error;
+use crate::durable::{empty_folder, state_error};
 
 /// The memory that operators may use, and the folder that they spill into beyond it. Runs that share
 /// a process share one of these.
@@ -49,12 +49,4 @@ impl Resources {
             .map_err(|cause| state_error("prepare", &spill, std::io::Error::other(cause)))?;
         Ok(Self { runtime, spill, memory_bytes, slots })
     }
-}
-
-fn empty_folder(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cause),
-        _ => {}
-    }
-    std::fs::create_dir_all(path)
 }

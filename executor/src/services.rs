@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
+use futures::stream::BoxStream;
 use weir_connectors::{ConnectorError, Source, SourceBatch};
 use weir_plan::{ExchangeOutput, NodeCounts, Rejection, StageId, TaskServices};
 use weir_spec::NodeName;
@@ -19,6 +21,8 @@ use crate::{ExecutorEnv, Task};
 pub(crate) struct ExecutorServices {
     env: Arc<ExecutorEnv>,
     recorder: Arc<Recorder>,
+    /// The reader's name.
+    stage: String,
     /// What is left of each exchange, by slice.
     inputs: BTreeMap<StageId, Vec<ExchangeOutput>>,
     /// Streaming stages only.
@@ -35,6 +39,7 @@ impl ExecutorServices {
         Arc::new(Self {
             env: Arc::clone(env),
             recorder: Arc::clone(recorder),
+            stage: task.stage.name.clone(),
             inputs: task.inputs.clone(),
             morsels,
         })
@@ -54,13 +59,18 @@ impl TaskServices for ExecutorServices {
         self.recorder.on_source_batch(node, batch)
     }
 
-    fn read_exchange(&self, stage: StageId, partition: usize) -> Result<SendableRecordBatchStream> {
+    fn read_exchange(
+        &self,
+        stage: StageId,
+        partition: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let partition = u32::try_from(partition)
             .map_err(|cause| DataFusionError::Internal(cause.to_string()))?;
-        let files = exchange::files_of(&self.env.folder, &self.inputs, stage, partition)?;
+        let files = self.env.places.files_of(&self.inputs, stage, partition)?;
         self.recorder.on_exchange_rows(stage, 0);
         let recorder = Arc::clone(&self.recorder);
-        exchange::read_stream(files, move |rows| recorder.on_exchange_rows(stage, rows))
+        let on_rows = move |rows| recorder.on_exchange_rows(stage, rows);
+        Ok(exchange::read_files(files, &self.stage, on_rows))
     }
 
     fn morsel(&self) -> Result<SendableRecordBatchStream> {

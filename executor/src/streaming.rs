@@ -241,7 +241,8 @@ fn slice_input(
             (reader, Origin::Source(node.clone()), count)
         }
         (StreamInput::Exchange { stage: input }, Slice::Partition(partition)) => {
-            let files = exchange::files_of(&env.folder, &task.inputs, *input, *partition)
+            let files = (env.places.files_of(&task.inputs, *input, *partition))
+                .and_then(exchange::durable_files)
                 .map_err(|error| site.internal(error))?;
             let reader = SliceReader::of_exchange(files, start.clone());
             (reader, Origin::Exchange(*input), 1)

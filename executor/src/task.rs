@@ -73,6 +73,9 @@ pub enum TaskError {
     /// memory. Not retryable.
     #[error("stage `{stage}`: {message}")]
     Operator { stage: String, message: String },
+    /// Rows that another executor keeps cannot be had from it. No fault of the task.
+    #[error("stage `{stage}`: {message}")]
+    InputLost { stage: String, message: String },
     /// The state directory failed: disk full, no permission. Not retryable.
     #[error("failed to {attempt} {path}: {source}")]
     State {
@@ -90,6 +93,7 @@ impl TaskError {
     pub fn is_retryable(&self) -> bool {
         match self {
             TaskError::Connector { source, .. } => source.is_retryable(),
+            TaskError::InputLost { .. } => true,
             TaskError::Operator { .. } | TaskError::State { .. } | TaskError::CommitLog(_) => false,
         }
     }

@@ -10,7 +10,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weir_plan::{ExchangeOutput, SliceRows, StageKind, StageOutput, execute_slice};
+use weir_plan::{ExchangeOutput, Holder, SliceRows, StageKind, StageOutput, execute_slice};
 
 use crate::checksum::RowChecksum;
 use crate::context::{read_plan, task_context};
@@ -29,7 +29,7 @@ pub(crate) async fn run_whole(
     stop: &CancellationToken,
     site: &FailureSite<'_>,
 ) -> Result<TaskOutcome, TaskError> {
-    let (StageKind::Whole { plan, partitions, slices }, StageOutput::Exchange) =
+    let (StageKind::Whole { plan, partitions, slices, durable }, StageOutput::Exchange) =
         (&task.stage.kind, &task.stage.output)
     else {
         return Err(site.internal("only whole stages write exchanges"));
@@ -45,13 +45,14 @@ pub(crate) async fn run_whole(
     // An epoch belongs to one leader, an attempt to one task: no two attempts share a name, and one that
     // was given up cannot touch what another has finished.
     let file_id = format!("{}-{}-{}", task.slice, task.epoch, task.attempt);
-    let folder = ExchangeFolder::create(&env.folder, task.stage.id, &file_id)?;
+    let (folder, holder) = env.places.output(*durable);
+    let folder = ExchangeFolder::create(&folder, task.stage.id, &file_id, holder.is_none())?;
 
     let mut writing = JoinSet::new();
     let written_partitions = match slices {
         1 => {
             for partition in 0..partition_count {
-                let writer = ExchangeWriter::create(folder.file(partition), &plan.schema())?;
+                let writer = folder.writer(partition, &plan.schema())?;
                 let (plan, context) = (Arc::clone(&plan), Arc::clone(&context));
                 writing.spawn(write_partition(plan, partition, context, writer));
             }
@@ -63,7 +64,7 @@ pub(crate) async fn run_whole(
                 .map_err(|error| site.classify(error))?;
             let partitions = rows.partitions.clone();
             let writers = (partitions.clone())
-                .map(|partition| ExchangeWriter::create(folder.file(partition), &plan.schema()))
+                .map(|partition| folder.writer(partition, &plan.schema()))
                 .collect::<Result<Vec<_>, _>>()?;
             writing.spawn(write_slice(rows, writers));
             partitions
@@ -104,18 +105,19 @@ pub(crate) async fn run_whole(
     let mut account = recorder.take_account().map_err(|error| site.classify(error))?;
     account.rows_written = written.rows;
     account.checksum = written.checksum.value();
-    let output = exchange_output(file_id, &written_partitions, site)?;
+    let output = exchange_output(file_id, &written_partitions, holder, site)?;
     Ok(TaskOutcome::Exchanged { output, account })
 }
 
 fn exchange_output(
     file_id: String,
     partitions: &Range<usize>,
+    holder: Option<Holder>,
     site: &FailureSite<'_>,
 ) -> Result<ExchangeOutput, TaskError> {
     let count = |number: usize| u32::try_from(number).map_err(|cause| site.internal(cause));
     let (first, partitions) = (count(partitions.start)?, count(partitions.len())?);
-    Ok(ExchangeOutput { file_id, first, partitions })
+    Ok(ExchangeOutput { file_id, first, partitions, holder })
 }
 
 #[derive(Default)]

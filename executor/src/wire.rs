@@ -31,6 +31,7 @@ pub enum TaskEnd {
 pub enum TaskFailure {
     Connector { node: NodeName, kind: ErrorKind, message: String },
     Operator { stage: String, message: String },
+    InputLost { stage: String, message: String },
     State { attempt: String, path: String, message: String },
     Fenced(String),
     Refused(String),
@@ -74,6 +75,9 @@ impl TaskFailure {
             TaskError::Operator { stage, message } => {
                 TaskFailure::Operator { stage: stage.clone(), message: redactor.redact(message) }
             }
+            TaskError::InputLost { stage, message } => {
+                TaskFailure::InputLost { stage: stage.clone(), message: redactor.redact(message) }
+            }
             TaskError::State { attempt, path, source } => TaskFailure::State {
                 attempt: attempt.to_string(),
                 path: path.clone(),
@@ -97,6 +101,7 @@ impl TaskFailure {
                 TaskError::Connector { node, source: ConnectorError::new(kind, message) }
             }
             TaskFailure::Operator { stage, message } => TaskError::Operator { stage, message },
+            TaskFailure::InputLost { stage, message } => TaskError::InputLost { stage, message },
             TaskFailure::State { attempt, path, message } => TaskError::State {
                 attempt: attempt.into(),
                 path,
@@ -129,6 +134,8 @@ mod tests {
     use std::io;
     use std::time::Duration;
 
+    use weir_plan::Holder;
+
     use super::*;
 
     fn travel(result: &Result<TaskOutcome, TaskError>) -> Result<TaskOutcome, TaskError> {
@@ -152,7 +159,13 @@ mod tests {
 
     #[test]
     fn outcomes_arrive_as_they_were() {
-        let output = ExchangeOutput { file_id: "2-3-1".to_owned(), first: 2, partitions: 1 };
+        let holder = Holder {
+            executor: "e".to_owned(),
+            boot_id: "b".to_owned(),
+            url: "https://10.0.0.1:4002".to_owned(),
+        };
+        let file_id = "2-3-1".to_owned();
+        let output = ExchangeOutput { file_id, first: 2, partitions: 1, holder: Some(holder) };
         for outcome in [
             TaskOutcome::Committed(account()),
             TaskOutcome::Exchanged { output, account: account() },

@@ -28,6 +28,7 @@ pub fn apply(ledger: &mut Ledger, index: u64, command: &Command) -> Response {
         Command::FinishExchange(command) => command.apply(ledger),
         Command::FailAttempt(command) => command.apply(ledger),
         Command::LoseAttempt(command) => command.apply(ledger),
+        Command::LoseOutputs(command) => command.apply(ledger),
         Command::RunCommitIntent(command) => command.apply(ledger),
         Command::RunCommitDone(command) => command.apply(ledger),
         Command::FinishRun(command) => command.apply(ledger),

@@ -22,9 +22,9 @@ pub use apply::{Response, apply};
 pub use audit::{LedgerAudit, NodeTotals};
 pub use commands::{
     CleanUpDone, Command, CommitDone, CommitIntent, CommitLost, CreateToken, FailAttempt,
-    FinishExchange, FinishRun, LoseAttempt, NewEpoch, PlanRun, PrepareSink, ResetWatermark,
-    ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent, SetWatermark, SliceAttempt,
-    StartAttempt, StartRun,
+    FinishExchange, FinishRun, LoseAttempt, LoseOutputs, LostOutput, NewEpoch, PlanRun,
+    PrepareSink, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent,
+    SetWatermark, SliceAttempt, StartAttempt, StartRun,
 };
 pub use facts::{
     CommittedBy, EpochFacts, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role,

@@ -41,7 +41,7 @@ pub use codec::{decode_plan, encode_plan};
 pub use cursor::{compare_cursors, is_later_cursor};
 pub use error::PlanError;
 pub use planner::{plan, plan_node};
-pub use progress::{Commit, ExchangeOutput, RowAccount, SlicePosition, SliceStart};
+pub use progress::{Commit, ExchangeOutput, Holder, RowAccount, SlicePosition, SliceStart};
 pub use render::render;
 pub use services::{NodeCounts, Rejection, TaskExtension, TaskServices};
 pub use stage::{

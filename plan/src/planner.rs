@@ -11,7 +11,9 @@ use arrow::datatypes::SchemaRef;
 use datafusion::datasource::ViewTable;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
-use weir_spec::{InputRef, NodeName, PipelineSpec, Sink, SinkTarget, WriteMode};
+use weir_spec::{
+    ExchangeDurability, InputRef, NodeName, PipelineSpec, Sink, SinkTarget, WriteMode,
+};
 
 use crate::analysis::Analysis;
 use crate::distribute::{Part, counted_nodes, cut, exchanges_read};
@@ -242,7 +244,12 @@ impl<'plan> Planner<'plan> {
                 true => name.clone(),
                 false => format!("{name}, part {number} of {count}"),
             };
-            self.stages.push(whole_stage(part.id, name, nodes, inputs, &part.plan, part.slices)?);
+            let is_durable = is_last || self.spec.checkpoint.exchange == ExchangeDurability::Sync;
+            let mut stage = whole_stage(part.id, name, nodes, inputs, &part.plan, part.slices)?;
+            if let StageKind::Whole { durable, .. } = &mut stage.kind {
+                *durable = is_durable;
+            }
+            self.stages.push(stage);
         }
         let last = parts.last().ok_or_else(|| {
             PlanError::engine(format!("failed to cut the plan of `{reader}`"), "nothing is left")
@@ -418,6 +425,7 @@ fn whole_stage(
             plan: encode_plan(plan)?,
             partitions: u32::try_from(partitions).unwrap_or(u32::MAX),
             slices: u32::try_from(slices).unwrap_or(u32::MAX),
+            durable: true,
         },
         output: StageOutput::Exchange,
         display: displayable(plan.as_ref()).indent(false).to_string(),

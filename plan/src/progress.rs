@@ -49,6 +49,17 @@ pub struct ExchangeOutput {
     #[serde(default)]
     pub first: u32,
     pub partitions: u32,
+    /// The process that has the files, where they are not in the storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+}
+
+/// A process of an executor that keeps files and serves them over Flight. They are lost with it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Holder {
+    pub executor: String,
+    pub boot_id: String,
+    pub url: String,
 }
 
 impl ExchangeOutput {

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use datafusion::error::Result;
 use datafusion::execution::SendableRecordBatchStream;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use weir_connectors::records::Json;
 use weir_connectors::{ConnectorError, Source, SourceBatch};
@@ -59,7 +61,11 @@ pub trait TaskServices: Send + Sync + std::fmt::Debug {
     fn on_source_batch(&self, node: &NodeName, batch: &SourceBatch) -> Result<()>;
 
     /// Streams one partition of an exchange that an earlier stage has written.
-    fn read_exchange(&self, stage: StageId, partition: usize) -> Result<SendableRecordBatchStream>;
+    fn read_exchange(
+        &self,
+        stage: StageId,
+        partition: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>>;
 
     /// The rows of the morsel that is being executed: the leaf of a streaming stage.
     fn morsel(&self) -> Result<SendableRecordBatchStream>;

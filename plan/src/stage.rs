@@ -69,6 +69,10 @@ pub enum StageKind {
         /// where its root deals rows out by hash, of what it deals out.
         #[serde(default = "one")]
         slices: u32,
+        /// Whether its output is in the storage before a task counts as done; otherwise executors keep
+        /// what they have computed, and it is lost with them. Streaming stages read what is durable.
+        #[serde(default = "yes")]
+        durable: bool,
     },
 }
 
@@ -138,6 +142,10 @@ impl Stage {
 
 fn one() -> u32 {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 mod base64_bytes {

@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value};
 use weir_connectors::records::{Json, decode_given, infer_schema};
@@ -199,9 +200,13 @@ impl TaskServices for InMemoryServices {
         Ok(())
     }
 
-    fn read_exchange(&self, stage: StageId, partition: usize) -> Result<SendableRecordBatchStream> {
+    fn read_exchange(
+        &self,
+        stage: StageId,
+        partition: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let batches = self.lock().exchanges.get(&(stage, partition)).cloned().unwrap_or_default();
-        Ok(stream_of(batches))
+        Ok(stream::iter(batches.into_iter().map(Ok)).boxed())
     }
 
     fn morsel(&self) -> Result<SendableRecordBatchStream> {

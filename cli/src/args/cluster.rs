@@ -91,9 +91,15 @@ pub(crate) struct ExecutorArgs {
     /// The coordinators; the leader is found among them.
     #[arg(long, value_name = "URL,…", value_delimiter = ',', required = true)]
     pub coordinators: Vec<String>,
-    /// Its own folder: what operators spill.
+    /// Its own folder: what operators spill, and rows that it keeps for other executors.
     #[arg(long)]
     pub dir: PathBuf,
+    /// Where other executors read what it keeps.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// How they reach it. Default: the address that it listens on.
+    #[arg(long)]
+    pub url: Option<String>,
     /// The folder that all processes of the cluster share.
     #[arg(long, value_name = "DIR")]
     pub storage: PathBuf,

@@ -77,6 +77,8 @@ pub(crate) async fn executor(
         coordinators: arguments.coordinators,
         tls,
         dir: arguments.dir,
+        listen: arguments.listen,
+        url: arguments.url,
         storage: arguments.storage,
         slots: arguments.slots.or(global.parallelism).unwrap_or(cores),
         memory_bytes,

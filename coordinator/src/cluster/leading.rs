@@ -79,6 +79,11 @@ pub(super) enum Update {
 pub(crate) struct Cluster(Arc<Pool>);
 
 impl Cluster {
+    /// Nothing of the run will be read again.
+    pub(crate) fn run_over(&self, run: &RunId, frozen: &Frozen) {
+        self.0.run_over(&run_folder(run, frozen));
+    }
+
     pub(crate) fn workers(
         &self,
         run: &RunId,
@@ -88,7 +93,7 @@ impl Cluster {
         let place = RunPlace {
             run: run.clone(),
             pipeline: frozen.pipeline.clone(),
-            folder: format!("{}/runs/{run}", frozen.pipeline),
+            folder: run_folder(run, frozen),
             graph_hash,
             base_dir: frozen.base_dir.clone(),
             checkpoint_every: frozen.spec.checkpoint.every,
@@ -352,6 +357,11 @@ impl Leading {
         // Nothing may follow: this drops the task that it runs in.
         self.sessions().remove(run);
     }
+}
+
+/// In the storage, and where executors keep rows.
+fn run_folder(run: &RunId, frozen: &Frozen) -> String {
+    format!("{}/runs/{run}", frozen.pipeline)
 }
 
 fn is_going_on(ledger: &Ledger, run: &RunId) -> bool {

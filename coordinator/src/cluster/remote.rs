@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use weir_executor::{Task, TaskOutcome};
 use weir_ledger::{RunId, SliceAttempt};
+use weir_plan::Holder;
 use weir_proto::internal::Assign;
 
 use super::pool::{Place, Pool};
@@ -58,6 +59,10 @@ impl Workers for RemoteWorkers {
     fn take_slot(&self) -> Option<Box<dyn Slot>> {
         let place = self.pool.take_place(&self.run.run)?;
         Some(Box::new(RemoteSlot(place)))
+    }
+
+    fn is_lost(&self, holder: &Holder) -> bool {
+        self.pool.is_lost(holder)
     }
 
     async fn changed(&self) {

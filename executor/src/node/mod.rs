@@ -22,17 +22,19 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use weir_connectors::ConnectorContext;
-use weir_plan::StageGraph;
+use weir_plan::{Holder, StageGraph};
 use weir_proto::internal::report::Fact;
 use weir_proto::internal::{Hello, TaskId, Welcome, to_executor};
 
@@ -44,7 +46,9 @@ use self::progress::ProgressBuffer;
 use self::runs::{Runs, SystemsMaker};
 use self::state::{Effect, Event, State};
 use self::tasks::Tasks;
-use crate::durable::state_error;
+use crate::address;
+use crate::durable::{empty_folder, state_error};
+use crate::exchange::{self, FlightClients, Keeping};
 use crate::tls::TlsFiles;
 use crate::{CommitLogError, ProgressEvent, Registry, Resources, TaskEnd, TaskError};
 
@@ -65,8 +69,12 @@ pub struct NodeOptions {
     pub coordinators: Vec<String>,
     /// With an identity. Without TLS coordinators must be on this machine.
     pub tls: Option<TlsFiles>,
-    /// This process's own folder: operators spill there.
+    /// This process's own folder: operators spill there, and rows are kept there for other executors.
     pub dir: PathBuf,
+    /// Where other executors read what this one keeps.
+    pub listen: SocketAddr,
+    /// How they reach it; by default at the address that it listens on.
+    pub url: Option<String>,
     /// The cluster's storage, the same for all processes.
     pub storage: PathBuf,
     /// Tasks at once.
@@ -84,6 +92,12 @@ pub enum NodeError {
     NoCoordinators,
     #[error("coordinator {0}")]
     Coordinator(String),
+    #[error("failed to listen on {listen}: {source}")]
+    Listen { listen: SocketAddr, source: std::io::Error },
+    #[error("without TLS an executor listens on loopback addresses only, and {0} is none")]
+    NotLoopback(SocketAddr),
+    #[error("its own address: {0}")]
+    Url(String),
     #[error("another executor uses {}; give each its own folder with `--dir`", .0.display())]
     InUse(PathBuf),
     #[error(transparent)]
@@ -115,7 +129,9 @@ async fn serve_with(
     let _lock = lock(&options.dir)?;
     let spill = options.dir.join("spill");
     let resources = Arc::new(Resources::new(spill, options.memory_bytes, options.slots)?);
-    let runs = Runs::new(options.storage.clone(), resources, systems);
+    let hello = hello(&options);
+    let (keeping, serving) = keep(&options, &hello).await?;
+    let runs = Runs::new(options.storage.clone(), resources, systems, keeping);
 
     // Each task waits for one call at a time.
     let (calls, called) = mpsc::channel(options.slots.get());
@@ -123,7 +139,7 @@ async fn serve_with(
     let (link_events, linked) = mpsc::channel(16);
     let (leaving, is_leaving) = watch::channel(Leaving::Not);
     let link = Link {
-        hello: hello(&options),
+        hello,
         peers: Peers::new(options.coordinators),
         tls: options.tls,
         leaving: is_leaving,
@@ -139,6 +155,7 @@ async fn serve_with(
     };
     let has_stream = node.work(Inputs { called, progressed, linked }, &leaving, &stop).await;
     leaving.send_replace(Leaving::Now);
+    drop(serving);
     // The stream ends now that the node has dropped its part of it.
     let goodbye = if has_stream { LONGEST_GOODBYE } else { Duration::ZERO };
     if let Ok(Err(ended)) = tokio::time::timeout(goodbye, link).await
@@ -147,6 +164,39 @@ async fn serve_with(
         std::panic::resume_unwind(panic);
     }
     Ok(())
+}
+
+/// Begins to serve what this process keeps; until the handle is dropped.
+async fn keep(
+    options: &NodeOptions,
+    hello: &Hello,
+) -> Result<(Keeping, AbortOnDropHandle<()>), NodeError> {
+    let listen = options.listen;
+    if options.tls.is_none() && !listen.ip().is_loopback() {
+        return Err(NodeError::NotLoopback(listen));
+    }
+    let root = options.dir.join("exchange");
+    // Of a process that was here before: it is known to be lost.
+    empty_folder(&root).map_err(|cause| state_error("empty", &root, cause))?;
+    let failed = |source| NodeError::Listen { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    let url = match &options.url {
+        Some(url) => url.clone(),
+        None => format!("{scheme}://{}", listener.local_addr().map_err(failed)?),
+    };
+    address::check(&url, options.tls.is_some()).map_err(NodeError::Url)?;
+    tracing::info!(url, "rows are served");
+    let holder = Holder { executor: hello.executor.clone(), boot_id: hello.boot_id.clone(), url };
+    let clients = Arc::new(FlightClients::new(options.tls.clone()));
+    let (tls, served) = (options.tls.clone(), root.clone());
+    let serving = tokio::spawn(async move {
+        // Until it is dropped: who leaves serves to its end.
+        if let Err(error) = exchange::serve(listener, tls, served, CancellationToken::new()).await {
+            tracing::error!(%error, "rows are not served any more");
+        }
+    });
+    Ok((Keeping { root, holder, clients }, AbortOnDropHandle::new(serving)))
 }
 
 fn hello(options: &NodeOptions) -> Hello {
@@ -266,6 +316,7 @@ impl Node {
                     }
                 }
                 to_executor::Message::Answer(answer) => self.step(Event::Answered(answer)),
+                to_executor::Message::RunOver(over) => self.tasks.runs.forget(&over.run_folder),
                 // Only the first message of a stream means anything as a welcome.
                 to_executor::Message::Welcome(_) => {}
             },

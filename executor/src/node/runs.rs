@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use weir_plan::{Stage, StageGraph, StageId};
 use weir_proto::internal::{Assign, TaskId};
 
 use crate::durable::{off_thread, state_error};
+use crate::exchange::{Keeping, is_inside};
 use crate::{ExecutorEnv, ExecutorOptions, Resources, RunFolder, Systems, TaskError};
 
 /// A run without tasks is kept for this long: the next task may be on its way.
@@ -25,6 +26,7 @@ pub(super) struct Runs {
     storage: PathBuf,
     resources: Arc<Resources>,
     systems: SystemsMaker,
+    keeping: Keeping,
     open: HashMap<RunKey, IdleSince>,
 }
 
@@ -59,16 +61,18 @@ impl fmt::Debug for Runs {
 }
 
 impl Runs {
-    pub(super) fn new(storage: PathBuf, resources: Arc<Resources>, systems: SystemsMaker) -> Self {
-        Self { storage, resources, systems, open: HashMap::new() }
+    pub(super) fn new(
+        storage: PathBuf,
+        resources: Arc<Resources>,
+        systems: SystemsMaker,
+        keeping: Keeping,
+    ) -> Self {
+        Self { storage, resources, systems, keeping, open: HashMap::new() }
     }
 
     /// The run of an assignment; reads nothing yet.
     pub(super) fn open(&mut self, task: &TaskId, assign: &Assign) -> Result<Arc<OpenRun>, String> {
-        let is_inside = Path::new(&assign.run_folder)
-            .components()
-            .all(|component| matches!(component, Component::Normal(_)));
-        if !is_inside || assign.run_folder.is_empty() {
+        if !is_inside(&assign.run_folder) {
             return Err(format!("`{}` is no folder of the storage", assign.run_folder));
         }
         if !assign.graph_hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -90,12 +94,28 @@ impl Runs {
                 checkpoint_every: Duration::from_millis(assign.checkpoint_every_millis),
                 given: IndexMap::new(),
             });
+            let env = env.keeping(self.keeping.clone(), assign.run_folder.clone());
             let graph_hash = assign.graph_hash.clone();
             let run = OpenRun { env: Arc::new(env), graph_hash, stages: OnceCell::new() };
             IdleSince { run: Arc::new(run), last_used: Instant::now() }
         });
         entry.last_used = Instant::now();
         Ok(Arc::clone(&entry.run))
+    }
+
+    /// Nobody will read again what was kept of the run.
+    pub(super) fn forget(&mut self, run_folder: &str) {
+        self.open.retain(|key, _| key.run_folder != run_folder);
+        if is_inside(run_folder) {
+            let path = self.keeping.root.join(run_folder);
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = std::fs::remove_dir_all(&path)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    tracing::warn!(path = %path.display(), %error, "kept rows are left");
+                }
+            });
+        }
     }
 
     /// Forgets runs without tasks: their sources and the graph.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use arrow::compute::concat_batches;
-use datafusion::physical_plan::common::collect;
+use futures::TryStreamExt;
 use weir_plan::{ExchangeOutput, Slice, StageId, StageKind, StreamInput};
 
 use super::fakes::*;
-use crate::exchange::{ExchangeFolder, ExchangeWriter, open, read_stream};
+use crate::exchange::{ExchangeFile, ExchangeFolder, open, read_files};
 use crate::{RunFolder, Task};
 
 const ROWS: i64 = 40_000;
@@ -18,8 +18,8 @@ fn written(folder: &RunFolder) {
 }
 
 fn written_as(folder: &RunFolder, file_id: &str, ids: std::ops::Range<i64>) {
-    let exchange = ExchangeFolder::create(folder, StageId(0), file_id).expect("writable");
-    let mut writer = ExchangeWriter::create(exchange.file(0), &row_schema()).expect("writable");
+    let exchange = ExchangeFolder::create(folder, StageId(0), file_id, true).expect("writable");
+    let mut writer = exchange.writer(0, &row_schema()).expect("writable");
     // Odd sizes in, even sizes out.
     for from in ids.step_by(1000) {
         writer.write(rows_of(from..from + 1000)).expect("written");
@@ -35,8 +35,9 @@ async fn rows_come_back_in_order_and_counted() {
     written(&folder);
     let (sender, receiver) = std::sync::mpsc::channel();
     let path = folder.exchange_file(StageId(0), "first", 0);
-    let stream = read_stream(vec![path], move |rows| sender.send(rows).expect("counted"));
-    let batches = collect(stream.expect("readable")).await.expect("readable");
+    let on_rows = move |rows| sender.send(rows).expect("counted");
+    let stream = read_files(vec![ExchangeFile::Here(path)], "reader", on_rows);
+    let batches: Vec<_> = stream.try_collect().await.expect("readable");
     assert!(batches.iter().all(|rows| rows.num_rows() <= 8192));
     assert_eq!(concat_batches(&row_schema(), &batches).expect("one schema"), rows_of(0..ROWS));
     assert_eq!(receiver.iter().sum::<u64>(), ROWS as u64);
@@ -61,8 +62,8 @@ fn reading_goes_on_at_any_batch_even_the_end() {
 fn unfinished_exchange_is_invisible_and_vanishes() {
     let temporary = tempfile::tempdir().expect("a temporary folder");
     let folder = RunFolder::new(temporary.path());
-    let exchange = ExchangeFolder::create(&folder, StageId(0), "first").expect("writable");
-    let writer = ExchangeWriter::create(exchange.file(0), &row_schema()).expect("writable");
+    let exchange = ExchangeFolder::create(&folder, StageId(0), "first", true).expect("writable");
+    let writer = exchange.writer(0, &row_schema()).expect("writable");
     assert!(!folder.exchange(StageId(0)).join("first").exists());
     drop(writer);
     drop(exchange);
@@ -84,9 +85,10 @@ async fn resumes_behind_an_exchange_of(slices: u32) {
     let output = |slice: u32| {
         let (file_id, from) = (format!("{slice}-1-1"), i64::from(slice) * per_slice);
         written_as(world.env.folder(), &file_id, from..from + per_slice);
-        ExchangeOutput { file_id, first: 0, partitions: 3 }
+        ExchangeOutput { file_id, first: 0, partitions: 3, holder: None }
     };
-    let elsewhere = ExchangeOutput { file_id: "none".to_owned(), first: 1, partitions: 2 };
+    let elsewhere =
+        ExchangeOutput { file_id: "none".to_owned(), first: 1, partitions: 2, holder: None };
     let outputs = (0..slices).map(output).chain([elsewhere]).collect();
     let task = streaming_task(Vec::new(), 10_000);
     let mut stage = task.stage.as_ref().clone();

@@ -2,6 +2,7 @@
 
 mod exchange;
 pub(crate) mod fakes;
+mod flight;
 mod paused;
 mod streaming;
 mod whole;

@@ -20,11 +20,14 @@ use weir_plan::{ExchangeOutput, StageId, StageKind, StageOutput};
 use weir_spec::OnError;
 
 use super::fakes::*;
-use crate::exchange::read_stream;
+use crate::exchange::files::read_stream;
 use crate::{Task, TaskError, TaskOutcome};
 
 pub(super) fn whole_task(partitions: u32) -> Task {
-    task(StageKind::Whole { plan: no_plan(), partitions, slices: 1 }, StageOutput::Exchange)
+    task(
+        StageKind::Whole { plan: no_plan(), partitions, slices: 1, durable: true },
+        StageOutput::Exchange,
+    )
 }
 
 /// Rows `0..rows` of every partition, in descending order.
@@ -80,7 +83,7 @@ async fn exchanged(world: &World, outcome: TaskOutcome) -> (Vec<i64>, crate::Row
     for partition in output.first..output.first + output.partitions {
         let path =
             world.env.folder().exchange_file(StageId(1), &output.file_id, partition as usize);
-        let batches = collect(read_stream(vec![path], |_| {}).expect("readable")).await;
+        let batches = collect(read_stream(path).expect("readable")).await;
         for rows in batches.expect("readable") {
             ids.extend(rows.column(0).as_primitive::<Int64Type>().values());
         }
@@ -179,7 +182,7 @@ fn dealt_out(input: Arc<dyn ExecutionPlan>, count: usize) -> Arc<dyn ExecutionPl
 }
 
 fn slice_task(slice: u32, slices: u32, partitions: u32) -> Task {
-    let kind = StageKind::Whole { plan: no_plan(), partitions, slices };
+    let kind = StageKind::Whole { plan: no_plan(), partitions, slices, durable: true };
     Task { slice, ..task(kind, StageOutput::Exchange) }
 }
 
@@ -192,12 +195,14 @@ async fn slices_deal_out_their_rows_by_key() {
         let outcome = world.run(slice_task(slice, 3, 4)).await.expect("nothing fails");
         let TaskOutcome::Exchanged { output, account } = &outcome else { panic!("{outcome:?}") };
         let file_id = format!("{slice}-1-1");
-        assert_eq!(output, &ExchangeOutput { file_id: file_id.clone(), first: 0, partitions: 4 });
+        assert_eq!(
+            output,
+            &ExchangeOutput { file_id: file_id.clone(), first: 0, partitions: 4, holder: None }
+        );
         assert_eq!(account.rows_written, 5_000);
         for partition in 0..4 {
             let path = world.env.folder().exchange_file(StageId(1), &file_id, partition as usize);
-            for batch in collect(read_stream(vec![path], |_| {}).expect("readable")).await.unwrap()
-            {
+            for batch in collect(read_stream(path).expect("readable")).await.unwrap() {
                 for id in batch.column(0).as_primitive::<Int64Type>().values() {
                     partitions_of.entry(*id).or_default().insert(partition);
                     rows += 1;

@@ -3,6 +3,7 @@
 mod attempts;
 mod batches;
 mod epoch;
+mod outputs;
 mod runs;
 mod sinks;
 mod tokens;
@@ -14,6 +15,7 @@ use weir_plan::StageId;
 pub use attempts::{FailAttempt, FinishExchange, LoseAttempt, SliceAttempt, StartAttempt};
 pub use batches::{CommitDone, CommitIntent, CommitLost};
 pub use epoch::NewEpoch;
+pub use outputs::{LoseOutputs, LostOutput};
 pub use runs::{CleanUpDone, FinishRun, PlanRun, ResumeRun, StartRun};
 pub use sinks::{PrepareSink, RunCommitDone, RunCommitIntent};
 pub use tokens::{CreateToken, RevokeToken};
@@ -37,6 +39,7 @@ pub enum Command {
     FinishExchange(FinishExchange),
     FailAttempt(FailAttempt),
     LoseAttempt(LoseAttempt),
+    LoseOutputs(LoseOutputs),
     RunCommitIntent(RunCommitIntent),
     RunCommitDone(RunCommitDone),
     FinishRun(FinishRun),
@@ -63,6 +66,7 @@ impl Command {
             Command::FinishExchange(command) => Some(command.task.epoch),
             Command::FailAttempt(command) => Some(command.task.epoch),
             Command::LoseAttempt(command) => Some(command.task.epoch),
+            Command::LoseOutputs(command) => Some(command.epoch),
             Command::RunCommitIntent(command) => Some(command.epoch),
             Command::RunCommitDone(command) => Some(command.epoch),
             Command::FinishRun(command) => Some(command.epoch),

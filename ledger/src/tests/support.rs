@@ -113,6 +113,7 @@ pub(super) fn finish_exchange(task: &SliceAttempt, rows: u64, cursor: &str) -> C
             file_id: format!("{}-{}", task.slice, task.attempt),
             first: 0,
             partitions: 2,
+            holder: None,
         },
         account,
     })

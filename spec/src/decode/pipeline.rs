@@ -182,7 +182,7 @@ impl Decoder<'_, '_> {
             let span = fields.node("every").map_or(fields.span, |node| node.span);
             self.report.error("out-of-range", span, "`every` must be longer than zero");
         }
-        Some(CheckpointPolicy { every })
+        Some(CheckpointPolicy { every, exchange: fields.choice("exchange")? })
     }
 
     fn concurrency(&mut self, node: Option<&Node>) -> Option<Concurrency> {

@@ -126,12 +126,26 @@ pub enum RetryOn {
 pub struct CheckpointPolicy {
     /// A batch is committed at the latest after this time, even if it is not full. Default 30 s.
     pub every: Duration,
+    /// Of rows between the parts of a join or an aggregate, on a cluster.
+    #[serde(default)]
+    pub exchange: ExchangeDurability,
 }
 
 impl Default for CheckpointPolicy {
     fn default() -> Self {
-        Self { every: Duration::from_secs(30) }
+        Self { every: Duration::from_secs(30), exchange: ExchangeDurability::default() }
     }
+}
+
+/// Whether rows on their way from one task to another are durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExchangeDurability {
+    /// In the cluster's storage before the task that has computed them counts as done.
+    #[default]
+    Sync,
+    /// Kept by the executor that has computed them, and computed again if it is lost.
+    Off,
 }
 
 /// A data-quality check after the load. Parsed and kept; refused by `validate` in this version.

@@ -164,12 +164,20 @@ pub(crate) static RETRY: Shape = Shape {
 
 pub(crate) static CHECKPOINT: Shape = Shape {
     name: "`checkpoint`",
-    keys: &[Key::new(
-        "every",
-        Kind::Format(&format::DURATION),
-        "A batch is committed at the latest after this time, even if it is not full.",
-    )
-    .default("30s")],
+    keys: &[
+        Key::new(
+            "every",
+            Kind::Format(&format::DURATION),
+            "A batch is committed at the latest after this time, even if it is not full.",
+        )
+        .default("30s"),
+        Key::new(
+            "exchange",
+            Kind::Choice { names: &["sync", "off"], unsupported: &["async"] },
+            "On a cluster: whether rows between the tasks of a join are durable, or kept by executors.",
+        )
+        .default("sync"),
+    ],
     exactly_one: &[],
 };
 

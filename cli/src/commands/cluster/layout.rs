@@ -17,11 +17,11 @@ pub(super) struct Common {
     pub is_insecure: bool,
 }
 
-/// A cluster in `dir` with coordinators at these URLs; no process of it has a pid yet.
+/// A cluster in `dir` with coordinators and executors at these URLs; no process of it has a pid yet.
 pub(super) fn cluster(
     dir: &Path,
     urls: &[String],
-    executors: u32,
+    executors: &[String],
     slots: Option<NonZeroUsize>,
     common: &Common,
 ) -> ClusterFile {
@@ -36,7 +36,7 @@ pub(super) fn cluster(
     };
     let members: Vec<String> = (1_u64..).zip(urls).map(|(id, url)| format!("{id}={url}")).collect();
     let coordinators = (1_u64..).zip(urls).map(|(id, url)| {
-        let address = url.split_once("://").map_or(url.as_str(), |(_, address)| address);
+        let address = address(url);
         let mut arguments = words(&[
             "coordinator",
             "--id",
@@ -55,20 +55,26 @@ pub(super) fn cluster(
         let process = process(format!("coordinator-{id}"), arguments);
         CoordinatorEntry { id, url: url.clone(), process }
     });
-    let executors = (1..=executors).map(|number| {
+    let executors = (1..).zip(executors).map(|(number, url)| {
         let id = format!("executor-{number}");
-        let mut arguments = words(&["executor", "--id", &id, "--coordinators", &urls.join(",")]);
+        let coordinators = urls.join(",");
+        let mut arguments = words(&["executor", "--id", &id, "--coordinators", &coordinators]);
+        arguments.extend(words(&["--listen", address(url), "--url", url]));
         if let Some(slots) = slots {
             arguments.extend(["--slots".to_owned(), slots.to_string()]);
         }
         let process = process(id.clone(), arguments);
-        ExecutorEntry { id, process }
+        ExecutorEntry { id, url: url.clone(), process }
     });
     ClusterFile {
         coordinators: coordinators.collect(),
         executors: executors.collect(),
         storage: storage.clone(),
     }
+}
+
+fn address(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, address)| address)
 }
 
 fn common_arguments(common: &Common) -> Vec<String> {
@@ -116,7 +122,8 @@ mod tests {
             is_insecure: false,
         };
         let urls = ["https://127.0.0.1:4001".to_owned(), "https://127.0.0.1:4002".to_owned()];
-        let file = cluster(Path::new("/c"), &urls, 2, NonZeroUsize::new(3), &common);
+        let executors = ["https://127.0.0.1:4004".to_owned(), "https://127.0.0.1:4005".to_owned()];
+        let file = cluster(Path::new("/c"), &urls, &executors, NonZeroUsize::new(3), &common);
         let parsed = |process: &ProcessEntry| {
             let line = ["weir".to_owned()].into_iter().chain(process.arguments.clone());
             let cli = Cli::try_parse_from(line).expect("it is understood");
@@ -137,13 +144,16 @@ mod tests {
         };
         assert_eq!((second.id.as_str(), second.slots), ("executor-2", NonZeroUsize::new(3)));
         assert_eq!(second.coordinators, urls);
+        assert_eq!(second.listen.to_string(), "127.0.0.1:4005");
+        assert_eq!(second.url.as_ref(), Some(&executors[1]));
         assert_eq!(second.storage, Path::new("/c/storage"));
         assert_eq!(second.security.tls_key.as_deref(), Some(Path::new("/c/tls/executor-2.key")));
         assert_eq!(file.executors[1].process.log, Path::new("/c/executor-2.log"));
 
         let common = Common { is_insecure: true, ..common };
         let urls = ["http://127.0.0.1:4001".to_owned()];
-        let file = cluster(Path::new("/c"), &urls, 1, None, &common);
+        let executors = ["http://127.0.0.1:4004".to_owned()];
+        let file = cluster(Path::new("/c"), &urls, &executors, None, &common);
         let Command::Coordinator(only) = parsed(&file.coordinators[0].process) else {
             panic!("not a coordinator")
         };

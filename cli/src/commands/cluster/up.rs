@@ -67,10 +67,15 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
     let common =
         Common { memory_bytes: global.memory, secrets_file, log: global.log.clone(), is_insecure };
     let wanted = arguments.coordinators.map(|count| count.get());
+    let scheme = if is_insecure { "http" } else { "https" };
+    let wanted_executors = arguments.executors.map(|count| count.get());
     let (urls, executors) = match ClusterFile::read_if_any(dir)? {
         None => {
-            let scheme = if is_insecure { "http" } else { "https" };
-            (free_urls(scheme, wanted.unwrap_or(PROCESSES))?, PROCESSES)
+            let coordinators = wanted.unwrap_or(PROCESSES);
+            let executors = wanted_executors.unwrap_or(PROCESSES);
+            let mut urls = free_urls(scheme, coordinators + executors)?;
+            let executors = urls.split_off(coordinators as usize);
+            (urls, executors)
         }
         Some(old) => {
             if let Some(entry) = old.processes().find(|entry| process::is_alive(entry)) {
@@ -101,11 +106,16 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
                     urls.len()
                 )));
             }
-            (urls, u32::try_from(old.executors.len()).unwrap_or(PROCESSES))
+            let mut executors: Vec<String> =
+                old.executors.iter().map(|entry| entry.url.clone()).collect();
+            let known = u32::try_from(executors.len()).unwrap_or(u32::MAX);
+            let count = wanted_executors.unwrap_or(known);
+            executors.truncate(count as usize);
+            executors.extend(free_urls(scheme, count.saturating_sub(known))?);
+            (urls, executors)
         }
     };
-    let executors = arguments.executors.map_or(executors, |count| count.get());
-    Ok(layout::cluster(dir, &urls, executors, arguments.slots, &common))
+    Ok(layout::cluster(dir, &urls, &executors, arguments.slots, &common))
 }
 
 /// Made once, from the system's random numbers.

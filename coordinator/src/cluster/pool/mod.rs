@@ -22,8 +22,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 use weir_executor::{ProgressEvent, Task, TaskOutcome};
 use weir_ledger::{RunId, SliceAttempt};
+use weir_plan::Holder;
 use weir_proto::internal::to_executor::Message;
-use weir_proto::internal::{Assign, Hello, Stop, ToExecutor, Welcome};
+use weir_proto::internal::{Assign, Hello, RunOver, Stop, ToExecutor, Welcome};
 use weir_proto::v1;
 
 use super::place::{Candidate, Waiting, place};
@@ -33,6 +34,9 @@ use crate::workers::{TaskContext, WorkError};
 /// How long a wish for a place counts: a driver that still has it repeats it sooner.
 const WISH: Duration = Duration::from_millis(600);
 
+/// Executors find a new leader within this time, beyond their lease.
+const LONGEST_ARRIVAL: Duration = Duration::from_secs(2);
+
 /// What a leader gives to an executor's stream; `Err` ends it.
 pub(super) type Outgoing = Result<ToExecutor, tonic::Status>;
 
@@ -40,6 +44,7 @@ pub(super) type Outgoing = Result<ToExecutor, tonic::Status>;
 pub(super) struct Pool {
     epoch: u64,
     lease: Duration,
+    began: Instant,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -140,7 +145,7 @@ impl Executor {
 impl Pool {
     pub(super) fn new(epoch: u64, lease: Duration) -> Arc<Self> {
         let (state, changed) = (Mutex::default(), Notify::new());
-        Arc::new(Self { epoch, lease, state, changed })
+        Arc::new(Self { epoch, lease, began: Instant::now(), state, changed })
     }
 
     pub(super) fn state_of<T>(
@@ -269,6 +274,14 @@ impl Pool {
         }
     }
 
+    /// Whether this process is known to be gone. One that has not come yet may be on its way.
+    pub(super) fn is_lost(&self, holder: &Holder) -> bool {
+        match self.state().executors.get(&holder.executor) {
+            Some(executor) => executor.hello.boot_id != holder.boot_id,
+            None => self.began.elapsed() > self.lease + LONGEST_ARRIVAL,
+        }
+    }
+
     /// Places of all executors that take tasks.
     pub(super) fn capacity(&self) -> usize {
         let state = self.state();
@@ -375,6 +388,13 @@ impl Pool {
             && executor.hello.boot_id == boot_id
         {
             executor.send(message);
+        }
+    }
+
+    /// Executors need not keep anything of the run.
+    pub(super) fn run_over(&self, run_folder: &str) {
+        for executor in self.state().executors.values() {
+            executor.send(Message::RunOver(RunOver { run_folder: run_folder.to_owned() }));
         }
     }
 

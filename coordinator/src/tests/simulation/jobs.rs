@@ -121,7 +121,7 @@ impl World {
         };
         let partitions = self.plans[run].stages[task.stage.0 as usize].rows.len();
         let partitions = u32::try_from(partitions).expect("few");
-        let output = ExchangeOutput { file_id, first: 0, partitions };
+        let output = ExchangeOutput { file_id, first: 0, partitions, holder: None };
         let finish = FinishExchange { task, output, account: *account };
         self.append(leader, Command::FinishExchange(finish), Waiter::Exchanged { run, job });
     }

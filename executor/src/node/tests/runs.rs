@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use weir_plan::Holder;
 use weir_proto::internal::{Assign, TaskId};
 
+use crate::exchange::{FlightClients, Keeping};
 use crate::node::runs::Runs;
 use crate::tests::fakes::{FakeSink, FakeSource, FakeSystems};
 use crate::{Resources, Systems};
@@ -19,7 +21,14 @@ fn runs(folder: &std::path::Path) -> Runs {
         let (source, sink) = (Arc::new(FakeSource::default()), Arc::new(FakeSink::default()));
         Arc::new(FakeSystems { source, sink, plan: None })
     };
-    Runs::new(folder.to_owned(), Arc::new(resources), Arc::new(systems))
+    let holder = Holder {
+        executor: "executor".to_owned(),
+        boot_id: "boot".to_owned(),
+        url: "http://127.0.0.1:9".to_owned(),
+    };
+    let clients = Arc::new(FlightClients::new(None));
+    let keeping = Keeping { root: folder.join("exchange"), holder, clients };
+    Runs::new(folder.to_owned(), Arc::new(resources), Arc::new(systems), keeping)
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl World {
             base_dir: "/pipelines".to_owned(),
             checkpoint_every_millis: 30_000,
             start: serde_json::to_vec(&task.start).expect("starts are JSON"),
-            inputs: Default::default(),
+            inputs: b"{}".to_vec(),
             prepared: serde_json::to_vec(&task.prepared).expect("sinks are JSON"),
         };
         Self { folder, sink, systems, assign, stop: CancellationToken::new() }
@@ -78,6 +78,8 @@ impl World {
     fn options(&self, coordinators: &[&FakeLeader]) -> NodeOptions {
         NodeOptions {
             name: "executor".to_owned(),
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            url: None,
             coordinators: coordinators.iter().map(|leader| leader.url.clone()).collect(),
             tls: None,
             dir: self.folder.path().join("local"),

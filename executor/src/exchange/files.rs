@@ -1,11 +1,10 @@
-//! Durable outputs of whole stages: Arrow IPC files, one for each slice and partition.
+//! Outputs of whole stages: Arrow IPC files, one for each slice and partition.
 //!
 //! ```text
 //! .<file id>.tmp/<partition>.arrow   while an attempt writes
 //! <file id>/<partition>.arrow        once all partitions are on the disk
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use weir_connectors::durable::create_dir_all_durable;
-use weir_plan::{ExchangeOutput, StageId};
+use weir_plan::StageId;
 
 use crate::durable::{state_error, sync_parent};
 use crate::{RunFolder, TaskError};
@@ -35,6 +34,7 @@ const READ_AHEAD: usize = 2;
 pub(crate) struct ExchangeFolder {
     temporary: PathBuf,
     published: PathBuf,
+    is_durable: bool,
     is_published: bool,
 }
 
@@ -43,6 +43,7 @@ impl ExchangeFolder {
         folder: &RunFolder,
         stage: StageId,
         file_id: &str,
+        is_durable: bool,
     ) -> Result<Self, TaskError> {
         let parent = folder.exchange(stage);
         let temporary = parent.join(format!(".{file_id}.tmp"));
@@ -54,19 +55,31 @@ impl ExchangeFolder {
             _ => {}
         }
         create_dir_all_durable(&temporary).map_err(failed)?;
-        Ok(Self { temporary, published: parent.join(file_id), is_published: false })
+        Ok(Self { temporary, published: parent.join(file_id), is_durable, is_published: false })
     }
 
-    pub(crate) fn file(&self, partition: usize) -> PathBuf {
+    pub(crate) fn writer(
+        &self,
+        partition: usize,
+        schema: &SchemaRef,
+    ) -> Result<ExchangeWriter, TaskError> {
+        ExchangeWriter::create(self.file(partition), schema, self.is_durable)
+    }
+
+    fn file(&self, partition: usize) -> PathBuf {
         self.temporary.join(format!("{partition}.arrow"))
     }
 
     /// Shows the folder under its name. All files must be finished.
     pub(crate) fn publish(mut self) -> Result<(), TaskError> {
         let failed = |cause| state_error("finish the exchange", &self.published, cause);
-        sync_parent(&self.file(0)).map_err(failed)?;
+        if self.is_durable {
+            sync_parent(&self.file(0)).map_err(failed)?;
+        }
         fs::rename(&self.temporary, &self.published).map_err(failed)?;
-        sync_parent(&self.published).map_err(failed)?;
+        if self.is_durable {
+            sync_parent(&self.published).map_err(failed)?;
+        }
         self.is_published = true;
         Ok(())
     }
@@ -84,12 +97,13 @@ impl Drop for ExchangeFolder {
 /// Writes one partition, in batches of equal size, compressed.
 pub(crate) struct ExchangeWriter {
     path: PathBuf,
+    is_durable: bool,
     coalescer: BatchCoalescer,
     writer: FileWriter<BufWriter<File>>,
 }
 
 impl ExchangeWriter {
-    pub(crate) fn create(path: PathBuf, schema: &SchemaRef) -> Result<Self, TaskError> {
+    fn create(path: PathBuf, schema: &SchemaRef, is_durable: bool) -> Result<Self, TaskError> {
         let file = File::create(&path).map_err(|cause| state_error("create", &path, cause))?;
         let writer = IpcWriteOptions::default()
             .try_with_compression(Some(CompressionType::LZ4_FRAME))
@@ -99,7 +113,7 @@ impl ExchangeWriter {
             })
             .map_err(|cause| write_error(&path, cause))?;
         let coalescer = BatchCoalescer::new(SchemaRef::clone(schema), BATCH_ROWS);
-        Ok(Self { path, coalescer, writer })
+        Ok(Self { path, is_durable, coalescer, writer })
     }
 
     pub(crate) fn write(&mut self, rows: RecordBatch) -> Result<(), TaskError> {
@@ -107,14 +121,14 @@ impl ExchangeWriter {
         self.write_completed()
     }
 
-    /// Returns once all rows are on the disk. Waits for it: call it off the async threads.
+    /// Returns once all rows are on the disk, if they are to be durable. Waits for it: call it off the async threads.
     pub(crate) fn finish(mut self) -> Result<(), TaskError> {
         self.coalescer.finish_buffered_batch().map_err(|cause| write_error(&self.path, cause))?;
         self.write_completed()?;
         let buffered = self.writer.into_inner().map_err(|cause| write_error(&self.path, cause))?;
         let failed = |cause| state_error("write", &self.path, cause);
         let file = buffered.into_inner().map_err(|error| failed(error.into_error()))?;
-        file.sync_all().map_err(failed)
+        if self.is_durable { file.sync_all().map_err(failed) } else { Ok(()) }
     }
 
     fn write_completed(&mut self) -> Result<(), TaskError> {
@@ -142,51 +156,17 @@ pub(crate) fn batch_count(path: &Path) -> Result<usize, TaskError> {
     Ok(open(path, 0)?.num_batches())
 }
 
-/// Where a partition of an exchange is: in one file, or in one of each slice that has dealt rows out to
-/// it, in the order of the slices.
-pub(crate) fn files_of(
-    folder: &RunFolder,
-    inputs: &BTreeMap<StageId, Vec<ExchangeOutput>>,
-    stage: StageId,
-    partition: u32,
-) -> Result<Vec<PathBuf>> {
-    let outputs = inputs.get(&stage).ok_or_else(|| {
-        DataFusionError::Internal(format!(
-            "the task reads the exchange of stage {stage}, which it was not given"
-        ))
-    })?;
-    let files: Vec<PathBuf> = (outputs.iter())
-        .filter(|output| output.holds(partition))
-        .map(|output| folder.exchange_file(stage, &output.file_id, partition as usize))
-        .collect();
-    if files.is_empty() {
-        return Err(DataFusionError::Internal(format!(
-            "the exchange of stage {stage} has no partition {partition}"
-        )));
-    }
-    Ok(files)
-}
-
-/// Streams files one after the other; `on_rows` sees the rows of every batch.
-pub(crate) fn read_stream(
-    files: Vec<PathBuf>,
-    on_rows: impl Fn(u64) + Send + 'static,
-) -> Result<SendableRecordBatchStream> {
+/// Streams a whole file.
+pub(crate) fn read_stream(path: PathBuf) -> Result<SendableRecordBatchStream> {
     let failed = |error| DataFusionError::External(Box::new(error));
-    let first = files
-        .first()
-        .ok_or_else(|| DataFusionError::Internal("a partition without files".to_owned()))?;
-    let schema = open(first, 0).map_err(failed)?.schema();
-    let mut builder = RecordBatchReceiverStreamBuilder::new(schema, READ_AHEAD);
+    let reader = open(&path, 0).map_err(failed)?;
+    let mut builder = RecordBatchReceiverStreamBuilder::new(reader.schema(), READ_AHEAD);
     let sender = builder.tx();
     builder.spawn_blocking(move || {
-        for path in &files {
-            for rows in open(path, 0).map_err(failed)? {
-                let rows = rows.map_err(|cause| failed(read_error(path, cause)))?;
-                on_rows(rows.num_rows() as u64);
-                if sender.blocking_send(Ok(rows)).is_err() {
-                    return Ok(());
-                }
+        for rows in reader {
+            let rows = rows.map_err(|cause| failed(read_error(&path, cause)))?;
+            if sender.blocking_send(Ok(rows)).is_err() {
+                break;
             }
         }
         Ok(())

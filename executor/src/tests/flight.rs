@@ -1,0 +1,159 @@
+//! Rows that one process keeps and another one reads, over the network.
+
+use std::sync::Arc;
+
+use arrow::compute::concat_batches;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{Criteria, Ticket};
+use futures::TryStreamExt;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use weir_plan::{ExchangeOutput, Holder, StageId};
+
+use super::fakes::*;
+use crate::exchange::{ExchangeFolder, FlightClients, Keeping, Places, read_files, serve};
+use crate::{RunFolder, TaskError};
+
+const RUN_FOLDER: &str = "orders/runs/1";
+const ROWS: i64 = 50_000;
+
+/// A process that keeps rows and serves them.
+struct Server {
+    root: TempDir,
+    url: String,
+    stop: CancellationToken,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, None, root.path().join("exchange"), stop.clone()));
+        Self { root, url, stop }
+    }
+
+    fn keeping(&self, executor: &str) -> Keeping {
+        Keeping {
+            root: self.root.path().join("exchange"),
+            holder: self.holder(executor),
+            clients: Arc::new(FlightClients::new(None)),
+        }
+    }
+
+    fn holder(&self, executor: &str) -> Holder {
+        Holder { executor: executor.into(), boot_id: "boot".into(), url: self.url.clone() }
+    }
+
+    /// Partition 2 of a slice's output.
+    fn write(&self, file_id: &str, ids: std::ops::Range<i64>) -> ExchangeOutput {
+        let places = self.places("one");
+        let (folder, holder) = places.output(false);
+        let folder = ExchangeFolder::create(&folder, StageId(4), file_id, false).expect("writable");
+        let mut writer = folder.writer(2, &row_schema()).expect("writable");
+        writer.write(rows_of(ids)).expect("written");
+        writer.finish().expect("finished");
+        folder.publish().expect("published");
+        ExchangeOutput { file_id: file_id.to_owned(), first: 2, partitions: 1, holder }
+    }
+
+    fn places(&self, executor: &str) -> Places {
+        let storage = RunFolder::new(self.root.path().join("storage"));
+        Places { storage, keeping: Some((self.keeping(executor), RUN_FOLDER.to_owned())) }
+    }
+}
+
+async fn read(
+    places: &Places,
+    outputs: &[ExchangeOutput],
+) -> Result<Vec<arrow::array::RecordBatch>, datafusion::error::DataFusionError> {
+    let inputs = [(StageId(4), outputs.to_vec())].into();
+    let files = places.files_of(&inputs, StageId(4), 2).expect("it is there");
+    read_files(files, "reader", |_| {}).try_collect().await
+}
+
+#[tokio::test]
+async fn rows_come_from_whoever_keeps_them() {
+    let server = Server::start().await;
+    let outputs = [server.write("0-1-1", 0..ROWS), server.write("1-1-3", ROWS..2 * ROWS)];
+    // The same name, another process: what is below its own root is not meant.
+    for reader in ["one", "two"] {
+        let mut places = server.places(reader);
+        if reader == "two" {
+            let elsewhere = server.root.path().join("elsewhere");
+            places.keeping.as_mut().expect("it keeps").0.root = elsewhere;
+        }
+        let batches = read(&places, &outputs).await.expect("readable");
+        let rows = concat_batches(&row_schema(), &batches).expect("one schema");
+        assert_eq!(rows, rows_of(0..2 * ROWS), "read by {reader}");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_are_gone_are_no_fault_of_the_reader() {
+    let server = Server::start().await;
+    let there = server.write("0-1-1", 0..10);
+    let gone = ExchangeOutput { file_id: "0-1-2".to_owned(), ..there.clone() };
+    let site = |error| {
+        let site = crate::failure::FailureSite {
+            stage: "joined",
+            spill: std::path::Path::new("/spill"),
+            memory_bytes: 1,
+        };
+        site.classify(error)
+    };
+    let error = site(read(&server.places("two"), &[gone]).await.expect_err("it is gone"));
+    assert!(matches!(error, TaskError::InputLost { .. }), "{error:?}");
+    let message = error.to_string();
+    assert!(
+        message.contains("stage `joined`: rows of stage 4 that executor one keeps"),
+        "{message}"
+    );
+    assert!(message.contains("does not have the rows"), "{message}");
+
+    server.stop.cancel();
+    let nobody = Holder { url: "http://127.0.0.1:9".to_owned(), ..server.holder("one") };
+    let unreachable = ExchangeOutput { holder: Some(nobody), ..there };
+    let error =
+        site(read(&server.places("two"), &[unreachable]).await.expect_err("nobody is there"));
+    assert!(matches!(error, TaskError::InputLost { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn nothing_but_outputs_is_served() {
+    let server = Server::start().await;
+    server.write("0-1-1", 0..10);
+    std::fs::write(server.root.path().join("secret"), "hidden").expect("writable");
+    let channel = crate::address::endpoint(&server.url, None).expect("a URL").connect_lazy();
+    let mut client = FlightServiceClient::new(channel);
+    let ticket = |run_folder: &str, file_id: &str| {
+        format!(r#"{{"run_folder":"{run_folder}","stage":4,"file_id":"{file_id}","partition":2}}"#)
+    };
+    for refused in [
+        ticket("../exchange/orders/runs/1", "0-1-1"),
+        ticket("/etc", "0-1-1"),
+        ticket("orders/../../exchange/orders/runs/1", "0-1-1"),
+        ticket("", "0-1-1"),
+        ticket(r"orders/runs/1\u0000", "0-1-1"),
+        ticket(RUN_FOLDER, "../4/0-1-1"),
+        ticket(RUN_FOLDER, "0-1"),
+        ticket(RUN_FOLDER, "0-1-"),
+        ticket(RUN_FOLDER, ".0-1-2.tmp"),
+        r#"{"path":"/etc/passwd"}"#.to_owned(),
+        "not json".to_owned(),
+    ] {
+        let status = client.do_get(Ticket::new(refused.clone())).await.expect_err("refused");
+        assert_eq!(status.code(), Code::InvalidArgument, "{refused}: {status:?}");
+    }
+    let missing = client.do_get(Ticket::new(ticket(RUN_FOLDER, "7-1-1"))).await;
+    assert_eq!(missing.expect_err("there is none").code(), Code::NotFound);
+    let listed = client.list_flights(Criteria::default()).await;
+    assert_eq!(listed.expect_err("nothing is listed").code(), Code::Unimplemented);
+    let large = Ticket::new(vec![b' '; 1 << 20]);
+    assert_eq!(client.do_get(large).await.expect_err("too large").code(), Code::OutOfRange);
+    let served = client.do_get(Ticket::new(ticket(RUN_FOLDER, "0-1-1"))).await;
+    served.expect("and what is there is served");
+}

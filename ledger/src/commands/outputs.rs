@@ -1,0 +1,108 @@
+//! Exchanges that were kept by an executor, and are lost with it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use weir_plan::{Holder, StageId};
+
+use super::running_run;
+use crate::facts::{Ledger, RunFacts, RunId, SliceFacts, SliceState, StageFacts};
+use crate::rejection::Rejection;
+
+/// What one slice has left of an exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostOutput {
+    pub stage: StageId,
+    pub slice: u32,
+    /// Another output of the slice is not meant.
+    pub file_id: String,
+}
+
+/// Outputs are gone that somebody still has to read. Their slices are to be computed again; and so are
+/// those that may have read them, unless their stage is complete and durable: computed a second time, the
+/// rows may lie in other partitions, and one that has read of both would lose some and have others twice.
+/// Attempts that are at work on such a slice are the current ones no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoseOutputs {
+    pub epoch: u64,
+    pub run: RunId,
+    pub outputs: Vec<LostOutput>,
+}
+
+impl LoseOutputs {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        let run = running_run(ledger, &self.run)?;
+        let mut lost = BTreeSet::new();
+        for LostOutput { stage, slice, file_id } in &self.outputs {
+            let known = run.slice(*stage, *slice).and_then(|slice| slice.exchange.as_ref());
+            if known.is_some_and(|output| output.file_id == *file_id) {
+                let stage_facts = &mut run.stages[stage.0 as usize];
+                stage_facts.reset(*slice as usize);
+                lost.insert(*stage);
+            }
+        }
+        let changed = !lost.is_empty();
+        for index in 0..run.stages.len() {
+            let stage = &run.stages[index];
+            let reads_lost = stage.shape.inputs.iter().any(|input| lost.contains(input));
+            let id = StageId(u32::try_from(index).unwrap_or(u32::MAX));
+            let is_safe = stage.are_slices_finished()
+                && (stage.sink().is_some() || stage.is_durable() || !run.is_still_read(id));
+            if reads_lost && !is_safe {
+                let stage = &mut run.stages[index];
+                (0..stage.slices.len()).for_each(|slice| stage.reset(slice));
+                lost.insert(id);
+            }
+        }
+        Ok(changed)
+    }
+}
+
+impl RunFacts {
+    /// Outputs that are gone, as their holders are, and that are still needed.
+    pub fn lost_outputs(&self, is_lost: &dyn Fn(&Holder) -> bool) -> Vec<LostOutput> {
+        let mut outputs = Vec::new();
+        for (stage, id) in self.stages.iter().zip(0..) {
+            let stage_id = StageId(id);
+            let held = stage.slices.iter().zip(0..).filter_map(|(slice, number)| {
+                let output = slice.exchange.as_ref()?;
+                Some((number, output.holder.as_ref()?, &output.file_id))
+            });
+            let mut held = held.peekable();
+            if held.peek().is_none() || !self.is_still_read(stage_id) {
+                continue;
+            }
+            outputs.extend(held.filter(|(_, holder, _)| is_lost(holder)).map(
+                |(slice, _, file_id)| LostOutput {
+                    stage: stage_id,
+                    slice,
+                    file_id: file_id.clone(),
+                },
+            ));
+        }
+        outputs
+    }
+
+    fn is_still_read(&self, stage: StageId) -> bool {
+        let mut readers = self.stages.iter().filter(|reader| reader.shape.inputs.contains(&stage));
+        readers.any(|reader| !reader.are_slices_finished())
+    }
+}
+
+impl StageFacts {
+    fn is_durable(&self) -> bool {
+        let outputs = self.slices.iter().filter_map(|slice| slice.exchange.as_ref());
+        outputs.into_iter().all(|output| output.holder.is_none())
+    }
+
+    fn reset(&mut self, slice: usize) {
+        let slice = &mut self.slices[slice];
+        match slice.state {
+            SliceState::Pending | SliceState::Failed { .. } => return,
+            SliceState::Running { .. } => {}
+            SliceState::Finished => self.finished_slices -= 1,
+        }
+        let kept = SliceFacts { attempts: slice.attempts, ..SliceFacts::default() };
+        *slice = SliceFacts { failures: slice.failures, losses: slice.losses, ..kept };
+    }
+}
