@@ -61,8 +61,8 @@ struct Scenario<'cluster> {
 
 impl Scenario<'_> {
     /// Until so many faults have been; the run that is going on then may end undisturbed.
-    fn play(&mut self, faults: usize) {
-        let mut schedule = Fault::SCHEDULE.iter().copied().cycle().take(faults).peekable();
+    fn play(&mut self, schedule: &[Fault], faults: usize) {
+        let mut schedule = schedule.iter().copied().cycle().take(faults).peekable();
         while schedule.peek().is_some() {
             self.target.reset();
             let request = format!("run-{}", self.costs.runs);
@@ -173,25 +173,69 @@ impl Scenario<'_> {
 fn a_join_into_postgres_survives_a_schedule_of_faults() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let target = targets::postgres_named("cluster_faults", "append", "batch");
-    write_pipeline(folder.path(), &target.yaml(BATCH_ROWS));
+    write_pipeline(folder.path(), "sync", &target.yaml(BATCH_ROWS));
     let cluster = Cluster::up(folder.path());
     let moments = Moments::random("schedule of faults");
     let mut scenario = Scenario { cluster: &cluster, target, moments, costs: Costs::default() };
     let faults = std::env::var("WEIR_TEST_FAULTS").ok().and_then(|text| text.parse().ok());
-    scenario.play(faults.unwrap_or(FAULTS));
+    scenario.play(&Fault::SCHEDULE, faults.unwrap_or(FAULTS));
     let Costs { mut failovers, runs } = scenario.costs;
     failovers.sort();
     println!("{runs} runs; from the leader's kill to the next assignment: {failovers:.1?}");
     assert!(!failovers.is_empty());
 }
 
-fn write_pipeline(folder: &Path, target: &str) {
+/// Rows between the parts of the join are with the executors alone, and are lost with them.
+#[test]
+fn a_join_whose_rows_executors_keep_survives_their_loss() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let target = targets::postgres_named("cluster_kept", "append", "batch");
+    write_pipeline(folder.path(), "off", &target.yaml(BATCH_ROWS));
+    let cluster = Cluster::up(folder.path());
+    let moments = Moments::random("loss of kept rows");
+    let mut scenario = Scenario { cluster: &cluster, target, moments, costs: Costs::default() };
+    let schedule = [
+        Fault::ExecutorKilled,
+        Fault::LeaderKilled,
+        Fault::ExecutorPaused,
+        Fault::ExecutorKilled,
+        Fault::LeaderAndExecutorKilled,
+        Fault::ExecutorKilled,
+    ];
+    let faults = std::env::var("WEIR_TEST_FAULTS").ok().and_then(|text| text.parse().ok());
+    scenario.play(&schedule, faults.unwrap_or(schedule.len()));
+
+    scenario.target.reset();
+    let run = cluster.submit("pipeline.yaml", "watched");
+    let kept = || kept_files(&cluster);
+    wait_until("an executor keeps rows", || kept() > 0 || scenario.is_over(&run));
+    let were_kept = kept();
+    cluster.wait(&run);
+    scenario.assert_exact(&run);
+    assert!(were_kept > 0, "no executor has kept anything");
+    wait_until("what is not needed any more is removed", || kept() == 0);
+}
+
+/// Files of exchanges in the executors' own folders.
+fn kept_files(cluster: &Cluster) -> usize {
+    let executors = (1..=3).map(|id| cluster.dir.join(format!("executor-{id}/exchange")));
+    executors.map(|folder| files_below(&folder)).sum()
+}
+
+fn files_below(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
+}
+
+fn write_pipeline(folder: &Path, exchange: &str, target: &str) {
     dataset::write_csv(&folder.join("data"), ROWS, 4);
     let groups: String = (0..97).map(|group| format!("{group}\n")).collect();
     std::fs::write(folder.join("data/groups.txt"), format!("grp\n{groups}")).expect("room");
     let columns = dataset::COLUMNS;
     let text = format!(
         "pipeline: joined\n\
+         checkpoint: {{ exchange: {exchange} }}\n\
          sources:\n  rows: {{ type: csv, path: \"data/*.csv\", columns: {columns} }}\n\
          \x20 groups: {{ type: csv, path: data/groups.txt, columns: {{ grp: int64 }} }}\n\
          transforms:\n  joined:\n    sql: \"SELECT r.id, r.grp, r.amount, r.name FROM rows r \
