@@ -58,7 +58,6 @@ pub(crate) async fn serve(
     .map_err(std::io::Error::other)
 }
 
-#[expect(clippy::result_large_err, reason = "as tonic's interceptors are")]
 fn check(request: Request<()>, asks_for_certificates: bool) -> Result<Request<()>, Status> {
     let tls = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     let certificates = tls.and_then(TlsConnectInfo::peer_certs);
@@ -78,7 +77,6 @@ struct ExchangeService {
 }
 
 impl ExchangeService {
-    #[expect(clippy::result_large_err, reason = "as tonic's services are")]
     fn file_of(&self, request: &Request<Ticket>) -> Result<PathBuf, Status> {
         let path = FileTicket::decode(request.get_ref()).and_then(|ticket| ticket.path(&self.root));
         path.map_err(|why| {
