@@ -234,6 +234,9 @@ pub enum EngineError {
     Stopped { run: String },
     #[error("{0} does not exist")]
     NotFound(String),
+    /// What the ledger knows does not allow it: the run is over, or another one is going on. Exit code 2.
+    #[error("{0}")]
+    Refused(String),
     /// Another process holds the pipeline, and waiting was not wanted.
     #[error("{0}")]
     Busy(String),

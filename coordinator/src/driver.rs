@@ -505,6 +505,16 @@ impl<'session> Driver<'session> {
             Err(WorkError::Task(TaskError::CommitLog(CommitLogError::Refused(message)))) => {
                 return Err(Failure::Run(message));
             }
+            // Its epoch goes on: no other leader will fare better with this batch.
+            Err(WorkError::Task(TaskError::CommitLog(error @ CommitLogError::Fenced(_))))
+                if session.store.ledger().await.current_epoch() == session.epoch =>
+            {
+                return Err(Failure::Run(format!(
+                    "the ledger refuses a batch of slice {} of stage `{}`: {error}",
+                    task.slice,
+                    self.stage(task.stage).name
+                )));
+            }
             Err(WorkError::Task(TaskError::CommitLog(error))) => {
                 let message = error.to_string();
                 let path = session.store.path().display().to_string();

@@ -12,7 +12,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorError, PrepareSink, PreparedSink, Sink, Source};
 use weir_executor::{ExecutorEnv, ExecutorOptions, Resources, RunFolder, Systems};
-use weir_ledger::{CleanUpDone, Command, FinishRun, PlanRun, RunFacts, RunId, RunOutcome};
+use weir_ledger::{
+    CleanUpDone, Command, FinishRun, PlanRun, Rejection, RunFacts, RunId, RunOutcome,
+};
 use weir_plan::{PlanError, PlanScope, StageGraph, StageId, StageOutput};
 use weir_spec::{NodeName, PipelineSpec};
 
@@ -513,6 +515,13 @@ fn source_failure(SourceFailure { node, error }: SourceFailure) -> Failure {
     Failure::Run(format!("failed to read source `{node}`: {error}"))
 }
 
+/// A ledger that cannot be used is one thing, a command that does not fit its facts another: that one is
+/// the affair of who sent it, unless the right to write is lost.
 pub(crate) fn ledger_error(path: &std::path::Path, error: &StoreError) -> EngineError {
+    match error {
+        StoreError::Rejected(Rejection::OldEpoch { .. } | Rejection::OtherLedger { .. }) => {}
+        StoreError::Rejected(rejection) => return EngineError::Refused(rejection.to_string()),
+        _ => {}
+    }
     EngineError::Ledger { path: path.display().to_string(), message: error.to_string() }
 }

@@ -120,10 +120,16 @@ impl ClusterService {
             Err(StoreError::Rejected(rejection)) => match rejection {
                 Rejection::TokenExists(_) => Err(Status::already_exists(rejection.to_string())),
                 Rejection::UnknownToken(_) => Err(Status::not_found(rejection.to_string())),
-                other => Err(Status::unavailable(other.to_string())),
+                other => {
+                    leading.broken.cancel();
+                    Err(Status::unavailable(other.to_string()))
+                }
             },
             Err(StoreError::NotLeader(_)) => Err(self.node.not_leading(Status::unavailable)),
-            Err(error) => Err(Status::unavailable(self.redactor.redact(&error.to_string()))),
+            Err(error) => {
+                leading.broken.cancel();
+                Err(Status::unavailable(self.redactor.redact(&error.to_string())))
+            }
         }
     }
 }

@@ -90,9 +90,10 @@ pub(super) fn status_of(error: &EngineError, redactor: &Redactor) -> Status {
     match error {
         EngineError::Invalid(_) => Status::invalid_argument(text),
         EngineError::NotFound(_) => Status::not_found(text),
-        EngineError::Busy(_) | EngineError::RunFailed { .. } | EngineError::Stopped { .. } => {
-            Status::failed_precondition(text)
-        }
+        EngineError::Busy(_)
+        | EngineError::Refused(_)
+        | EngineError::RunFailed { .. }
+        | EngineError::Stopped { .. } => Status::failed_precondition(text),
         EngineError::State { .. } => Status::internal(text),
         EngineError::Ledger { .. } => Status::unavailable(text),
     }

@@ -2,11 +2,13 @@
 //! session for each run that is going on.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
+use futures::FutureExt as _;
 use tokio::sync::broadcast;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::ConnectorContext;
 use weir_executor::Registry;
-use weir_ledger::{Command, FinishRun, Ledger, ResumeRun, RunFacts, RunId, RunOutcome, RunState};
+use weir_ledger::{Command, FinishRun, Ledger, RunFacts, RunId, RunOutcome, RunState};
 use weir_spec::PipelineSpec;
 
 use super::pool::Pool;
@@ -28,7 +30,7 @@ use crate::session::{Session, ledger_error};
 use crate::state_dir::{PipelineDir, StateDir};
 use crate::store::LedgerStore;
 use crate::workers::Workers;
-use crate::{AuditReport, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
+use crate::{Again, AuditReport, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
 
 /// Updates that a slow watcher may be behind; it then goes on with the present state.
 const UPDATES: usize = 256;
@@ -54,14 +56,15 @@ pub(super) struct Leading {
     settings: Settings,
     sessions: Mutex<BTreeMap<RunId, Running>>,
     /// One request at a time decides what begins.
-    beginning: tokio::sync::Mutex<()>,
-    /// A session could not go on: the leadership begins anew.
+    pub(super) beginning: tokio::sync::Mutex<()>,
+    /// The ledger could not be written, and perhaps has what was to be written: the leadership begins anew,
+    /// and looks.
     pub(super) broken: CancellationToken,
 }
 
 /// A run that this leader works on.
 #[derive(Debug)]
-struct Running {
+pub(super) struct Running {
     stop: CancellationToken,
     updates: broadcast::Sender<Update>,
     _work: AbortOnDropHandle<()>,
@@ -103,7 +106,7 @@ impl Cluster {
 }
 
 impl Leading {
-    /// Begins an epoch. Runs go on with [`take_up`](Self::take_up).
+    /// Begins an epoch. Runs go on with [`keep_taking_up`](Self::keep_taking_up).
     pub(super) async fn begin(
         member: &Arc<RaftMember>,
         settings: Settings,
@@ -122,28 +125,6 @@ impl Leading {
             beginning: tokio::sync::Mutex::default(),
             broken: CancellationToken::new(),
         })
-    }
-
-    /// Goes on with the runs that the leader before has left.
-    pub(super) async fn take_up(self: &Arc<Self>) -> Result<(), EngineError> {
-        let left: Vec<(RunId, RunFacts)> = (self.store.ledger().await.runs.iter())
-            .filter(|(_, run)| run.state == RunState::Running)
-            .map(|(id, run)| (id.clone(), run.clone()))
-            .collect();
-        for (run, facts) in left {
-            let frozen = match read_frozen(&self.dir(&facts), &run) {
-                Ok(frozen) => frozen,
-                Err(error) => {
-                    // One run whose folder is gone must not keep all others from going on.
-                    tracing::error!(%run, %error, "the run cannot be taken up");
-                    continue;
-                }
-            };
-            let resume = ResumeRun { epoch: self.epoch, run: run.clone(), at: Utc::now() };
-            self.append(Command::ResumeRun(resume)).await?;
-            self.start(run, frozen);
-        }
-        Ok(())
     }
 
     /// Starts a run, or goes on with one that is not finished. Whether it is a new one.
@@ -189,9 +170,8 @@ impl Leading {
             }
             Choice::Start { .. } => true,
         };
-        let begun =
-            engine.begin(chosen, spec, text, request, &dir, &self.store, self.epoch).await?;
-        let (run, frozen) = begun;
+        let begun = engine.begin(chosen, spec, text, request, &dir, &self.store, self.epoch).await;
+        let (run, frozen) = self.unless_broken(begun)?;
         self.start(run.clone(), frozen);
         Ok((run, is_new))
     }
@@ -209,24 +189,38 @@ impl Leading {
 
     /// Stops a run and waits for its tasks. It has then failed.
     pub(super) async fn cancel(&self, id: &str) -> Result<RunId, EngineError> {
-        let (run, facts) = self.find(id).await?;
-        let session = self.sessions().get(&run).map(|session| {
+        let (run, _) = self.find(id).await?;
+        let mut updates = self.stop_session(&run);
+        if updates.is_none() {
+            // Unless it is just beginning.
+            let _beginning = self.beginning.lock().await;
+            updates = self.stop_session(&run);
+            if updates.is_none() {
+                if !self.with_ledger(|ledger| is_going_on(ledger, &run)).await {
+                    return Err(EngineError::Refused(format!("run {run} is over")));
+                }
+                self.finish(&run, "cancelled").await?;
+            }
+        }
+        // They end with the session.
+        if let Some(mut updates) = updates {
+            while !matches!(updates.recv().await, Err(broadcast::error::RecvError::Closed)) {}
+        }
+        // The leadership may have ended before the run has.
+        match self.with_ledger(|ledger| is_going_on(ledger, &run)).await {
+            false => Ok(run),
+            true => Err(EngineError::Ledger {
+                path: self.store.path().display().to_string(),
+                message: format!("this coordinator leads no longer, and run {run} goes on"),
+            }),
+        }
+    }
+
+    fn stop_session(&self, run: &RunId) -> Option<broadcast::Receiver<Update>> {
+        self.sessions().get(run).map(|session| {
             session.stop.cancel();
             session.updates.subscribe()
-        });
-        match session {
-            // Its updates end with it.
-            Some(mut updates) => loop {
-                if let Err(broadcast::error::RecvError::Closed) = updates.recv().await {
-                    return Ok(run);
-                }
-            },
-            None if facts.state == RunState::Running => {
-                self.finish(&run, "cancelled").await?;
-                Ok(run)
-            }
-            None => Err(EngineError::Invalid(format!("run {run} is over"))),
-        }
+        })
     }
 
     pub(super) async fn audit(&self, id: &str) -> Result<AuditReport, EngineError> {
@@ -267,11 +261,11 @@ impl Leading {
         }
     }
 
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<RunId, Running>> {
+    pub(super) fn sessions(&self) -> MutexGuard<'_, BTreeMap<RunId, Running>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dir(&self, facts: &RunFacts) -> PipelineDir {
+    pub(super) fn dir(&self, facts: &RunFacts) -> PipelineDir {
         StateDir::new(&self.settings.storage).pipeline(&facts.pipeline)
     }
 
@@ -279,9 +273,17 @@ impl Leading {
         self.pool.capacity().max(FEWEST_SLICES)
     }
 
-    async fn append(&self, command: Command) -> Result<(), EngineError> {
+    pub(super) async fn append(&self, command: Command) -> Result<(), EngineError> {
         let appended = self.store.append(command).await;
-        appended.map(|_| ()).map_err(|error| ledger_error(self.store.path(), &error))
+        let appended = appended.map_err(|error| ledger_error(self.store.path(), &error));
+        self.unless_broken(appended).map(|_| ())
+    }
+
+    fn unless_broken<T>(&self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        if let Err(EngineError::Ledger { .. }) = &result {
+            self.broken.cancel();
+        }
+        result
     }
 
     async fn finish(&self, run: &RunId, error: &str) -> Result<(), EngineError> {
@@ -291,7 +293,7 @@ impl Leading {
     }
 
     /// Works on a run that has begun.
-    fn start(self: &Arc<Self>, run: RunId, frozen: Frozen) {
+    pub(super) fn start(self: &Arc<Self>, run: RunId, frozen: Frozen) {
         let (events, mut received) = unbounded_channel();
         let (updates, _) = broadcast::channel(UPDATES);
         let stop = CancellationToken::new();
@@ -322,7 +324,7 @@ impl Leading {
         let ending = run.clone();
         let work = async move {
             let working = async move {
-                let result = session.work().await;
+                let result = unless_it_panics(session.work()).await;
                 drop(session);
                 result
             };
@@ -338,20 +340,24 @@ impl Leading {
         sessions.insert(run, Running { stop, updates, _work: work });
     }
 
+    /// Only a ledger that cannot be written is more than the affair of this run: under another leader it would
+    /// fail again.
     async fn session_ended(&self, run: &RunId, result: Result<(), EngineError>) {
-        match result {
-            // The run's end is in the ledger.
-            Ok(()) | Err(EngineError::RunFailed { .. } | EngineError::Invalid(_)) => {}
-            Err(EngineError::Stopped { .. }) => {
-                if let Err(error) = self.finish(run, "cancelled").await {
-                    tracing::error!(%error, "the cancelled run is not ended");
-                    self.broken.cancel();
-                }
-            }
-            Err(error) => {
+        let why = match result {
+            Ok(()) => String::new(),
+            Err(error @ EngineError::Ledger { .. }) => {
                 tracing::error!(%error, "the session cannot go on");
-                self.broken.cancel();
-                return;
+                return self.broken.cancel();
+            }
+            Err(EngineError::Stopped { .. }) => "cancelled".to_owned(),
+            Err(EngineError::RunFailed { message, .. }) => message,
+            Err(error) => error.to_string(),
+        };
+        // As a rule the run's end is in the ledger.
+        if self.with_ledger(|ledger| is_going_on(ledger, run)).await {
+            let why = self.settings.context.redactor.redact(&why);
+            if let Err(error) = self.finish(run, &why).await {
+                tracing::error!(%error, "the run is not ended");
             }
         }
         // Nothing may follow: this drops the task that it runs in.
@@ -362,6 +368,19 @@ impl Leading {
 /// In the storage, and where executors keep rows.
 fn run_folder(run: &RunId, frozen: &Frozen) -> String {
     format!("{}/runs/{run}", frozen.pipeline)
+}
+
+pub(super) async fn unless_it_panics(
+    work: impl Future<Output = Result<(), EngineError>>,
+) -> Result<(), EngineError> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        Err(EngineError::RunFailed {
+            run: String::new(),
+            message: "the work on the run has panicked; this is a defect of Weir, please report it"
+                .to_owned(),
+            again: Again::GoesOn,
+        })
+    })
 }
 
 fn is_going_on(ledger: &Ledger, run: &RunId) -> bool {

@@ -19,6 +19,9 @@ mod remote;
 mod reports;
 mod runs_service;
 mod serve;
+mod taking_up;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub(crate) use leading::Cluster;

@@ -140,7 +140,12 @@ impl Runs for RunsService {
         request: Request<v1::RetryRunRequest>,
     ) -> Result<Response<v1::Run>, Status> {
         let leading = self.leading().await?;
-        let retried = leading.retry(&request.into_inner().run).await;
+        // As in `submit`: what is in the ledger has a session.
+        let retrying = tokio::spawn({
+            let (leading, run) = (Arc::clone(&leading), request.into_inner().run);
+            async move { leading.retry(&run).await }
+        });
+        let retried = retrying.await.map_err(|error| Status::internal(error.to_string()))?;
         let run = retried.map_err(|error| self.failed(&error))?;
         self.answer(&leading, &run.0).await
     }

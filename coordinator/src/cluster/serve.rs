@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use weir_connectors::ConnectorContext;
 use weir_executor::node::MAX_MESSAGE_BYTES;
@@ -221,7 +222,7 @@ async fn lead_when_elected(node: &Arc<Node>, settings: Settings, stop: &Cancella
     }
 }
 
-/// Until somebody else leads, or a run's session cannot go on.
+/// Until somebody else leads, or the ledger cannot be written.
 async fn lead(
     node: &Arc<Node>,
     settings: Settings,
@@ -233,9 +234,10 @@ async fn lead(
     let leading = Arc::new(Leading::begin(&node.member, settings, LEASE).await?);
     tracing::info!(id = node.id, epoch = leading.epoch, "leads");
     node.set_leading(Some(Arc::clone(&leading)));
-    let taken_up = leading.take_up().await;
+    let taking_up = tokio::spawn(Arc::clone(&leading).keep_taking_up());
+    let _taking_up = AbortOnDropHandle::new(taking_up);
     let mut expiry = tokio::time::interval(LEASE / 10);
-    while taken_up.is_ok() && node.member.leader() == Some(node.id) {
+    while node.member.leader() == Some(node.id) {
         tokio::select! {
             changed = changes.changed() => {
                 if changed.is_err() {
@@ -249,5 +251,5 @@ async fn lead(
     }
     node.set_leading(None);
     leading.end();
-    taken_up
+    Ok(())
 }

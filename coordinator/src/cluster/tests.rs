@@ -1,0 +1,269 @@
+//! What a leader does about runs, without executors: sessions plan, and then wait for places.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use tempfile::TempDir;
+use weir_connectors::{ConnectorContext, Redactor, Secrets};
+use weir_ledger::{Command, PlanRun, RunFacts, RunId, RunState, StartRun};
+use weir_spec::PipelineSpec;
+
+use super::leading::{Leading, Settings, unless_it_panics};
+use crate::frozen::write_frozen;
+use crate::raft::RaftMember;
+use crate::raft::tests::Cluster;
+use crate::state_dir::StateDir;
+use crate::{EngineError, Frozen, RunRequest};
+
+struct Place {
+    folder: TempDir,
+    cluster: Cluster,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("in.csv"), "id\n1\n2\n").expect("room");
+        let cluster = Cluster::start(1).await;
+        cluster.leader().await;
+        Self { folder, cluster }
+    }
+
+    fn member(&self) -> &Arc<RaftMember> {
+        &self.cluster.running[&1].member
+    }
+
+    fn storage(&self) -> PathBuf {
+        self.folder.path().join("storage")
+    }
+
+    async fn leading(&self) -> Arc<Leading> {
+        let redactor = Redactor::default();
+        redactor.register("canary");
+        let settings = Settings {
+            storage: self.storage(),
+            context: ConnectorContext::new(self.folder.path(), Secrets::default(), redactor),
+            memory_bytes: 64 << 20,
+        };
+        let leading = Leading::begin(self.member(), settings, Duration::from_secs(3)).await;
+        Arc::new(leading.expect("it leads"))
+    }
+
+    async fn submit(&self, leading: &Arc<Leading>, pipeline: &str, request: &str) -> RunId {
+        let request = RunRequest { request_id: Some(request.to_owned()), ..RunRequest::default() };
+        let base_dir = self.folder.path().to_owned();
+        let submitted = leading.submit(&spec(pipeline), "", base_dir, request).await;
+        submitted.expect("it can be submitted").0
+    }
+
+    /// A run that is in the ledger and has no session; its folder is written by [`Place::freeze`].
+    async fn start_run(&self, leading: &Leading, pipeline: &str) -> RunId {
+        let run = RunId(format!("{pipeline}-run"));
+        let start = StartRun {
+            epoch: leading.epoch,
+            run: run.clone(),
+            pipeline: spec(pipeline).pipeline,
+            spec_hash: "spec".to_owned(),
+            params: Default::default(),
+            window: None,
+            request_id: None,
+            at: Utc::now(),
+        };
+        leading.append(Command::StartRun(start)).await.expect("the ledger is there");
+        run
+    }
+
+    fn freeze(&self, run: &RunId, pipeline: &str) {
+        let spec = spec(pipeline);
+        let dir = StateDir::new(self.storage()).pipeline(&spec.pipeline);
+        let frozen = Frozen {
+            run: run.0.clone(),
+            pipeline: spec.pipeline.to_string(),
+            spec,
+            spec_text: String::new(),
+            base_dir: self.folder.path().to_owned(),
+            request: RunRequest::default(),
+        };
+        write_frozen(&dir, &frozen).expect("room");
+    }
+}
+
+fn spec(pipeline: &str) -> PipelineSpec {
+    let text = format!(
+        "pipeline: {pipeline}\nsources: {{ a: {{ type: csv, path: in.csv }} }}\n\
+         sinks: {{ s: {{ input: a, type: csv, path: out-{pipeline} }} }}\n"
+    );
+    weir_spec::parse("p.yaml", &text).expect("a good file").spec
+}
+
+async fn take_up(leading: &Arc<Leading>) {
+    leading.take_up(&mut BTreeSet::new()).await.expect("the ledger is there");
+}
+
+async fn facts(leading: &Leading, run: &RunId) -> RunFacts {
+    leading.with_ledger(|ledger| ledger.run(run).cloned()).await.expect("a known run")
+}
+
+async fn until(leading: &Leading, run: &RunId, is_so: impl Fn(&RunFacts) -> bool) -> RunFacts {
+    for _ in 0..1_500 {
+        let facts = facts(leading, run).await;
+        if is_so(&facts) {
+            return facts;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain: {:?}", facts(leading, run).await);
+}
+
+async fn planned(leading: &Leading, run: &RunId) -> RunFacts {
+    until(leading, run, |facts| !facts.prepared.is_empty()).await
+}
+
+async fn failed(leading: &Leading, run: &RunId) -> String {
+    let facts = until(leading, run, |facts| facts.state != RunState::Running).await;
+    match facts.state {
+        RunState::Failed { error, .. } => error,
+        state => panic!("not failed: {state:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_plan_cannot_be_read_fails_and_the_others_go_on() {
+    let place = Place::new().await;
+    let first = place.leading().await;
+    let broken = place.submit(&first, "broken", "1").await;
+    let sound = place.submit(&first, "sound", "2").await;
+    let hash = planned(&first, &broken).await.graph_hash.expect("it is planned");
+    planned(&first, &sound).await;
+    first.end();
+    let run = place.storage().join("broken/runs").join(&broken.0);
+    std::fs::write(run.join(format!("plan/{hash}.json")), "no plan").expect("room");
+
+    let second = place.leading().await;
+    take_up(&second).await;
+    let error = failed(&second, &broken).await;
+    assert!(error.contains("failed to read") && error.contains(&hash), "{error}");
+    assert_eq!(until(&second, &sound, |facts| facts.sessions == 2).await.state, RunState::Running);
+    assert!(second.watch(&sound).is_some(), "somebody works on it");
+    assert!(!second.broken.is_cancelled(), "one run is not the leadership");
+}
+
+#[tokio::test]
+async fn a_run_that_another_version_has_planned_fails_with_what_can_be_done() {
+    let place = Place::new().await;
+    let first = place.leading().await;
+    let run = place.start_run(&first, "old").await;
+    place.freeze(&run, "old");
+    let plan = PlanRun {
+        epoch: first.epoch,
+        run: run.clone(),
+        graph_hash: "hash".to_owned(),
+        engine_version: "weir 0.0 canary".to_owned(),
+        stages: Vec::new(),
+    };
+    first.append(Command::PlanRun(plan)).await.expect("the ledger is there");
+    take_up(&first).await;
+    let error = failed(&first, &run).await;
+    assert!(error.contains("was planned by weir 0.0 ") && !error.contains("canary"), "{error}");
+    assert!(!first.broken.is_cancelled());
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_works_on_is_taken_up_once_its_folder_can_be_read() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    // Its client has got no answer, and nothing has begun: the outcome of the append was not known.
+    let run = place.start_run(&leading, "orphan").await;
+    take_up(&leading).await;
+    assert!(leading.watch(&run).is_none());
+    assert_eq!(facts(&leading, &run).await.state, RunState::Running);
+    place.freeze(&run, "orphan");
+    take_up(&leading).await;
+    assert!(leading.watch(&run).is_some());
+    planned(&leading, &run).await;
+    take_up(&leading).await;
+    assert_eq!(facts(&leading, &run).await.sessions, 2, "it is at work");
+}
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_written_ends_the_leadership() {
+    let place = Place::new().await;
+    let first = place.leading().await;
+    let run = place.start_run(&first, "orphan").await;
+    // Deposed and elected again, and it has not noticed.
+    let second = place.leading().await;
+    let refused = first.cancel(&run.0).await;
+    assert!(matches!(refused, Err(EngineError::Ledger { .. })), "{refused:?}");
+    assert!(first.broken.is_cancelled() && !second.broken.is_cancelled());
+
+    place.member().shut_down().await;
+    let base_dir = place.folder.path().to_owned();
+    let refused = second.submit(&spec("other"), "", base_dir, RunRequest::default()).await;
+    assert!(matches!(refused, Err(EngineError::Ledger { .. })), "{refused:?}");
+    assert!(second.broken.is_cancelled(), "it may be in the ledger: the next leader looks");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_of_the_run() {
+    let ended = unless_it_panics(async { panic!("a defect") }).await;
+    assert!(matches!(ended, Err(EngineError::RunFailed { .. })), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_cancelled_run_has_failed_when_that_is_answered() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let run = place.submit(&leading, "p", "1").await;
+    planned(&leading, &run).await;
+    leading.cancel(&run.0).await.expect("it goes on");
+    assert_eq!(failed(&leading, &run).await, "cancelled");
+    let refused = leading.cancel(&run.0).await;
+    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+
+    // Nobody has worked on it.
+    let run = place.start_run(&leading, "orphan").await;
+    leading.cancel(&run.0).await.expect("it goes on");
+    assert_eq!(failed(&leading, &run).await, "cancelled");
+    take_up(&leading).await;
+    assert!(leading.watch(&run).is_none());
+}
+
+#[tokio::test]
+async fn a_cancel_is_not_answered_as_done_when_the_leadership_ends_before_the_run() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let run = place.submit(&leading, "p", "1").await;
+    planned(&leading, &run).await;
+    let cancelling = leading.cancel(&run.0);
+    tokio::pin!(cancelling);
+    // As far as the wait for the session, which does not get its turn.
+    assert!(futures::poll!(&mut cancelling).is_pending());
+    leading.end();
+    let answer = cancelling.await;
+    assert!(matches!(answer, Err(EngineError::Ledger { .. })), "{answer:?}");
+    assert_eq!(facts(&leading, &run).await.state, RunState::Running);
+}
+
+#[tokio::test]
+async fn a_cancel_waits_for_what_is_beginning() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let run = place.start_run(&leading, "p").await;
+    place.freeze(&run, "p");
+    let beginning = leading.beginning.lock().await;
+    let cancelling = tokio::spawn({
+        let (leading, run) = (Arc::clone(&leading), run.clone());
+        async move { leading.cancel(&run.0).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(facts(&leading, &run).await.state, RunState::Running);
+    let frozen = crate::frozen::read_frozen(&leading.dir(&facts(&leading, &run).await), &run);
+    leading.start(run.clone(), frozen.expect("it is there"));
+    drop(beginning);
+    cancelling.await.expect("no panic").expect("it goes on");
+    assert_eq!(failed(&leading, &run).await, "cancelled");
+    assert!(leading.watch(&run).is_none(), "no session is left");
+}
