@@ -43,7 +43,7 @@ pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, Eng
     if run.spec_hash != wanted.spec_hash
         && let Some(of) = (wanted.replay_of)(id)
     {
-        return Err(EngineError::Invalid(format!(
+        return Err(EngineError::Refused(format!(
             "run {id}, which replays dead letters of run {of}, is not finished. Either finish it: `weir \
              retry {id}`. Or give it up: `weir run --fresh` (rows that it has committed stay in their \
              targets)"
@@ -58,7 +58,7 @@ pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, Eng
     } else {
         return Ok(Choice::Resume(id.clone()));
     };
-    Err(EngineError::Invalid(format!(
+    Err(EngineError::Refused(format!(
         "run {id} of pipeline `{}` is not finished, and {changed} since it started. Either finish it \
          as it was started: `weir retry {id}`. Or give it up and start anew: `weir run --fresh` (rows \
          that it has committed stay in their targets)",
@@ -124,16 +124,16 @@ fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {
         RunState::Running => Ok(Choice::Resume(id.clone())),
         RunState::Failed { .. } => match loaded_since(ledger, id, run) {
             None => Ok(Choice::Resume(id.clone())),
-            Some(later) => Err(EngineError::Invalid(format!(
+            Some(later) => Err(EngineError::Refused(format!(
                 "run {id} cannot be taken up again: run {later}, which started later, has loaded rows \
                  that it would load a second time. What is still missing is loaded by a new run: `weir \
                  run`"
             ))),
         },
         RunState::Succeeded { .. } => {
-            Err(EngineError::Invalid(format!("run {id} has succeeded: nothing is left to be done")))
+            Err(EngineError::Refused(format!("run {id} has succeeded: nothing is left to be done")))
         }
-        RunState::Abandoned { .. } => Err(EngineError::Invalid(format!(
+        RunState::Abandoned { .. } => Err(EngineError::Refused(format!(
             "run {id} was given up for a fresh one: start a new run with `weir run`"
         ))),
     }
@@ -144,6 +144,9 @@ pub(crate) fn find_run<'ledger>(
     ledger: &'ledger Ledger,
     id: &str,
 ) -> Result<(&'ledger RunId, &'ledger RunFacts), EngineError> {
+    if id.is_empty() {
+        return Err(EngineError::Invalid("the id of a run is empty".to_owned()));
+    }
     let mut found = ledger.runs.iter().filter(|(known, _)| known.0.starts_with(id));
     match (ledger.runs.get_key_value(&RunId(id.to_owned())), found.next(), found.next()) {
         (Some(exact), _, _) => Ok(exact),
@@ -281,6 +284,10 @@ mod tests {
         assert!(matches!(find_run(&ledger, "2026"), Err(EngineError::Invalid(_))));
         assert!(find_run(&ledger, "20260102").is_ok());
         assert!(matches!(find_run(&ledger, "x"), Err(EngineError::NotFound(_))));
+        // A shell's variable that is not set: no beginning of any run.
+        ledger.runs.pop_last();
+        assert_eq!(ledger.runs.len(), 1);
+        assert!(matches!(find_run(&ledger, ""), Err(EngineError::Invalid(_))));
     }
 
     /// A run that feeds a sink, and may read incrementally.
@@ -319,7 +326,7 @@ mod tests {
             let choice = resume_this(&ledger, "a");
             assert_eq!(choice.is_err(), is_refused, "{incremental} {later_committed}: {choice:?}");
             if let Err(error) = choice {
-                assert!(matches!(error, EngineError::Invalid(_)), "{error}");
+                assert!(matches!(error, EngineError::Refused(_)), "{error}");
                 assert!(error.to_string().contains("run b"), "{error}");
             }
         }

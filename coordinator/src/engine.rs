@@ -326,7 +326,7 @@ impl Engine {
 
     fn not_abandoned(&self, run: &RunId, error: &str) -> EngineError {
         let error = self.options.context.redactor.redact(error);
-        EngineError::Invalid(format!("run {run} cannot be given up now: {error}"))
+        EngineError::Refused(format!("run {run} cannot be given up now: {error}"))
     }
 
     /// Removes the staging of runs that are over, or that nobody will take up, where that failed

@@ -231,7 +231,7 @@ async fn change(
         .map_err(|holder| EngineError::Busy(format!("{holder} runs pipeline `{pipeline}`")))?;
     let path = dir.ledger();
     let failed = |error: StoreError| match error {
-        StoreError::Rejected(Rejection::RunActive { active }) => EngineError::Invalid(format!(
+        StoreError::Rejected(Rejection::RunActive { active }) => EngineError::Refused(format!(
             "run {active} is not finished and would move the watermark when it is: finish it with \
              `weir retry {active}`, or give it up with `weir run --fresh`"
         )),

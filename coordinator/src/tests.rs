@@ -273,7 +273,7 @@ async fn a_stopped_run_is_interrupted_and_goes_on_when_run_again() {
     let mut changed = spec.clone();
     changed.sinks[0].batch_rows = NonZeroU64::new(301).expect("not zero");
     let refused = place.run(&changed).await.expect_err("the pipeline has changed");
-    assert!(matches!(&refused, EngineError::Invalid(text) if text.contains(&run)), "{refused}");
+    assert!(matches!(&refused, EngineError::Refused(text) if text.contains(&run)), "{refused}");
 
     let resumed = place.run(&spec).await.expect("the run succeeds");
     assert_eq!(resumed.run, run);

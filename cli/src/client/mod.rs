@@ -23,7 +23,7 @@ use tonic::{Code, Response, Status};
 use weir_proto::v1::runs_client::RunsClient;
 use weir_proto::v1::{
     AuditReport, AuditRunRequest, CancelRunRequest, GetRunRequest, ListRunsRequest,
-    RetryRunRequest, Run, SubmitRequest, SubmitResponse,
+    RetryRunRequest, Run, RunStatus, SubmitRequest, SubmitResponse,
 };
 
 use crate::args::ClusterArgs;
@@ -68,9 +68,10 @@ impl From<CallError> for Failure {
         match error {
             CallError::Unreachable(message) => Failure::Unreachable(message),
             CallError::Refused { status, .. } => match status.code() {
-                Code::InvalidArgument | Code::NotFound | Code::AlreadyExists => {
-                    Failure::Usage(status.message().to_owned())
-                }
+                Code::InvalidArgument
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::FailedPrecondition => Failure::Usage(status.message().to_owned()),
                 Code::Unauthenticated => Failure::Usage(format!(
                     "refused: {} (`--token-file FILE`, or the environment variable {})",
                     status.message(),
@@ -145,7 +146,7 @@ impl Client {
             async move { runs(line).cancel(request).await }
         });
         let answer = answer.await;
-        self.or_done_before(run, answer).await
+        self.or_done_before(run, answer, &[RunStatus::Failed]).await
     }
 
     pub(crate) async fn retry(&mut self, run: &str) -> Result<Run> {
@@ -155,7 +156,7 @@ impl Client {
             async move { runs(line).retry(request).await }
         });
         let answer = answer.await;
-        self.or_done_before(run, answer).await
+        self.or_done_before(run, answer, &[RunStatus::Running, RunStatus::Succeeded]).await
     }
 
     pub(crate) async fn audit(&mut self, run: &str) -> Result<AuditReport> {
@@ -167,15 +168,26 @@ impl Client {
         .await
     }
 
-    /// The second of two equal requests finds the run as the first has made it, and is refused.
-    async fn or_done_before(&mut self, run: &str, answer: Result<Run>) -> Result<Run> {
-        match answer {
+    /// The second of two equal requests finds the run as the first has made it, and is refused. A run that is
+    /// otherwise is not the first one's work: the refusal stands.
+    async fn or_done_before(
+        &mut self,
+        run: &str,
+        answer: Result<Run>,
+        done: &[RunStatus],
+    ) -> Result<Run> {
+        let refusal = match answer {
             Err(CallError::Refused { status, is_repeated: true })
-                if [Code::FailedPrecondition, Code::InvalidArgument].contains(&status.code()) =>
+                if status.code() == Code::FailedPrecondition =>
             {
-                self.run(run).await
+                status
             }
-            answer => answer,
+            answer => return answer,
+        };
+        let run = self.run(run).await?;
+        match done.contains(&run.status()) {
+            true => Ok(run),
+            false => Err(CallError::Refused { status: refusal, is_repeated: true }),
         }
     }
 
@@ -235,9 +247,12 @@ fn is_from_transport(status: &Status) -> bool {
     status.source().is_some()
 }
 
-/// The connection broke before the answer. One that was never made has carried nothing.
+/// The connection broke before the answer, or the leader does not know either whether it has been done. A
+/// connection that was never made has carried nothing.
 fn may_have_arrived(status: &Status) -> bool {
-    is_from_transport(status) && !chain(status).any(|text| text.contains("Connection refused"))
+    let is_broken =
+        is_from_transport(status) && !chain(status).any(|text| text.contains("Connection refused"));
+    is_broken || status.metadata().get("weir-outcome").is_some_and(|outcome| outcome == "unknown")
 }
 
 fn leader_in(status: &Status) -> Option<String> {

@@ -22,6 +22,9 @@ struct Fake {
     /// How `Watch` answers, one stream after the other; the last one for ever.
     streams: Vec<Vec<Result<RunUpdate, Status>>>,
     watched: Arc<AtomicUsize>,
+    refuses_retries: bool,
+    /// Whether a retry is in the ledger.
+    does_not_know: bool,
 }
 
 impl Fake {
@@ -79,6 +82,14 @@ impl Runs for Fake {
     }
 
     async fn retry(&self, _: Request<RetryRunRequest>) -> Result<Response<Run>, Status> {
+        if self.does_not_know {
+            let mut status = Status::unavailable("no majority");
+            status.metadata_mut().insert("weir-outcome", "unknown".parse().expect("it is ASCII"));
+            return Err(status);
+        }
+        if self.refuses_retries {
+            return Err(Status::failed_precondition("run r-1 cannot be taken up again"));
+        }
         self.leads(Ok(run(RunStatus::Running)))
     }
 
@@ -119,6 +130,10 @@ async fn hangs_up() -> String {
     url(address)
 }
 
+async fn does_not_know() -> String {
+    serve(Fake { does_not_know: true, ..Fake::default() }).await
+}
+
 fn client(urls: Vec<String>) -> Client {
     Client { patience: Duration::from_millis(500), ..Client::new(urls, Access::default()) }
 }
@@ -150,6 +165,15 @@ async fn what_was_done_before_its_answer_was_lost_is_no_failure() {
     // Nobody can have done anything here: the refusal stands.
     let refused = client(vec![nobody().await, leader]).cancel("r").await;
     assert!(matches!(refused, Err(CallError::Refused { is_repeated: false, .. })), "{refused:?}");
+    // Nor where the run is not as the first request would have made it.
+    let leader = serve(Fake { refuses_retries: true, ..Fake::default() }).await;
+    for urls in [vec![hangs_up().await, leader.clone()], vec![does_not_know().await, leader]] {
+        let refused = client(urls).retry("r").await;
+        let Err(CallError::Refused { status, is_repeated: true }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(status.message(), "run r-1 cannot be taken up again");
+    }
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ impl Cluster for ClusterService {
         &self,
         _: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
-        let leading = self.node.leading(Status::unavailable)?;
+        let leading = self.node.sure_to_lead().await?;
         let tokens = leading.with_ledger(|ledger| {
             (ledger.tokens.iter())
                 .map(|(name, facts)| v1::Token {
@@ -128,7 +128,8 @@ impl ClusterService {
             Err(StoreError::NotLeader(_)) => Err(self.node.not_leading(Status::unavailable)),
             Err(error) => {
                 leading.broken.cancel();
-                Err(Status::unavailable(self.redactor.redact(&error.to_string())))
+                let text = self.redactor.redact(&error.to_string());
+                Err(convert::unknown(Status::unavailable(text)))
             }
         }
     }

@@ -2,12 +2,16 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 use weir_connectors::Redactor;
 use weir_ledger::{RunFacts, RunId, SliceAttempt};
 use weir_proto::v1;
 
 use crate::summary::detail;
 use crate::{AuditReport, EngineError, RunDetail, RunStatus};
+
+/// The metadata with which a refusal says that it may have been done all the same.
+const OUTCOME: &str = "weir-outcome";
 
 pub(super) fn run(id: &RunId, facts: &RunFacts, running: &[(SliceAttempt, String)]) -> v1::Run {
     let RunDetail { summary, stages } = detail(id, facts, true);
@@ -95,6 +99,12 @@ pub(super) fn status_of(error: &EngineError, redactor: &Redactor) -> Status {
         | EngineError::RunFailed { .. }
         | EngineError::Stopped { .. } => Status::failed_precondition(text),
         EngineError::State { .. } => Status::internal(text),
-        EngineError::Ledger { .. } => Status::unavailable(text),
+        EngineError::Ledger { .. } => unknown(Status::unavailable(text)),
     }
+}
+
+/// A refusal after which nobody knows yet whether the ledger has what was asked for.
+pub(super) fn unknown(mut status: Status) -> Status {
+    status.metadata_mut().insert(OUTCOME, MetadataValue::from_static("unknown"));
+    status
 }

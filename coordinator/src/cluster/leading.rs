@@ -162,7 +162,7 @@ impl Leading {
                 false
             }
             Choice::Start { abandon: Some(run) } if self.sessions().contains_key(run) => {
-                return Err(EngineError::Busy(format!(
+                return Err(EngineError::Refused(format!(
                     "run {run} of pipeline `{}` is going on: wait for its end, or cancel it \
                      (`weir cancel {run}`) before a fresh one starts",
                     spec.pipeline
@@ -206,10 +206,12 @@ impl Leading {
         if let Some(mut updates) = updates {
             while !matches!(updates.recv().await, Err(broadcast::error::RecvError::Closed)) {}
         }
-        // The leadership may have ended before the run has.
-        match self.with_ledger(|ledger| is_going_on(ledger, &run)).await {
-            false => Ok(run),
-            true => Err(EngineError::Ledger {
+        match self.find(&run.0).await?.1.state {
+            RunState::Failed { .. } => Ok(run),
+            RunState::Succeeded { .. } | RunState::Abandoned { .. } => {
+                Err(EngineError::Refused(format!("run {run} has ended before it could be stopped")))
+            }
+            RunState::Running => Err(EngineError::Ledger {
                 path: self.store.path().display().to_string(),
                 message: format!("this coordinator leads no longer, and run {run} goes on"),
             }),

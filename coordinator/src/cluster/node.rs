@@ -36,6 +36,15 @@ impl Node {
         self.is_leading().ok_or_else(|| self.not_leading(kind))
     }
 
+    /// The leader, sure to be it: what it knows now is all that there is.
+    pub(super) async fn sure_to_lead(&self) -> Result<Arc<Leading>, Status> {
+        let leading = self.leading(Status::unavailable)?;
+        match self.member.catch_up().await {
+            Ok(()) => Ok(leading),
+            Err(_) => Err(self.not_leading(Status::unavailable)),
+        }
+    }
+
     pub(super) fn not_leading(&self, kind: fn(String) -> Status) -> Status {
         let leader = self.member.leader().filter(|leader| *leader != self.id);
         let url = leader.and_then(|leader| self.member.members().remove(&leader));

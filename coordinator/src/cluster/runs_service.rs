@@ -33,19 +33,14 @@ pub(super) struct RunsService {
 }
 
 impl RunsService {
-    /// The leader, sure to be it: what it knows now is all that there is.
     async fn leading(&self) -> Result<Arc<Leading>, Status> {
-        let leading = self.node.leading(Status::unavailable)?;
-        match self.node.member.catch_up().await {
-            Ok(()) => Ok(leading),
-            Err(_) => Err(self.node.not_leading(Status::unavailable)),
-        }
+        self.node.sure_to_lead().await
     }
 
     fn failed(&self, error: &EngineError) -> Status {
         match error {
             EngineError::Ledger { .. } if self.node.is_leading().is_none() => {
-                self.node.not_leading(Status::unavailable)
+                convert::unknown(self.node.not_leading(Status::unavailable))
             }
             error => convert::status_of(error, &self.redactor),
         }
