@@ -195,7 +195,8 @@ impl Engine {
         let abandon = match choice {
             Choice::Resume(run) => {
                 let frozen = read_frozen(dir, &run)?;
-                let resume = ResumeRun { epoch, run: run.clone(), at: Utc::now() };
+                let (request_id, at) = (request.request_id, Utc::now());
+                let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
                 self.append(store, Command::ResumeRun(resume)).await?;
                 return Ok((run, frozen));
             }
@@ -305,7 +306,8 @@ impl Engine {
         let run_commits = open_run_commits(&facts);
         if !intents.is_empty() || !run_commits.is_empty() {
             if matches!(facts.state, RunState::Failed { .. }) {
-                let resume = ResumeRun { epoch, run: run.clone(), at: Utc::now() };
+                let (request_id, at) = (None, Utc::now());
+                let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
                 self.append(store, Command::ResumeRun(resume)).await?;
             }
             let frozen = read_frozen(dir, run)?;

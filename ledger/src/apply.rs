@@ -33,6 +33,7 @@ pub fn apply(ledger: &mut Ledger, index: u64, command: &Command) -> Response {
         Command::RunCommitDone(command) => command.apply(ledger),
         Command::FinishRun(command) => command.apply(ledger),
         Command::ResumeRun(command) => command.apply(ledger),
+        Command::JoinRun(command) => command.apply(ledger),
         Command::CleanUpDone(command) => command.apply(ledger),
         Command::SetWatermark(command) => command.apply(ledger),
         Command::ResetWatermark(command) => command.apply(ledger),

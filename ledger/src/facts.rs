@@ -29,6 +29,9 @@ pub struct Ledger {
     pub epoch: Option<EpochFacts>,
     pub pipelines: BTreeMap<PipelineName, PipelineFacts>,
     pub runs: BTreeMap<RunId, RunFacts>,
+    /// Runs by what clients have called the requests that have started, resumed or joined them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, RunId>,
     /// Of clients, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tokens: BTreeMap<String, TokenFacts>,
@@ -256,11 +259,9 @@ impl Ledger {
         self.runs.get(run)
     }
 
-    /// The run that a client's request has started.
+    /// The run that a client's request has started, resumed or joined.
     pub fn run_of_request(&self, request: &str) -> Option<&RunId> {
-        (self.runs.iter())
-            .find(|(_, run)| run.request_id.as_deref() == Some(request))
-            .map(|(id, _)| id)
+        self.requests.get(request)
     }
 
     /// The current epoch's number; 0 before the first.

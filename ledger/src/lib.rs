@@ -22,7 +22,7 @@ pub use apply::{Response, apply};
 pub use audit::{LedgerAudit, NodeTotals};
 pub use commands::{
     CleanUpDone, Command, CommitDone, CommitIntent, CommitLost, CreateToken, FailAttempt,
-    FinishExchange, FinishRun, LoseAttempt, LoseOutputs, LostOutput, NewEpoch, PlanRun,
+    FinishExchange, FinishRun, JoinRun, LoseAttempt, LoseOutputs, LostOutput, NewEpoch, PlanRun,
     PrepareSink, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent,
     SetWatermark, SliceAttempt, StartAttempt, StartRun,
 };

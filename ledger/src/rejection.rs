@@ -15,7 +15,7 @@ pub enum Rejection {
     UnknownRun(RunId),
     #[error("run {0} exists already")]
     RunExists(RunId),
-    #[error("the request has started run {run} before")]
+    #[error("the request means run {run}")]
     RequestKnown { run: RunId },
     #[error("run {active} of the pipeline is not finished")]
     RunActive { active: RunId },

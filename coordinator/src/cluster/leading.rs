@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::ConnectorContext;
 use weir_executor::Registry;
-use weir_ledger::{Command, FinishRun, Ledger, RunFacts, RunId, RunOutcome, RunState};
+use weir_ledger::{Command, FinishRun, JoinRun, Ledger, RunFacts, RunId, RunOutcome, RunState};
 use weir_spec::PipelineSpec;
 
 use super::pool::Pool;
@@ -155,6 +155,10 @@ impl Leading {
                 if self.with_ledger(|ledger| is_going_on(ledger, run)).await
                     && self.sessions().contains_key(run)
                 {
+                    if let Some(request_id) = request.request_id {
+                        let (epoch, run) = (self.epoch, run.clone());
+                        self.append(Command::JoinRun(JoinRun { epoch, run, request_id })).await?;
+                    }
                     return Ok((run.clone(), false));
                 }
                 // It has failed, and is about to leave.

@@ -56,7 +56,8 @@ impl Leading {
                     continue;
                 }
             };
-            let resume = ResumeRun { epoch: self.epoch, run: run.clone(), at: Utc::now() };
+            let (epoch, at) = (self.epoch, Utc::now());
+            let resume = ResumeRun { epoch, run: run.clone(), request_id: None, at };
             self.append(Command::ResumeRun(resume)).await?;
             self.start(run, frozen);
         }

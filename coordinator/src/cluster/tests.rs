@@ -267,3 +267,22 @@ async fn a_cancel_waits_for_what_is_beginning() {
     assert_eq!(failed(&leading, &run).await, "cancelled");
     assert!(leading.watch(&run).is_none(), "no session is left");
 }
+
+#[tokio::test]
+async fn a_request_means_the_run_that_it_has_resumed_or_joined_for_ever() {
+    let place = Place::new().await;
+    let first = place.leading().await;
+    let run = place.submit(&first, "p", "started").await;
+    planned(&first, &run).await;
+    assert_eq!(place.submit(&first, "p", "joined").await, run);
+    first.end();
+    let second = place.leading().await;
+    assert_eq!(place.submit(&second, "p", "resumed").await, run);
+    assert_eq!(facts(&second, &run).await.sessions, 2);
+    // Its answers were lost, and the run is over: it had committed nothing.
+    second.cancel(&run.0).await.expect("it goes on");
+    for request in ["started", "joined", "resumed"] {
+        assert_eq!(place.submit(&second, "p", request).await, run, "{request}");
+    }
+    assert_ne!(place.submit(&second, "p", "another").await, run);
+}

@@ -16,7 +16,7 @@ pub use attempts::{FailAttempt, FinishExchange, LoseAttempt, SliceAttempt, Start
 pub use batches::{CommitDone, CommitIntent, CommitLost};
 pub use epoch::NewEpoch;
 pub use outputs::{LoseOutputs, LostOutput};
-pub use runs::{CleanUpDone, FinishRun, PlanRun, ResumeRun, StartRun};
+pub use runs::{CleanUpDone, FinishRun, JoinRun, PlanRun, ResumeRun, StartRun};
 pub use sinks::{PrepareSink, RunCommitDone, RunCommitIntent};
 pub use tokens::{CreateToken, RevokeToken};
 pub use watermarks::{ResetWatermark, SetWatermark};
@@ -44,6 +44,7 @@ pub enum Command {
     RunCommitDone(RunCommitDone),
     FinishRun(FinishRun),
     ResumeRun(ResumeRun),
+    JoinRun(JoinRun),
     CleanUpDone(CleanUpDone),
     SetWatermark(SetWatermark),
     ResetWatermark(ResetWatermark),
@@ -71,6 +72,7 @@ impl Command {
             Command::RunCommitDone(command) => Some(command.epoch),
             Command::FinishRun(command) => Some(command.epoch),
             Command::ResumeRun(command) => Some(command.epoch),
+            Command::JoinRun(command) => Some(command.epoch),
             Command::CleanUpDone(command) => Some(command.epoch),
             Command::SetWatermark(command) => Some(command.epoch),
             Command::ResetWatermark(command) => Some(command.epoch),

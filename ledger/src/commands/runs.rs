@@ -34,17 +34,16 @@ impl StartRun {
         if ledger.runs.contains_key(&self.run) {
             return Err(Rejection::RunExists(self.run.clone()));
         }
-        if let Some(request) = &self.request_id
-            && let Some(run) = ledger.run_of_request(request)
-        {
-            return Err(Rejection::RequestKnown { run: run.clone() });
-        }
+        check_request(ledger, self.request_id.as_ref(), None)?;
         check_no_other_active(ledger, &self.pipeline, &self.run)?;
         let pipeline = ledger.pipelines.entry(self.pipeline.clone()).or_default();
         if !pipeline.spec_hashes.contains(&self.spec_hash) {
             pipeline.spec_hashes.push(self.spec_hash.clone());
         }
         pipeline.active_run = Some(self.run.clone());
+        if let Some(request) = &self.request_id {
+            ledger.requests.insert(request.clone(), self.run.clone());
+        }
         ledger.runs.insert(
             self.run.clone(),
             RunFacts {
@@ -127,6 +126,9 @@ fn check_shape(stages: &[StageShape]) -> Result<(), String> {
 pub struct ResumeRun {
     pub epoch: u64,
     pub run: RunId,
+    /// What the client has called its request, if one has asked for it: it means this run from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     pub at: DateTime<Utc>,
 }
 
@@ -138,6 +140,10 @@ impl ResumeRun {
         }
         let pipeline = facts.pipeline.clone();
         check_no_other_active(ledger, &pipeline, &self.run)?;
+        check_request(ledger, self.request_id.as_ref(), Some(&self.run))?;
+        if let Some(request) = &self.request_id {
+            ledger.requests.insert(request.clone(), self.run.clone());
+        }
         let facts = known_run(ledger, &self.run)?;
         facts.state = RunState::Running;
         facts.sessions += 1;
@@ -157,6 +163,23 @@ impl ResumeRun {
         }
         ledger.pipelines.entry(pipeline).or_default().active_run = Some(self.run.clone());
         Ok(true)
+    }
+}
+
+/// A client's request means this run, which goes on already: repeated, it starts no other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRun {
+    pub epoch: u64,
+    pub run: RunId,
+    pub request_id: String,
+}
+
+impl JoinRun {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        known_run(ledger, &self.run)?;
+        check_request(ledger, Some(&self.request_id), Some(&self.run))?;
+        let before = ledger.requests.insert(self.request_id.clone(), self.run.clone());
+        Ok(before.is_none())
     }
 }
 
@@ -213,6 +236,18 @@ impl CleanUpDone {
         let changed = !run.cleaned_up;
         run.cleaned_up = true;
         Ok(changed)
+    }
+}
+
+/// A request means one run for ever.
+fn check_request(
+    ledger: &Ledger,
+    request: Option<&String>,
+    wanted: Option<&RunId>,
+) -> Result<(), Rejection> {
+    match request.and_then(|request| ledger.run_of_request(request)) {
+        Some(run) if Some(run) != wanted => Err(Rejection::RequestKnown { run: run.clone() }),
+        Some(_) | None => Ok(()),
     }
 }
 

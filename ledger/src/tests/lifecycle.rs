@@ -131,7 +131,8 @@ fn a_pipeline_has_one_run_at_a_time() {
     assert_eq!(book.reject(&second), Rejection::RunActive { active: run_id(1) });
     book.accept(&finish_run(1, &run_id(1), RunOutcome::Failed { error: "no".into() }));
     book.accept(&second);
-    let resume = Command::ResumeRun(ResumeRun { epoch: 1, run: run_id(1), at: at(3) });
+    let resume =
+        Command::ResumeRun(ResumeRun { epoch: 1, run: run_id(1), request_id: None, at: at(3) });
     assert_eq!(book.reject(&resume), Rejection::RunActive { active: run_id(2) });
 }
 
@@ -147,7 +148,12 @@ fn resuming_a_failed_run_allows_its_failed_slices_again() {
         retry_at: None,
     }));
     book.accept(&finish_run(1, &run, RunOutcome::Failed { error: "division by zero".into() }));
-    book.accept(&Command::ResumeRun(ResumeRun { epoch: 1, run: run.clone(), at: at(4) }));
+    book.accept(&Command::ResumeRun(ResumeRun {
+        epoch: 1,
+        run: run.clone(),
+        request_id: None,
+        at: at(4),
+    }));
     assert_eq!(book.slice(0, 0).state, SliceState::Pending);
     assert_eq!(book.slice(0, 0).failures, 0);
     book.accept(&start(&task(1, &run, 0, 0, 2)));
@@ -160,7 +166,12 @@ fn resuming_a_run_in_the_epoch_in_which_it_was_stopped_gives_its_slices_to_new_a
     let first = task(1, &run, 0, 0, 1);
     book.accept(&start(&first));
     book.accept(&finish_run(1, &run, RunOutcome::Failed { error: "cancelled".into() }));
-    book.accept(&Command::ResumeRun(ResumeRun { epoch: 1, run: run.clone(), at: at(4) }));
+    book.accept(&Command::ResumeRun(ResumeRun {
+        epoch: 1,
+        run: run.clone(),
+        request_id: None,
+        at: at(4),
+    }));
     assert_eq!(book.slice(0, 0).state, SliceState::Pending);
     // It had been stopped, but perhaps it has not heard of that.
     assert!(matches!(book.reject(&finish_exchange(&first, 9, "9")), Rejection::OldAttempt { .. }));
@@ -196,6 +207,32 @@ fn a_request_starts_one_run() {
     book.accept(&asked(1));
     book.accept(&finish_run(1, &run_id(1), RunOutcome::Abandoned));
     assert_eq!(book.reject(&asked(2)), Rejection::RequestKnown { run: run_id(1) });
+}
+
+#[test]
+fn a_request_means_the_run_that_it_has_resumed_or_joined() {
+    let mut book = Book::default();
+    book.accept(&new_epoch());
+    book.accept(&start_run(1, &run_id(1)));
+    let join =
+        |run| Command::JoinRun(JoinRun { epoch: 1, run: run_id(run), request_id: "joined".into() });
+    book.accept(&join(1));
+    book.ignore(&join(1));
+    let resume = |run| {
+        let request_id = Some("resumed".into());
+        Command::ResumeRun(ResumeRun { epoch: 1, run: run_id(run), request_id, at: at(3) })
+    };
+    book.accept(&resume(1));
+    // The same request again, as a leader sends it that does not know whether the first one has arrived.
+    book.accept(&resume(1));
+    book.accept(&finish_run(1, &run_id(1), RunOutcome::Abandoned));
+    for request in ["joined", "resumed"] {
+        assert_eq!(book.ledger.run_of_request(request), Some(&run_id(1)));
+    }
+    book.accept(&start_run(1, &run_id(2)));
+    let known = Rejection::RequestKnown { run: run_id(1) };
+    assert_eq!(book.reject(&join(2)), known);
+    assert_eq!(book.reject(&resume(2)), known);
 }
 
 #[test]

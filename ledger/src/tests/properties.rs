@@ -84,7 +84,9 @@ fn command(attempt: &Try, ledger: &Ledger) -> Command {
             Command::RunCommitIntent(RunCommitIntent { epoch, run, stage: StageId(2) })
         }
         14 => Command::RunCommitDone(RunCommitDone { epoch, run, stage: StageId(2) }),
-        _ if attempt.flag => Command::ResumeRun(ResumeRun { epoch, run, at: at(6) }),
+        _ if attempt.flag => {
+            Command::ResumeRun(ResumeRun { epoch, run, request_id: None, at: at(6) })
+        }
         _ if attempt.rows == 0 => finish_run(epoch, &run, RunOutcome::Abandoned),
         _ => finish_run(epoch, &run, RunOutcome::Failed { error: "failed".into() }),
     }

@@ -166,7 +166,8 @@ impl World {
 
     fn resume(&mut self, leader: usize, run: usize) {
         let (id, at) = (self.plans[run].id.clone(), self.time());
-        let command = ResumeRun { epoch: self.leaders[leader].epoch, run: id, at };
+        let epoch = self.leaders[leader].epoch;
+        let command = ResumeRun { epoch, run: id, request_id: None, at };
         self.append(leader, Command::ResumeRun(command), Waiter::Resumed { run });
     }
 
