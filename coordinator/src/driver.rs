@@ -146,13 +146,18 @@ impl<'session> Driver<'session> {
                 self.end(failure);
             }
             let mut wake_at = None;
-            let mut is_waiting = self.workers.capacity() == 0;
+            if self.session.stop.is_cancelled() {
+                // Whatever else has ended meanwhile.
+                self.end(Failure::Stopped);
+            }
+            // Looked at once: executors come and go.
+            let slots = self.workers.capacity();
+            let mut is_waiting = slots == 0;
             if self.ending.is_none() {
                 let started = Instant::now();
                 let decision = {
                     let ledger = self.session.store.ledger().await;
                     let run = ledger.run(&self.session.run).expect("the run is in the ledger");
-                    let slots = self.workers.capacity();
                     decide(run, self.session.epoch, slots, &self.busy, Utc::now())
                 };
                 if decision.is_complete && self.busy.is_empty() {

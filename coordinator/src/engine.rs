@@ -10,8 +10,8 @@ use tracing::Instrument;
 use uuid::Uuid;
 use weir_executor::{Registry, Systems};
 use weir_ledger::{
-    CleanUpDone, Command, FinishRun, NewEpoch, ResumeRun, RunFacts, RunId, RunOutcome, RunState,
-    StartRun,
+    CleanUpDone, Command, FinishRun, Ledger, NewEpoch, ResumeRun, RunFacts, RunId, RunOutcome,
+    RunState, StartRun,
 };
 use weir_plan::StageGraph;
 use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
@@ -275,15 +275,19 @@ impl Engine {
 
     pub(crate) async fn begin_epoch(&self, store: &LedgerStore) -> Result<u64, EngineError> {
         let known = store.ledger().await.ledger_id.clone();
+        let boot_id = Uuid::new_v4().to_string();
         let command = Command::NewEpoch(NewEpoch {
             ledger_id: known.unwrap_or_else(|| Uuid::new_v4().to_string()),
-            boot_id: Uuid::new_v4().to_string(),
+            boot_id: boot_id.clone(),
             pid: std::process::id(),
             host: host_name(),
             at: Utc::now(),
         });
         self.append(store, command).await?;
-        Ok(store.ledger().await.current_epoch())
+        own_epoch(&*store.ledger().await, &boot_id).ok_or_else(|| EngineError::Ledger {
+            path: store.path().display().to_string(),
+            message: "another process has taken it over meanwhile".to_owned(),
+        })
     }
 
     async fn append(&self, store: &LedgerStore, command: Command) -> Result<(), EngineError> {
@@ -381,6 +385,12 @@ impl Engine {
     }
 }
 
+/// The current epoch, if it is that of the process with this id.
+fn own_epoch(ledger: &Ledger, boot_id: &str) -> Option<u64> {
+    let current = ledger.epoch.as_ref().filter(|epoch| epoch.boot_id == boot_id);
+    current.map(|epoch| epoch.epoch)
+}
+
 /// A run that is meant, with the hash of what it does.
 pub(crate) struct Chosen {
     pub(crate) choice: Choice,
@@ -419,4 +429,27 @@ fn new_run_id() -> RunId {
 pub(crate) fn host_name() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/hostname");
     read.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_only_that_of_the_process_that_has_begun_it() {
+        let mut ledger = Ledger::default();
+        assert_eq!(own_epoch(&ledger, "a"), None);
+        for (index, boot_id) in [(1, "a"), (2, "b")] {
+            let begin = Command::NewEpoch(NewEpoch {
+                ledger_id: "ledger".to_owned(),
+                boot_id: boot_id.to_owned(),
+                pid: 1,
+                host: String::new(),
+                at: Utc::now(),
+            });
+            weir_ledger::apply(&mut ledger, index, &begin);
+            assert_eq!(own_epoch(&ledger, boot_id), Some(index));
+        }
+        assert_eq!(own_epoch(&ledger, "a"), None, "it was applied, and another one came after it");
+    }
 }

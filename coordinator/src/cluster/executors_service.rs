@@ -95,7 +95,7 @@ async fn listen(
             Some(Message::Heartbeat(heartbeat)) => Some(heartbeat.draining),
             _ => None,
         };
-        pool.heard(name, is_draining);
+        pool.heard(name, number, is_draining);
         match message {
             Some(Message::Report(report)) => on_report(pool, name, boot_id, report),
             Some(Message::Progress(progress)) => pool.on_progress(&progress.json),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -36,6 +36,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// After a leadership that could not begin.
 const BEFORE_NEXT: Duration = Duration::from_millis(300);
+
+/// A leader to whom no majority has answered for this long gives up: the others may have elected, and
+/// executors stay with whom they hear.
+const LONGEST_ALONE: Duration = Duration::from_secs(3);
 
 /// What a coordinator is started with.
 #[derive(Clone, Debug)]
@@ -95,6 +99,8 @@ pub enum ServeError {
     Tls(std::io::Error),
     #[error("failed to serve: {0}")]
     Serve(tonic::transport::Error),
+    #[error("this coordinator's copy of the ledger can be written no longer: {0}")]
+    Ledger(String),
 }
 
 /// Takes part in the cluster until it is stopped.
@@ -130,7 +136,10 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|source| ServeError::Listen { address: listen, source })?;
-    std::fs::create_dir_all(&storage).map_err(at(&storage))?;
+    // Not made here: where it is a file system of its own, that may only be missing yet.
+    if !storage.is_dir() {
+        tracing::warn!(path = %storage.display(), "the storage is not there");
+    }
     let member = RaftMember::start(RaftOptions { tls: tls.clone(), ..RaftOptions::new(id, &dir) });
     let member = member.await.map_err(at(&dir))?;
     let member = Arc::new(member);
@@ -190,7 +199,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
     let leading = lead_when_elected(&node, settings, &stop);
     let served = tokio::select! {
         served = serving => served,
-        () = leading => Ok(()),
+        ended = leading => ended,
     };
     if let Some(leading) = node.is_leading() {
         leading.end();
@@ -200,7 +209,12 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
     served
 }
 
-async fn lead_when_elected(node: &Arc<Node>, settings: Settings, stop: &CancellationToken) {
+/// Until it is stopped, or its member of the ledger has ended by itself.
+pub(super) async fn lead_when_elected(
+    node: &Arc<Node>,
+    settings: Settings,
+    stop: &CancellationToken,
+) -> Result<(), ServeError> {
     let mut changes = node.member.changes();
     while !stop.is_cancelled() {
         if node.member.leader() == Some(node.id) {
@@ -208,18 +222,26 @@ async fn lead_when_elected(node: &Arc<Node>, settings: Settings, stop: &Cancella
                 Ok(()) => tracing::info!(id = node.id, "leads no longer"),
                 Err(error) => tracing::warn!(id = node.id, %error, "cannot lead"),
             }
+            if changes.has_changed().is_err() {
+                return Err(ended(node));
+            }
             tokio::time::sleep(BEFORE_NEXT).await;
             continue;
         }
         tokio::select! {
             changed = changes.changed() => {
                 if changed.is_err() {
-                    return;
+                    return Err(ended(node));
                 }
             }
             () = stop.cancelled() => {}
         }
     }
+    Ok(())
+}
+
+fn ended(node: &Node) -> ServeError {
+    ServeError::Ledger(node.member.ended().unwrap_or_else(|| "its member has ended".to_owned()))
 }
 
 /// Until somebody else leads, or the ledger cannot be written.
@@ -237,6 +259,7 @@ async fn lead(
     let taking_up = tokio::spawn(Arc::clone(&leading).keep_taking_up());
     let _taking_up = AbortOnDropHandle::new(taking_up);
     let mut expiry = tokio::time::interval(LEASE / 10);
+    let mut looked_at = Instant::now();
     while node.member.leader() == Some(node.id) {
         tokio::select! {
             changed = changes.changed() => {
@@ -244,7 +267,17 @@ async fn lead(
                     break;
                 }
             }
-            _ = expiry.tick() => leading.pool.expire(),
+            _ = expiry.tick() => {
+                // After a pause of this process, what executors have said is read first.
+                if looked_at.elapsed() < LEASE / 2 {
+                    leading.pool.expire();
+                }
+                looked_at = Instant::now();
+                if node.member.since_majority().is_some_and(|since| since > LONGEST_ALONE) {
+                    tracing::warn!(id = node.id, "no majority of the coordinators answers");
+                    break;
+                }
+            }
             () = leading.broken.cancelled() => break,
             () = stop.cancelled() => break,
         }

@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use chrono::Utc;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorContext, Redactor, Secrets};
 use weir_ledger::{Command, PlanRun, RunFacts, RunId, RunState, StartRun};
+use weir_proto::internal::Hello;
 use weir_spec::PipelineSpec;
 
 use super::leading::{Leading, Settings, unless_it_panics};
+use super::node::Node;
+use super::serve::{ServeError, lead_when_elected};
 use crate::frozen::write_frozen;
 use crate::raft::RaftMember;
 use crate::raft::tests::Cluster;
@@ -25,9 +29,13 @@ struct Place {
 
 impl Place {
     async fn new() -> Self {
+        Self::with(1).await
+    }
+
+    async fn with(members: u64) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("in.csv"), "id\n1\n2\n").expect("room");
-        let cluster = Cluster::start(1).await;
+        let cluster = Cluster::start(members).await;
         cluster.leader().await;
         Self { folder, cluster }
     }
@@ -40,15 +48,18 @@ impl Place {
         self.folder.path().join("storage")
     }
 
-    async fn leading(&self) -> Arc<Leading> {
+    fn settings(&self) -> Settings {
         let redactor = Redactor::default();
         redactor.register("canary");
-        let settings = Settings {
+        Settings {
             storage: self.storage(),
             context: ConnectorContext::new(self.folder.path(), Secrets::default(), redactor),
             memory_bytes: 64 << 20,
-        };
-        let leading = Leading::begin(self.member(), settings, Duration::from_secs(3)).await;
+        }
+    }
+
+    async fn leading(&self) -> Arc<Leading> {
+        let leading = Leading::begin(self.member(), self.settings(), Duration::from_secs(3)).await;
         Arc::new(leading.expect("it leads"))
     }
 
@@ -89,6 +100,27 @@ impl Place {
         };
         write_frozen(&dir, &frozen).expect("room");
     }
+}
+
+/// A coordinator that leads as soon as it may, and what comes of that.
+fn serving(place: &Place, id: u64) -> (Arc<Node>, tokio::task::JoinHandle<Result<(), ServeError>>) {
+    let node = Arc::new(Node::new(id, Arc::clone(&place.cluster.running[&id].member)));
+    let (at, settings) = (Arc::clone(&node), place.settings());
+    let serving =
+        tokio::spawn(
+            async move { lead_when_elected(&at, settings, &CancellationToken::new()).await },
+        );
+    (node, serving)
+}
+
+async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..1_500 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain for {what}");
 }
 
 fn spec(pipeline: &str) -> PipelineSpec {
@@ -285,4 +317,35 @@ async fn a_request_means_the_run_that_it_has_resumed_or_joined_for_ever() {
         assert_eq!(place.submit(&second, "p", request).await, run, "{request}");
     }
     assert_ne!(place.submit(&second, "p", "another").await, run);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_majority_leads_no_longer() {
+    let mut place = Place::with(3).await;
+    let leader = place.cluster.leader().await;
+    let (node, serving) = serving(&place, leader);
+    wait_until("a leadership", || node.is_leading().is_some()).await;
+    let leading = node.is_leading().expect("waited for");
+    for other in (1..=3).filter(|id| *id != leader) {
+        place.cluster.stop(other).await;
+    }
+    wait_until("its end", || node.is_leading().is_none()).await;
+    let refused = leading.pool.join(Hello { executor: "a".to_owned(), ..Hello::default() });
+    assert!(refused.is_err(), "executors look for another one");
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_whose_ledger_has_ended_ends() {
+    let place = Place::new().await;
+    let (node, leads) = serving(&place, 1);
+    wait_until("a leadership", || node.is_leading().is_some()).await;
+    place.member().shut_down().await;
+    let ended = tokio::time::timeout(Duration::from_secs(30), leads).await;
+    let ended = ended.expect("it does not go on without a ledger").expect("no panic");
+    assert!(matches!(ended, Err(ServeError::Ledger(_))), "{ended:?}");
+    // So does one that follows, or knows no leader.
+    let (_, follows) = serving(&place, 1);
+    let ended = tokio::time::timeout(Duration::from_secs(30), follows).await;
+    assert!(matches!(ended, Ok(Ok(Err(ServeError::Ledger(_))))), "{ended:?}");
 }

@@ -196,6 +196,17 @@ impl RaftMember {
         self.raft.server_metrics()
     }
 
+    /// How long ago a majority has answered this member; `None` while it does not lead.
+    pub fn since_majority(&self) -> Option<Duration> {
+        self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
+    }
+
+    /// Why it takes part no longer, if it has ended: by [`shut_down`](Self::shut_down), or because its disk
+    /// does not take what must be written.
+    pub fn ended(&self) -> Option<String> {
+        self.raft.metrics().borrow().running_state.as_ref().err().map(ToString::to_string)
+    }
+
     /// The index up to which this member has applied the log.
     pub fn applied_index(&self) -> u64 {
         self.raft.metrics().borrow().last_applied.map_or(0, |applied| applied.index)

@@ -61,6 +61,8 @@ struct State {
 #[derive(Debug)]
 struct Executor {
     hello: Hello,
+    /// A process that was given up and joins again has another one: its former places are gone.
+    registration: u64,
     is_draining: bool,
     heard: Instant,
     /// Its present stream, if it has one.
@@ -101,7 +103,7 @@ pub(super) enum NotJoined {
 pub(super) struct Place {
     pool: Arc<Pool>,
     pub(super) executor: String,
-    boot_id: String,
+    registration: u64,
     run: RunId,
 }
 
@@ -109,7 +111,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.pool.state();
         if let Some(executor) = state.executors.get_mut(&self.executor)
-            && executor.hello.boot_id == self.boot_id
+            && executor.registration == self.registration
             && let Some(taken) = executor.taken.get_mut(&self.run)
         {
             *taken -= 1;
@@ -193,6 +195,7 @@ impl Pool {
         let number = state.streams;
         let fresh = || Executor {
             hello: hello.clone(),
+            registration: number,
             is_draining: false,
             heard: Instant::now(),
             stream: None,
@@ -219,10 +222,14 @@ impl Pool {
         Ok((number, receiver))
     }
 
-    /// Something has come on a stream of the executor.
-    pub(super) fn heard(&self, name: &str, is_draining: Option<bool>) {
+    /// Something has come on a stream of the executor. What comes late on one that has been replaced says
+    /// nothing of the process that has its name now.
+    pub(super) fn heard(&self, name: &str, number: u64, is_draining: Option<bool>) {
         let mut state = self.state();
         let Some(executor) = state.executors.get_mut(name) else { return };
+        if executor.stream.as_ref().is_none_or(|(current, _)| *current != number) {
+            return;
+        }
         executor.heard = Instant::now();
         if let Some(is_draining) = is_draining {
             executor.is_draining = is_draining;
@@ -318,9 +325,13 @@ impl Pool {
         let name = &candidates[index].name;
         let executor = state.executors.get_mut(name).expect("a candidate is known");
         *executor.taken.entry(run.clone()).or_default() += 1;
-        let boot_id = executor.hello.boot_id.clone();
-        let place =
-            Place { pool: Arc::clone(self), executor: name.clone(), boot_id, run: run.clone() };
+        let registration = executor.registration;
+        let place = Place {
+            pool: Arc::clone(self),
+            executor: name.clone(),
+            registration,
+            run: run.clone(),
+        };
         Some(place)
     }
 
@@ -336,7 +347,7 @@ impl Pool {
         let (end, ended) = oneshot::channel();
         let mut state = self.state();
         match state.executors.get(&place.executor) {
-            Some(executor) if executor.hello.boot_id == place.boot_id => {
+            Some(executor) if executor.registration == place.registration => {
                 executor.send(Message::Assign(assign.clone()));
                 let executor = place.executor.clone();
                 let assigned = Assigned {

@@ -69,3 +69,33 @@ fn what_a_process_has_asked_is_not_answered_to_the_next_one_of_its_name() {
     pool.send("a", "boot-2", answer());
     assert!(messages.try_recv().is_ok());
 }
+
+#[test]
+fn what_comes_late_on_a_stream_says_nothing_of_the_next_process() {
+    let pool = Pool::new(7, Duration::from_millis(50));
+    let (first, _) = pool.join(hello("a", "boot-1")).expect("joined");
+    pool.stream_ended("a", first);
+    let (second, _second) = pool.join(hello("a", "boot-2")).expect("joined");
+    pool.heard("a", first, Some(true));
+    assert_eq!(pool.capacity(), 2, "it is not the one that leaves");
+    std::thread::sleep(Duration::from_millis(80));
+    pool.heard("a", first, None);
+    pool.expire();
+    assert_eq!(pool.capacity(), 0, "nothing was heard of it");
+    pool.heard("a", second, None);
+}
+
+#[test]
+fn a_place_of_a_process_that_was_given_up_is_none_when_it_joins_again() {
+    let pool = Pool::new(7, Duration::ZERO);
+    let run = RunId("run-1".to_owned());
+    let _first = pool.join(hello("a", "boot-1")).expect("joined");
+    let before = pool.take_place(&run);
+    assert!(before.is_some());
+    std::thread::sleep(Duration::from_millis(2));
+    pool.expire();
+    let _second = pool.join(hello("a", "boot-1")).expect("joined");
+    let _places = [pool.take_place(&run), pool.take_place(&run)];
+    drop(before);
+    assert!(pool.take_place(&run).is_none(), "it has two slots");
+}

@@ -35,6 +35,8 @@ pub(super) struct Leader {
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) boot: u64,
+    /// The stream with which it has joined.
+    registration: usize,
     slots: u32,
     is_draining: bool,
     heard: u64,
@@ -58,7 +60,7 @@ pub(super) struct Assigned {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) process: usize,
-    boot: u64,
+    registration: usize,
 }
 
 impl Known {
@@ -101,12 +103,12 @@ impl Leader {
         self.wishes.remove(&run);
         let (process, known) = self.executors.iter_mut().nth(index).expect("a candidate");
         *known.taken.entry(run).or_default() += 1;
-        Some(Place { process: *process, boot: known.boot })
+        Some(Place { process: *process, registration: known.registration })
     }
 
     pub(super) fn free_place(&mut self, run: usize, place: Place) {
         if let Some(known) = self.executors.get_mut(&place.process)
-            && known.boot == place.boot
+            && known.registration == place.registration
             && let Some(taken) = known.taken.get_mut(&run)
         {
             *taken -= 1;
@@ -229,6 +231,7 @@ impl World {
         let (slots, heard) = (self.processes[process].slots, self.now);
         let fresh = || Known {
             boot,
+            registration: stream,
             slots,
             is_draining: false,
             heard,
@@ -254,7 +257,8 @@ impl World {
     pub(super) fn heard(&mut self, stream: usize, is_draining: Option<bool>) {
         let (leader, process) = (self.streams[stream].leader, self.streams[stream].process);
         let now = self.now;
-        if let Some(known) = self.leaders[leader].executors.get_mut(&process) {
+        let known = self.leaders[leader].executors.get_mut(&process);
+        if let Some(known) = known.filter(|known| known.stream == Some(stream)) {
             known.heard = now;
             known.is_draining = is_draining.unwrap_or(known.is_draining);
         }
@@ -276,7 +280,7 @@ impl World {
     /// Hands a task to the executor of its place.
     pub(super) fn assign(&mut self, leader: usize, at: Place, assigned: Assigned) {
         let known = self.leaders[leader].executors.get(&at.process);
-        if known.is_none_or(|known| known.boot != at.boot) {
+        if known.is_none_or(|known| known.registration != at.registration) {
             return self.work_ended(leader, assigned.run, assigned.job, WorkEnd::Lost);
         }
         self.send(leader, at.process, assign(&assigned.assign));
