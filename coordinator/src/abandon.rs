@@ -24,7 +24,7 @@ pub(crate) fn open_intents(facts: &RunFacts) -> Vec<(StageId, u32, OpenIntent)> 
         .zip(&facts.stages)
         .flat_map(|(stage, stage_facts)| {
             (0u32..).zip(&stage_facts.slices).filter_map(move |(slice, slice_facts)| {
-                Some((StageId(stage), slice, slice_facts.intent.clone()?))
+                Some((StageId(stage), slice, *slice_facts.intent.clone()?))
             })
         })
         .collect()

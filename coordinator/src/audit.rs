@@ -135,7 +135,7 @@ fn audit_sink(
 
 #[cfg(test)]
 mod tests {
-    use weir_ledger::{SliceFacts, StageOutputShape, StageShape};
+    use weir_ledger::{PackedAccount, SliceFacts, StageOutputShape, StageShape};
     use weir_plan::RowAccount;
 
     use super::*;
@@ -162,7 +162,7 @@ mod tests {
                 output: StageOutputShape::Sink { node: node.clone(), commit: CommitMode::Batch },
             },
             slices: vec![SliceFacts {
-                account: RowAccount { rows_written, ..RowAccount::default() },
+                account: PackedAccount::from(&RowAccount { rows_written, ..RowAccount::default() }),
                 ..SliceFacts::default()
             }],
             finished_slices: 1,

@@ -28,7 +28,8 @@ pub(crate) fn read_dead_letters(
         for (stage, id) in run.stages.iter().zip(0..) {
             let id = StageId(id);
             for (slice, number) in stage.slices.iter().zip(0..) {
-                if slice.account.nodes.get(node).is_none_or(|counts| counts.dead_lettered == 0) {
+                let account = slice.account.unpack();
+                if account.nodes.get(&node).is_none_or(|counts| counts.dead_lettered == 0) {
                     continue;
                 }
                 let batches = match stage.sink() {
@@ -38,7 +39,7 @@ pub(crate) fn read_dead_letters(
                 for sequence in 0..batches {
                     let attempt = slice.attempt_of(sequence).unwrap_or_default();
                     let path = RunFolder::accepted(attempt, |attempt| {
-                        folder.dead_letter_file(node, id, number, sequence, attempt)
+                        folder.dead_letter_file(&node, id, number, sequence, attempt)
                     });
                     let batch = format!("{id}-{number}-{sequence}");
                     if read_file(&path, pipeline, &batch, each)?.is_break() {
@@ -55,21 +56,18 @@ pub(crate) fn read_dead_letters(
 pub(crate) fn count_dead_letters(run: &RunFacts, wanted: Option<&NodeName>) -> u64 {
     let slices = run.stages.iter().flat_map(|stage| &stage.slices);
     slices
-        .flat_map(|slice| &slice.account.nodes)
-        .filter(|(node, _)| wanted.is_none_or(|wanted| wanted == *node))
+        .flat_map(|slice| slice.account.unpack().nodes)
+        .filter(|(node, _)| wanted.is_none_or(|wanted| wanted == node))
         .map(|(_, counts)| counts.dead_lettered)
         .sum()
 }
 
-fn rejecting_nodes<'run>(
-    run: &'run RunFacts,
-    wanted: Option<&NodeName>,
-) -> BTreeSet<&'run NodeName> {
+fn rejecting_nodes(run: &RunFacts, wanted: Option<&NodeName>) -> BTreeSet<NodeName> {
     let slices = run.stages.iter().flat_map(|stage| &stage.slices);
     slices
-        .flat_map(|slice| &slice.account.nodes)
+        .flat_map(|slice| slice.account.unpack().nodes)
         .filter(|(node, counts)| {
-            counts.dead_lettered > 0 && wanted.is_none_or(|wanted| wanted == *node)
+            counts.dead_lettered > 0 && wanted.is_none_or(|wanted| wanted == node)
         })
         .map(|(node, _)| node)
         .collect()

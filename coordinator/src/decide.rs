@@ -231,7 +231,7 @@ mod tests {
     fn a_leader_that_has_been_replaced_leaves_later_attempts_alone() {
         let mut run = run(vec![stage(1, &[], sink("kept", CommitMode::Batch))]);
         run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH + 1 };
-        run.stages[0].slices[0].intent = Some(intent(EPOCH + 1, 0));
+        run.stages[0].slices[0].intent = Some(Box::new(intent(EPOCH + 1, 0)));
         assert_eq!(decide_now(&run, 1, &[]).jobs, []);
     }
 
@@ -240,7 +240,7 @@ mod tests {
         let mut run = run(vec![stage(2, &[], sink("kept", CommitMode::Batch))]);
         let slice = &mut run.stages[0].slices[1];
         slice.state = SliceState::Running { epoch: EPOCH - 1 };
-        slice.intent = Some(intent(EPOCH - 1, 1));
+        slice.intent = Some(Box::new(intent(EPOCH - 1, 1)));
         let recover = Job::Recover { stage: StageId(0), slice: 1 };
         assert_eq!(decide_now(&run, 1, &[]).jobs, [recover], "recovery comes first");
         assert_eq!(decide_now(&run, 4, &[recover]).jobs, [attempt(0, 0)], "and only once");

@@ -352,7 +352,7 @@ impl<'session> Driver<'session> {
     ) -> Option<tokio::task::AbortHandle> {
         let session = self.session;
         let intent = session.with_facts(|facts| facts.slice(stage, slice)?.intent.clone()).await;
-        let OpenIntent { attempt, commit, .. } = intent?;
+        let OpenIntent { attempt, commit, .. } = *intent?;
         let OpenSink { sink, prepared, .. } = self.sink(stage).clone();
         let (epoch, policy) = (session.epoch, session.frozen.spec.retry.clone());
         let task = SliceAttempt { epoch, run: session.run.clone(), stage, slice, attempt };

@@ -50,7 +50,7 @@ pub(crate) fn exceeded_limit(
         let counts_in = |account: &RowAccount| account.nodes.get(node).copied().unwrap_or_default();
         let mut counts = NodeCounts::default();
         for slice in run.stages.iter().flat_map(|stage| &stage.slices) {
-            counts += counts_in(&slice.account);
+            counts += counts_in(&slice.account.unpack());
             if let Some(intent) = &slice.intent {
                 counts += counts_in(&intent.commit.account);
             }

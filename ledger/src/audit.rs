@@ -40,11 +40,9 @@ impl Ledger {
             if stage.shape.output == StageOutputShape::Exchange && stage.is_complete() {
                 check_exchange(run, stage, id, &mut audit.findings);
             }
+            let account = stage.account();
             for shape in &stage.shape.nodes {
-                let mut counts = NodeCounts::default();
-                for slice in &stage.slices {
-                    counts += slice.account.nodes.get(&shape.name).copied().unwrap_or_default();
-                }
+                let counts = account.nodes.get(&shape.name).copied().unwrap_or_default();
                 match audit.nodes.iter_mut().find(|known| known.node == shape.name) {
                     Some(known) => known.counts += counts,
                     None => audit.nodes.push(NodeTotals {
@@ -68,7 +66,7 @@ impl Ledger {
 fn check_slices(stage: &StageFacts, id: StageId, findings: &mut Vec<String>) {
     let name = &stage.shape.name;
     for (slice, number) in stage.slices.iter().zip(0u32..) {
-        for (node, counts) in &slice.account.nodes {
+        for (node, counts) in &slice.account.unpack().nodes {
             let Some(role) = stage.role(node) else { continue };
             if let Some(finding) = node_finding(role, counts) {
                 findings
@@ -124,7 +122,7 @@ fn check_exchange(run: &RunFacts, stage: &StageFacts, id: StageId, findings: &mu
             continue;
         }
         let reads: Vec<u64> = (reader.slices.iter())
-            .filter_map(|slice| slice.account.exchanges_read.get(&id).copied())
+            .filter_map(|slice| slice.account.unpack().exchanges_read.get(&id).copied())
             .collect();
         // Only what streams reads each row exactly once: a join may stop early or read twice.
         if !reader.shape.streaming || reads.is_empty() {

@@ -9,6 +9,8 @@ use weir_connectors::PreparedSink;
 use weir_plan::{Commit, ExchangeOutput, RowAccount, SlicePosition, SliceStart, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
+use crate::PackedAccount;
+
 /// One execution of a pipeline. Ids sort by the time of their start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -199,27 +201,31 @@ pub struct SliceFacts {
     /// Attempts begun so far; the last one is the current one.
     pub attempts: u32,
     /// Attempts that have failed since the last progress or resumption.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
     /// Executors that were lost with an attempt since then.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub losses: u32,
     pub state: SliceState,
     /// Behind the last committed batch.
-    pub position: Option<SlicePosition>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Box<SlicePosition>>,
     /// Also the number of committed batches.
     pub next_sequence: u64,
     /// Whose the committed batches, or the finished exchange, are; one entry for each attempt that has
     /// any. Files of other attempts mean nothing: a paused attempt may write them at any time.
     #[serde(default)]
     pub committed_by: Vec<CommittedBy>,
-    pub intent: Option<OpenIntent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Box<OpenIntent>>,
     /// Of all committed batches, or of the finished exchange.
-    pub account: RowAccount,
+    pub account: PackedAccount,
     /// As the manifests of the committed batches say.
     pub manifest_rows: u64,
     pub manifest_checksum: u64,
     /// Of a finished slice of a stage that ends in an exchange.
-    pub exchange: Option<ExchangeOutput>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Box<ExchangeOutput>>,
 }
 
 /// An attempt and the first of its batches, which reach to the next attempt's first.
@@ -363,14 +369,14 @@ impl StageFacts {
 
     /// What each slice has left of the exchange; `None` until all are finished.
     pub fn exchange(&self) -> Option<Vec<ExchangeOutput>> {
-        self.slices.iter().map(|slice| slice.exchange.clone()).collect()
+        self.slices.iter().map(|slice| slice.exchange.as_deref().cloned()).collect()
     }
 
     /// All slices added up.
     pub fn account(&self) -> RowAccount {
         let mut total = RowAccount::default();
         for slice in &self.slices {
-            total.add(&slice.account);
+            total.add(&slice.account.unpack());
         }
         total
     }
@@ -383,7 +389,10 @@ impl StageFacts {
 impl SliceFacts {
     /// Where the next attempt goes on.
     pub fn start(&self) -> SliceStart {
-        SliceStart { position: self.position.clone(), next_sequence: self.next_sequence }
+        SliceStart {
+            position: self.position.as_deref().cloned(),
+            next_sequence: self.next_sequence,
+        }
     }
 
     pub fn is_finished(&self) -> bool {
@@ -399,7 +408,14 @@ impl SliceFacts {
     /// Batch `sequence` is committed, and none behind it.
     pub(crate) fn note_committed(&mut self, sequence: u64, attempt: u32) {
         if self.committed_by.last().is_none_or(|last| last.attempt != attempt) {
+            // Most slices have one, and there are many slices.
+            self.committed_by.reserve_exact(1);
             self.committed_by.push(CommittedBy { from: sequence, attempt });
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }

@@ -12,6 +12,7 @@ mod apply;
 mod audit;
 mod commands;
 mod facts;
+mod packed_account;
 mod rejection;
 mod watermark;
 
@@ -31,4 +32,5 @@ pub use facts::{
     RunCommit, RunFacts, RunId, RunOutcome, RunState, SliceFacts, SliceState, StageFacts,
     StageOutputShape, StageShape, TokenFacts,
 };
+pub use packed_account::PackedAccount;
 pub use rejection::Rejection;

@@ -22,21 +22,18 @@ pub(crate) fn advance_watermarks(pipeline: &mut PipelineFacts, run: &RunFacts, c
         }
         for cursor in run.stages.iter().flat_map(|stage| committed_cursors(stage, source)) {
             match pipeline.watermarks.get_mut(source) {
-                Some(known) if !is_later_cursor(cursor, known) => {}
-                Some(known) => known.clone_from(cursor),
+                Some(known) if !is_later_cursor(&cursor, known) => {}
+                Some(known) => *known = cursor,
                 None => {
-                    pipeline.watermarks.insert(source.clone(), cursor.clone());
+                    pipeline.watermarks.insert(source.clone(), cursor);
                 }
             }
         }
     }
 }
 
-fn committed_cursors<'run>(
-    stage: &'run StageFacts,
-    source: &NodeName,
-) -> impl Iterator<Item = &'run String> {
-    stage.slices.iter().filter_map(move |slice| slice.account.cursors.get(source))
+fn committed_cursors(stage: &StageFacts, source: &NodeName) -> impl Iterator<Item = String> {
+    stage.slices.iter().filter_map(move |slice| slice.account.unpack().cursors.swap_remove(source))
 }
 
 /// Incremental sources whose rows reach a stage, directly or through exchanges.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use weir_plan::{ExchangeOutput, RowAccount, StageId};
 
 use super::{planned_stage, running_run, slice_of};
+use crate::PackedAccount;
 use crate::facts::{Ledger, RunId, SliceFacts, SliceState, StageOutputShape};
 use crate::rejection::Rejection;
 
@@ -153,9 +154,9 @@ impl FinishExchange {
             return Ok(false);
         }
         self.task.check_current(slice)?;
-        slice.exchange = Some(self.output.clone());
+        slice.exchange = Some(Box::new(self.output.clone()));
         slice.note_committed(0, self.task.attempt);
-        slice.account = self.account.clone();
+        slice.account = PackedAccount::from(&self.account);
         slice.failures = 0;
         slice.losses = 0;
         slice.state = SliceState::Finished;

@@ -65,11 +65,11 @@ impl CommitIntent {
                 manifest.rows, self.commit.account.rows_written
             )));
         }
-        slice.intent = Some(OpenIntent {
+        slice.intent = Some(Box::new(OpenIntent {
             attempt: task.attempt,
             epoch: task.epoch,
             commit: self.commit.clone(),
-        });
+        }));
         Ok(true)
     }
 }
@@ -96,7 +96,7 @@ impl CommitDone {
         slice.account.add(&commit.account);
         slice.manifest_rows += commit.manifest.rows;
         slice.manifest_checksum = slice.manifest_checksum.wrapping_add(commit.manifest.checksum);
-        slice.position = commit.resume_at;
+        slice.position = commit.resume_at.map(Box::new);
         if slice.position.is_none() {
             slice.state = SliceState::Finished;
             let stage = planned_stage(&task.run, run, task.stage)?;
@@ -150,11 +150,11 @@ fn take_intent(
     if sequence < slice.next_sequence {
         return Ok(None);
     }
-    let is_meant = |intent: &mut OpenIntent| {
+    let is_meant = |intent: &mut Box<OpenIntent>| {
         intent.commit.manifest.sequence == sequence && intent.attempt == task.attempt
     };
     match slice.intent.take_if(is_meant) {
-        Some(intent) => Ok(Some(intent)),
+        Some(intent) => Ok(Some(*intent)),
         None if slice.intent.is_some() && task.attempt != slice.attempts => {
             Err(task.old_attempt(slice))
         }

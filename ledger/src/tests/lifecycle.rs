@@ -382,3 +382,10 @@ fn an_executor_that_is_lost_after_its_last_commit_has_lost_nothing() {
     book.accept(&done(&task, 0));
     book.ignore(&lose(&task, false));
 }
+
+/// A ledger holds one of these for every task of every run: a million are to fit into 300 MB, with what
+/// they point at (`ledger-size` in `benches/` measures it).
+#[test]
+fn a_slice_is_small() {
+    assert!(size_of::<SliceFacts>() <= 160, "{} bytes", size_of::<SliceFacts>());
+}

@@ -105,7 +105,7 @@ fn only_what_a_lost_executor_had_kept_is_computed_again() {
     let rest = [vec![false, true], vec![true, false], vec![false; 2], vec![false; 2]];
     assert_eq!(world.finished(), rest);
     assert_eq!(world.lost("a"), []);
-    assert_eq!(world.run().slice(StageId(0), 0).unwrap().account, RowAccount::default());
+    assert_eq!(world.run().slice(StageId(0), 0).unwrap().account, PackedAccount::default());
     world.compute(0, 0, Some("b"));
 }
 
