@@ -103,6 +103,11 @@ impl Cluster {
         names(&self.file()["coordinators"], "url")
     }
 
+    /// Where the executors serve rows to each other.
+    pub fn executor_urls(&self) -> Vec<String> {
+        names(&self.file()["executors"], "url")
+    }
+
     /// All processes, dead or alive: name and pid.
     pub fn processes(&self) -> Vec<(String, u32)> {
         let file = self.file();

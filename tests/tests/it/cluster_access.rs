@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use arrow_flight::Ticket;
+use arrow_flight::flight_service_client::FlightServiceClient;
 use base64::Engine as _;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -33,9 +35,10 @@ const TOO_LARGE: usize = 5 << 20;
 
 /// A small cluster that logs all it can.
 struct Guarded {
-    folder: tempfile::TempDir,
+    // Before its folder, which says what there is to be stopped.
     cluster: Cluster,
     runtime: tokio::runtime::Runtime,
+    folder: tempfile::TempDir,
 }
 
 impl Guarded {
@@ -44,7 +47,7 @@ impl Guarded {
         let weir = Weir::new(folder.path()).env("WEIR_LOG", "trace,openraft=info");
         let cluster = Cluster::up_with(weir, &["--coordinators", "1", "--executors", "1"]);
         let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-        Self { folder, cluster, runtime }
+        Self { cluster, runtime, folder }
     }
 
     fn url(&self) -> String {
@@ -123,6 +126,20 @@ async fn submit(url: String, tls: TlsFiles, token: &str, pipeline: String) -> Re
 async fn list_tokens(url: String, tls: TlsFiles, token: &str) -> Result<(), Status> {
     let mut cluster = ClusterClient::new(connect(url, tls).await?);
     cluster.list_tokens(with(Some(token), ListTokensRequest {})).await.map(drop)
+}
+
+/// What an executor keeps, as another one asks for it.
+async fn rows_of(
+    url: String,
+    tls: TlsFiles,
+    run_folder: &str,
+    token: Option<&str>,
+) -> Result<(), Status> {
+    let mut flight = FlightServiceClient::new(connect(url, tls).await?);
+    let ticket = serde_json::json!({
+        "run_folder": run_folder, "stage": 0, "file_id": "0-1-1", "partition": 0,
+    });
+    flight.do_get(with(token, Ticket::new(ticket.to_string()))).await.map(drop)
 }
 
 /// Names of the services, as any client finds them that knows no `.proto` file.
@@ -287,6 +304,29 @@ fn who_has_a_certificate_of_another_authority_or_none_is_refused() {
     };
     guarded.refused(work);
     guarded.wait_for_log("coordinator-1", "TLS handshake refused");
+
+    // Executors serve rows to nodes, and to nobody else.
+    let rows = guarded.cluster.executor_urls().remove(0);
+    let mixed = TlsFiles {
+        authority: tls.authority.clone(),
+        identity: authority::files(&foreign, "executor-2").identity,
+    };
+    guarded.refused(rows_of(rows.clone(), mixed, "orders/runs/1", None));
+    guarded.wait_for_log("executor-1", "TLS handshake refused");
+    let admin = std::fs::read_to_string(guarded.cluster.dir.join("admin.token")).expect("written");
+    for token in [None, Some(admin.trim())] {
+        let without = rows_of(rows.clone(), tls.clone(), "orders/runs/1", token);
+        assert_eq!(guarded.refused(without).0, Code::Unauthenticated);
+    }
+    guarded.wait_for_log("executor-1", "exchange refused: no certificate");
+    let node = authority::files(&guarded.cluster.dir.join("tls"), "executor-1");
+    for outside in ["../../storage/orders/runs/1", "/etc", "a/../../b"] {
+        let from_node = rows_of(rows.clone(), node.clone(), outside, None);
+        assert_eq!(guarded.refused(from_node).0, Code::InvalidArgument, "{outside}");
+    }
+    let missing = rows_of(rows, node, "orders/runs/1", None);
+    assert_eq!(guarded.refused(missing).0, Code::NotFound);
+    guarded.wait_for_log("executor-1", "is no folder of a run");
 
     // And so does a real executor fail that has come from elsewhere.
     let path = |path: PathBuf| path.to_str().expect("folders of tests are UTF-8").to_owned();
