@@ -198,9 +198,15 @@ pub(crate) enum DeadLettersCommand {
         node: Option<String>,
         #[arg(long, default_value_t = 100)]
         limit: usize,
+        #[command(flatten)]
+        cluster: ClusterArgs,
     },
     /// Show one rejected row with everything that is known about it.
-    Show { id: String },
+    Show {
+        id: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
     /// Send the rejected rows of a run through the pipeline again, as they are or mended.
     Replay {
         run: String,

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use weir_coordinator::{AuditReport, RunDetail, RunStatus, RunSummary, SinkAudit, StageDetail};
+use weir_coordinator::{
+    AuditReport, DeadLetter, RunDetail, RunStatus, RunSummary, SinkAudit, StageDetail,
+};
 use weir_executor::RowAccount;
 use weir_proto::v1;
 use weir_spec::NodeName;
@@ -34,6 +36,14 @@ pub(crate) fn summary(run: &v1::Run) -> Result<RunSummary, Failure> {
         sessions: run.sessions,
         error: (!run.error.is_empty()).then(|| run.error.clone()),
     })
+}
+
+pub(crate) fn dead_letter(letter: v1::DeadLetter) -> Result<DeadLetter, Failure> {
+    let v1::DeadLetter { id, run, pipeline, node, attempt, at, reasons, row, offset } = letter;
+    let at = time(&at)?.ok_or_else(|| unknown("a dead letter without a time"))?;
+    let row = serde_json::from_str(&row).map_err(|_| unknown(&row))?;
+    let node = NodeName::new(node);
+    Ok(DeadLetter { id, run, pipeline, node, attempt, at, reasons, row, offset })
 }
 
 pub(crate) fn detail(run: &v1::Run) -> Result<RunDetail, Failure> {

@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use tonic::{Code, Response, Status};
 use weir_proto::v1::runs_client::RunsClient;
 use weir_proto::v1::{
-    AuditReport, AuditRunRequest, CancelRunRequest, GetRunRequest, ListRunsRequest,
-    RetryRunRequest, Run, RunStatus, SubmitRequest, SubmitResponse,
+    AuditReport, AuditRunRequest, CancelRunRequest, DeadLetter, DeadLettersRequest, GetRunRequest,
+    ListRunsRequest, RetryRunRequest, Run, RunStatus, SubmitRequest, SubmitResponse,
 };
 
 use crate::args::ClusterArgs;
@@ -166,6 +166,29 @@ impl Client {
             async move { runs(line).audit(request).await }
         })
         .await
+    }
+
+    /// With how many there are, if that is known: of all nodes.
+    pub(crate) async fn dead_letters(
+        &mut self,
+        request: DeadLettersRequest,
+    ) -> Result<(Vec<DeadLetter>, Option<u64>)> {
+        let of_all = request.node.is_empty().then(|| request.run.clone());
+        let opened = self.call(move |line| {
+            let request = request.clone();
+            async move { runs(line).dead_letters(request).await }
+        });
+        let mut stream = opened.await?;
+        let mut letters = Vec::new();
+        let refused = |status| CallError::Refused { status, is_repeated: false };
+        while let Some(letter) = stream.message().await.map_err(refused)? {
+            letters.push(letter);
+        }
+        let total = match of_all {
+            Some(run) => Some(self.run(&run).await?.dead_letters),
+            None => None,
+        };
+        Ok((letters, total))
     }
 
     /// The second of two equal requests finds the run as the first has made it, and is refused. A run that is

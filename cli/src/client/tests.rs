@@ -93,6 +93,15 @@ impl Runs for Fake {
         self.leads(Ok(run(RunStatus::Running)))
     }
 
+    type DeadLettersStream = tokio_stream::Empty<Result<DeadLetter, Status>>;
+
+    async fn dead_letters(
+        &self,
+        _: Request<DeadLettersRequest>,
+    ) -> Result<Response<Self::DeadLettersStream>, Status> {
+        self.leads(Ok(tokio_stream::empty()))
+    }
+
     async fn audit(&self, _: Request<AuditRunRequest>) -> Result<Response<AuditReport>, Status> {
         self.leads(Ok(AuditReport { clean: true, ..AuditReport::default() }))
     }

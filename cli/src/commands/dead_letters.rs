@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use indexmap::IndexMap;
 use weir_connectors::Redactor;
 use weir_coordinator::{DeadLetter, RunRequest, exclusively, history};
+use weir_proto::v1::DeadLettersRequest;
 use weir_spec::{NodeName, PipelineName};
 
-use crate::args::{DeadLettersCommand, Global, Output};
+use crate::args::{ClusterArgs, DeadLettersCommand, Global, Output};
+use crate::client::{Client, convert};
 use crate::failure::Failure;
 use crate::{files, output};
 
@@ -19,8 +21,10 @@ pub(crate) async fn dead_letters(
     redactor: &Redactor,
 ) -> Result<ExitCode, Failure> {
     match command {
-        DeadLettersCommand::List { run, node, limit } => list(global, &run, node, limit).await,
-        DeadLettersCommand::Show { id } => show(global, &id).await,
+        DeadLettersCommand::List { run, node, limit, cluster } => {
+            list(global, &run, node, limit, &cluster).await
+        }
+        DeadLettersCommand::Show { id, cluster } => show(global, &id, &cluster).await,
         DeadLettersCommand::Replay { run, file, node, rows } => {
             replay(global, &run, file.as_deref(), node, rows.as_deref(), redactor).await
         }
@@ -32,11 +36,20 @@ async fn list(
     run: &str,
     node: Option<String>,
     limit: usize,
+    cluster: &ClusterArgs,
 ) -> Result<ExitCode, Failure> {
-    let node = node.map(NodeName::new);
-    let state_dir = super::state_dir_here(global);
-    let (letters, total) =
-        history::dead_letters(&state_dir, run, node.as_ref(), limit, |_| true).await?;
+    let (letters, total) = match Client::named(cluster)? {
+        Some(mut client) => {
+            let (node, id) = (node.unwrap_or_default(), String::new());
+            let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+            let request = DeadLettersRequest { run: run.to_owned(), node, id, limit };
+            read(&mut client, request).await?
+        }
+        None => {
+            let (node, state_dir) = (node.map(NodeName::new), super::state_dir_here(global));
+            history::dead_letters(&state_dir, run, node.as_ref(), limit, |_| true).await?
+        }
+    };
     if global.output == Output::Json {
         output::json(&letters)?;
         return Ok(ExitCode::SUCCESS);
@@ -60,11 +73,32 @@ async fn list(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(global: &Global, id: &str) -> Result<ExitCode, Failure> {
+/// With how many there are, as far as that is known.
+async fn read(
+    client: &mut Client,
+    request: DeadLettersRequest,
+) -> Result<(Vec<DeadLetter>, u64), Failure> {
+    let (letters, total) = client.dead_letters(request).await?;
+    let letters: Vec<DeadLetter> =
+        letters.into_iter().map(convert::dead_letter).collect::<Result<_, _>>()?;
+    let total = total.unwrap_or(letters.len() as u64);
+    Ok((letters, total))
+}
+
+async fn show(global: &Global, id: &str, cluster: &ClusterArgs) -> Result<ExitCode, Failure> {
     let run = id.split('/').next().unwrap_or(id);
-    let (state_dir, wanted) = (super::state_dir_here(global), id.to_owned());
-    let (letters, _) =
-        history::dead_letters(&state_dir, run, None, 1, move |letter| letter.id == wanted).await?;
+    let wanted = id.to_owned();
+    let (letters, _) = match Client::named(cluster)? {
+        Some(mut client) => {
+            let (run, id, limit) = (run.to_owned(), wanted, 1);
+            read(&mut client, DeadLettersRequest { run, node: String::new(), id, limit }).await?
+        }
+        None => {
+            let state_dir = super::state_dir_here(global);
+            let is_wanted = move |letter: &DeadLetter| letter.id == wanted;
+            history::dead_letters(&state_dir, run, None, 1, is_wanted).await?
+        }
+    };
     let letter = letters.into_iter().next().ok_or_else(|| {
         Failure::Usage(format!("there is no dead letter {id}: weir dead-letters list {run}"))
     })?;

@@ -35,7 +35,9 @@ pub(super) fn needed(path: &str) -> Needed {
         ("weir.internal.v1.Raft" | "weir.internal.v1.Executors", _) => Needed::Node,
         ("grpc.reflection.v1.ServerReflection", _)
         | ("weir.v1.Cluster", "Status")
-        | ("weir.v1.Runs", "Get" | "List" | "Watch" | "Audit") => Needed::Token(Role::Viewer),
+        | ("weir.v1.Runs", "Get" | "List" | "Watch" | "Audit" | "DeadLetters") => {
+            Needed::Token(Role::Viewer)
+        }
         ("weir.v1.Runs", "Submit" | "Cancel" | "Retry") => Needed::Token(Role::Operator),
         _ => Needed::Token(Role::Admin),
     }

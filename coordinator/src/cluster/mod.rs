@@ -12,6 +12,7 @@ mod cluster_service;
 mod convert;
 mod executors_service;
 mod leading;
+mod letters;
 mod node;
 pub(crate) mod place;
 mod pool;

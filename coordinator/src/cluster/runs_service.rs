@@ -145,6 +145,18 @@ impl Runs for RunsService {
         self.answer(&leading, &run.0).await
     }
 
+    type DeadLettersStream = ReceiverStream<Result<v1::DeadLetter, Status>>;
+
+    async fn dead_letters(
+        &self,
+        request: Request<v1::DeadLettersRequest>,
+    ) -> Result<Response<Self::DeadLettersStream>, Status> {
+        let leading = self.leading().await?;
+        let letters = leading.dead_letters(request.into_inner()).await;
+        let letters = letters.map_err(|error| self.failed(&error))?;
+        Ok(Response::new(ReceiverStream::new(letters)))
+    }
+
     async fn audit(
         &self,
         request: Request<v1::AuditRunRequest>,

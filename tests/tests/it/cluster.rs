@@ -173,6 +173,38 @@ fn mistakes_are_refused_and_repeated_requests_are_done_once() {
 }
 
 #[test]
+fn rejected_rows_are_listed_as_without_a_cluster() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    write(&folder.path().join("in.csv"), "id,amount\n1,5\n2,x\n3,-1\n4,7\n");
+    write(
+        &folder.path().join("pipeline.yaml"),
+        "pipeline: rejecting\n\
+         sources: { a: { type: csv, path: in.csv, columns: { id: int64, amount: int64 }, max_errors: 1 } }\n\
+         transforms: { valid: { input: a, validate: [{ check: amount > 0 }], max_errors: 1 } }\n\
+         sinks: { s: { input: valid, type: csv, path: out, mode: replace } }\n",
+    );
+    let cluster =
+        Cluster::up_with(Weir::new(folder.path()), &["--coordinators", "1", "--executors", "1"]);
+    let run = cluster.submit("pipeline.yaml", "rejecting");
+    cluster.wait(&run);
+    let list = |more: &[&str]| {
+        let arguments = [&["dead-letters", "list", &run, "--output", "json"], more].concat();
+        cluster.run(&arguments).expect_code(0).json().as_array().cloned().expect("a list")
+    };
+    let letters = list(&[]);
+    assert_eq!(letters.len(), 2, "{letters:#?}");
+    let of_valid = list(&["--node", "valid"]);
+    assert_eq!(of_valid[0]["row"], serde_json::json!({ "id": 3, "amount": -1 }));
+    assert_eq!(of_valid.len(), 1);
+    assert_eq!(list(&["--limit", "1"]).len(), 1);
+    let id = of_valid[0]["id"].as_str().expect("letters have ids");
+    let shown = cluster.run(&["dead-letters", "show", id]).expect_code(0).json();
+    assert_eq!(shown, of_valid[0]);
+    cluster.run(&["dead-letters", "show", &format!("{run}/valid/9-9-9/9")]).expect_code(2);
+    cluster.run(&["dead-letters", "list", "20000101"]).expect_code(2);
+}
+
+#[test]
 fn a_secret_is_in_no_file_of_a_cluster_and_in_no_answer() {
     const SECRET: &str = "canary/x&y";
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
