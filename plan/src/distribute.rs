@@ -37,7 +37,7 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
 use weir_spec::NodeName;
 
 use crate::StageId;
@@ -66,9 +66,11 @@ pub(crate) fn cut(
     // Every task would read all rows to keep its share of them.
     options.optimizer.enable_round_robin_repartition = false;
     let mut planner = DefaultDistributedPlanner::new();
-    let writers = planner
-        .plan_query_stages(&JobId::from("plan"), Arc::clone(plan), &options)
-        .map_err(|error| DataFusionError::External(Box::new(error)))?;
+    // It refuses some plans, such as `NOT IN` over a large side that may have nulls.
+    let Ok(writers) = planner.plan_query_stages(&JobId::from("plan"), Arc::clone(plan), &options)
+    else {
+        return Ok(whole());
+    };
     let numbers: Vec<usize> = writers.iter().map(|writer| writer.stage_id()).collect();
     let id_of = |number: usize| {
         let index = numbers.iter().position(|known| *known == number)?;
@@ -124,7 +126,15 @@ fn replace_shuffle(
 
 /// Whether Ballista's planner and this module know what the operator does with partitions.
 fn can_be_cut(node: &Arc<dyn ExecutionPlan>) -> bool {
-    node.is::<RepartitionExec>() || is_known(node)
+    match node.downcast_ref::<RepartitionExec>() {
+        // Others than those by hash are left out, as if they did nothing but balance.
+        Some(repartition) => {
+            let inputs = repartition.input().output_partitioning().partition_count();
+            let merges_in_order = inputs > 1 && repartition.maintains_input_order()[0];
+            !merges_in_order && !matches!(repartition.partitioning(), Partitioning::Range(_))
+        }
+        None => is_known(node),
+    }
 }
 
 fn is_known(node: &Arc<dyn ExecutionPlan>) -> bool {

@@ -292,13 +292,13 @@ fn split(batch: &RecordBatch) -> Split {
     }
 }
 
-/// One split for each row; whether their size is known decides how joins are planned.
-pub fn row_splits(rows: usize, is_size_known: bool) -> Vec<Split> {
+/// One split for each row; how many rows they are said to have decides how joins are planned.
+pub fn row_splits(rows: usize, estimated_rows: Option<u64>) -> Vec<Split> {
     let split = |row| Split {
         label: format!("row {row}"),
         payload: Value::from(row),
         weight: 1,
-        estimated_rows: is_size_known.then_some(1),
+        estimated_rows,
     };
     (0..rows).map(split).collect()
 }

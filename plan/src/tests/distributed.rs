@@ -39,7 +39,7 @@ async fn a_join_is_cut_at_what_its_inputs_are_dealt_out_by() {
 #[tokio::test]
 async fn a_small_side_of_a_join_is_read_by_every_task() {
     let mut pipeline = sales().distributed(4).sql("joined", JOIN).sink("out", &["joined"]);
-    pipeline.is_size_known = true;
+    pipeline.rows_of_a_split = Some(1);
     assert_eq!(
         cut(&pipeline.plan().await.unwrap()),
         [
@@ -98,9 +98,11 @@ async fn cut_plans_compute_what_whole_ones_do() {
             if parallelism == 0 { pipeline } else { pipeline.distributed(parallelism) }
         };
         let expected = pipeline(0).run().await;
-        for (parallelism, is_size_known) in [(1, false), (3, true), (7, false)] {
+        for (parallelism, rows_of_a_split) in
+            [(1, None), (3, Some(1)), (7, None), (2, Some(u64::MAX >> 20))]
+        {
             let mut pipeline = pipeline(parallelism);
-            pipeline.is_size_known = is_size_known;
+            pipeline.rows_of_a_split = rows_of_a_split;
             let graph = pipeline.plan().await.unwrap();
             let found = pipeline.run().await;
             assert_eq!(
@@ -116,6 +118,17 @@ async fn cut_plans_compute_what_whole_ones_do() {
         }
     }
     assert!(cut_queries >= 24, "only {cut_queries} queries were cut");
+}
+
+#[tokio::test]
+async fn what_ballista_does_not_plan_is_one_task() {
+    let sql = "SELECT id FROM sales WHERE customer NOT IN (SELECT id FROM customers)";
+    let mut pipeline = sales().distributed(4).sql("node", sql).sink("out", &["node"]);
+    pipeline.rows_of_a_split = Some(1 << 40);
+    assert_eq!(
+        cut(&pipeline.plan().await.unwrap()),
+        ["0 whole []: customers sales node -> exchange", "1 stream #0: out -> sink"]
+    );
 }
 
 #[tokio::test]

@@ -18,8 +18,8 @@ pub(super) struct Pipeline {
     rows: BTreeMap<NodeName, RecordBatch>,
     pub(super) exact: Vec<String>,
     pub(super) not_resumable: Vec<NodeName>,
-    /// Of sources in many splits.
-    pub(super) is_size_known: bool,
+    /// What sources in many splits say of each.
+    pub(super) rows_of_a_split: Option<u64>,
     pub(super) scope: PlanScope,
 }
 
@@ -56,7 +56,7 @@ impl Pipeline {
             rows: BTreeMap::new(),
             exact: Vec::new(),
             not_resumable: Vec::new(),
-            is_size_known: false,
+            rows_of_a_split: None,
             scope,
         }
     }
@@ -151,7 +151,7 @@ impl Pipeline {
             source.description.exact_predicates = self.exact.clone();
             source.description.resumable = !self.not_resumable.contains(node);
             if self.scope.distributed {
-                source.splits = row_splits(self.rows[node].num_rows(), self.is_size_known);
+                source.splits = row_splits(self.rows[node].num_rows(), self.rows_of_a_split);
             }
         }
         (services, catalog)
