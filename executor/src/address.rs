@@ -4,14 +4,28 @@ use std::net::IpAddr;
 
 use tonic::transport::{Endpoint, Uri};
 
+use crate::identity;
 use crate::tls::TlsFiles;
 
-/// A connection that is still to be made. The files are read now: whoever asks again for each new
+/// A connection to a coordinator that is still to be made: whoever answers must show a coordinator's
+/// certificate, and need not be named by his host. The files are read now: whoever asks again for each new
 /// connection uses certificates that were renewed.
 pub fn endpoint(url: &str, tls: Option<&TlsFiles>) -> Result<Endpoint, String> {
+    endpoint_of(url, tls, Some(identity::COORDINATOR))
+}
+
+/// As [`endpoint`], to a node of any kind, whose certificate names its host.
+pub fn node_endpoint(url: &str, tls: Option<&TlsFiles>) -> Result<Endpoint, String> {
+    endpoint_of(url, tls, None)
+}
+
+fn endpoint_of(url: &str, tls: Option<&TlsFiles>, name: Option<&str>) -> Result<Endpoint, String> {
     let endpoint = Endpoint::from(check(url, tls.is_some())?).tcp_nodelay(true);
     let Some(files) = tls else { return Ok(endpoint) };
-    let config = files.client().map_err(|error| error.to_string())?;
+    let mut config = files.client().map_err(|error| error.to_string())?;
+    if let Some(name) = name {
+        config = config.domain_name(name);
+    }
     endpoint.tls_config(config).map_err(|error| {
         format!("the certificates cannot be used: {}", crate::wire::with_causes(&error))
     })

@@ -23,6 +23,7 @@ mod failure;
 mod folder;
 mod given;
 mod graph;
+pub mod identity;
 mod morsel;
 pub mod node;
 mod reading;

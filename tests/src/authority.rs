@@ -6,6 +6,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose,
 };
+use weir_executor::identity;
 use weir_executor::tls::{IdentityFiles, TlsFiles};
 
 /// Of a test, which no cluster knows unless it is told.
@@ -34,9 +35,12 @@ impl Authority {
         write(&folder.join("authority.pem"), &self.0.pem());
     }
 
-    /// Writes `<name>.pem` and `<name>.key`.
+    /// Writes `<name>.pem` and `<name>.key`, of the kind that the name begins with.
     pub fn issue(&self, folder: &Path, name: &str) {
-        let names = ["127.0.0.1", "localhost", name].map(str::to_owned);
+        let hosts = ["127.0.0.1", "localhost", name].map(str::to_owned);
+        let is_coordinator = name.starts_with("coordinator");
+        let kind = if is_coordinator { identity::COORDINATOR } else { identity::EXECUTOR };
+        let names = [&hosts[..], &identity::names(kind, name)[..]].concat();
         let mut params = CertificateParams::new(names).expect("they are names");
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

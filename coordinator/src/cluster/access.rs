@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use tonic::Status;
+use tonic::transport::CertificateDer;
+use weir_executor::identity;
 use weir_ledger::{Role, TokenFacts};
 
 /// A secret that whoever starts the coordinators gives them, so that the first client can make tokens.
@@ -19,9 +21,15 @@ impl std::fmt::Debug for Bootstrap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needed {
     Nothing,
-    /// A certificate that the cluster's authority has signed.
-    Node,
+    /// The certificate of a node of this kind, signed by the cluster's authority.
+    Node(Kind),
     Token(Role),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Coordinator,
+    Executor,
 }
 
 /// By the path of a gRPC method. What is not listed here is for admins only, so that a new method is
@@ -32,7 +40,8 @@ pub(super) fn needed(path: &str) -> Needed {
     match (service, method) {
         // Whether the process lives: for whatever keeps it running.
         ("grpc.health.v1.Health", _) => Needed::Nothing,
-        ("weir.internal.v1.Raft" | "weir.internal.v1.Executors", _) => Needed::Node,
+        ("weir.internal.v1.Raft", _) => Needed::Node(Kind::Coordinator),
+        ("weir.internal.v1.Executors", _) => Needed::Node(Kind::Executor),
         ("grpc.reflection.v1.ServerReflection", _)
         | ("weir.v1.Cluster", "Status")
         | ("weir.v1.Runs", "Get" | "List" | "Watch" | "Audit" | "DeadLetters") => {
@@ -43,10 +52,26 @@ pub(super) fn needed(path: &str) -> Needed {
     }
 }
 
+/// What the authority has signed that somebody is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) is_coordinator: bool,
+    pub(super) is_executor: bool,
+}
+
+impl Named {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
+        Self {
+            is_coordinator: identity::is_for(certificate, identity::COORDINATOR),
+            is_executor: identity::is_for(certificate, identity::EXECUTOR),
+        }
+    }
+}
+
 /// What is known about a caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller<'call> {
-    pub(super) has_certificate: bool,
+    pub(super) certificate: Option<Named>,
     /// The `authorization` header.
     pub(super) authorization: Option<&'call str>,
 }
@@ -60,12 +85,7 @@ pub(super) fn check<'known>(
 ) -> Result<&'known str, Status> {
     let role = match needed(path) {
         Needed::Nothing => return Ok("anybody"),
-        Needed::Node if caller.has_certificate => return Ok("a node"),
-        Needed::Node => {
-            return Err(Status::unauthenticated(
-                "this is for nodes of the cluster: a certificate of its authority is missing",
-            ));
-        }
+        Needed::Node(kind) => return check_node(kind, caller.certificate),
         Needed::Token(role) => role,
     };
     let Some(header) = caller.authorization else {
@@ -89,6 +109,24 @@ pub(super) fn check<'known>(
         )));
     }
     Ok(name)
+}
+
+fn check_node(kind: Kind, certificate: Option<Named>) -> Result<&'static str, Status> {
+    let Some(named) = certificate else {
+        return Err(Status::unauthenticated(
+            "this is for nodes of the cluster: a certificate of its authority is missing",
+        ));
+    };
+    let (is_it, who, name) = match kind {
+        Kind::Coordinator => (named.is_coordinator, "a coordinator", identity::COORDINATOR),
+        Kind::Executor => (named.is_executor, "an executor", identity::EXECUTOR),
+    };
+    match is_it {
+        true => Ok(who),
+        false => Err(Status::permission_denied(format!(
+            "this is for {who} of the cluster, and the certificate does not name `{name}`"
+        ))),
+    }
 }
 
 /// Compares hashes: how long that takes says nothing about a token.
@@ -128,7 +166,18 @@ mod tests {
     const GET: &str = "/weir.v1.Runs/Get";
     const WORK: &str = "/weir.internal.v1.Executors/Work";
 
-    fn code(path: &str, has_certificate: bool, authorization: Option<&str>) -> Option<Code> {
+    const RAFT: &str = "/weir.internal.v1.Raft/AppendEntries";
+
+    fn code(path: &str, is_node: bool, authorization: Option<&str>) -> Option<Code> {
+        let executor = Named { is_executor: true, ..Named::default() };
+        code_of(path, is_node.then_some(executor), authorization)
+    }
+
+    fn code_of(
+        path: &str,
+        certificate: Option<Named>,
+        authorization: Option<&str>,
+    ) -> Option<Code> {
         let facts = |role, token: &str| TokenFacts {
             role,
             hash: hash(token),
@@ -138,7 +187,7 @@ mod tests {
             ("eve".to_owned(), facts(Role::Viewer, "v")),
             ("olga".to_owned(), facts(Role::Operator, "o")),
         ]);
-        let caller = Caller { has_certificate, authorization };
+        let caller = Caller { certificate, authorization };
         let bootstrap = Bootstrap(Some("first".to_owned()));
         check(path, caller, &tokens, &bootstrap).err().map(|status| status.code())
     }
@@ -173,8 +222,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_of_the_kind_that_its_certificate_names() {
+        let executor = Some(Named { is_executor: true, ..Named::default() });
+        let coordinator = Some(Named { is_coordinator: true, ..Named::default() });
+        assert_eq!(code_of(RAFT, coordinator, None), None);
+        assert_eq!(code_of(RAFT, executor, None), Some(Code::PermissionDenied));
+        assert_eq!(code_of(RAFT, None, Some("Bearer first")), Some(Code::Unauthenticated));
+        assert_eq!(code_of(WORK, coordinator, None), Some(Code::PermissionDenied));
+        for path in [RAFT, WORK] {
+            let neither = Some(Named::default());
+            assert_eq!(code_of(path, neither, None), Some(Code::PermissionDenied), "{path}");
+        }
+    }
+
+    #[test]
     fn without_a_bootstrap_token_nobody_has_it() {
-        let caller = Caller { has_certificate: false, authorization: Some("Bearer ") };
+        let caller = Caller { certificate: None, authorization: Some("Bearer ") };
         let (tokens, bootstrap) = (BTreeMap::new(), Bootstrap(None));
         let checked = check(GET, caller, &tokens, &bootstrap);
         assert_eq!(checked.unwrap_err().code(), Code::Unauthenticated);

@@ -1,5 +1,6 @@
 //! Asks for every call whether its caller may make it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use weir_ledger::{Ledger, Role};
 
-use super::access::{Bootstrap, Caller, Needed, check, needed};
+use super::access::{Bootstrap, Caller, Named, Needed, check, needed};
 
 /// Wraps all services of a coordinator.
 #[derive(Clone, Debug)]
@@ -89,7 +90,7 @@ fn log_if_too_large(path: &str, peer: Option<SocketAddr>, answer: &Response<Body
 struct Call {
     path: String,
     peer: Option<SocketAddr>,
-    has_certificate: bool,
+    certificate: Option<Named>,
     authorization: Option<String>,
 }
 
@@ -101,7 +102,7 @@ impl Call {
         Self {
             path: request.uri().path().to_owned(),
             peer: tls.and_then(|tls| tls.get_ref().remote_addr()),
-            has_certificate: certificates.is_some_and(|certificates| !certificates.is_empty()),
+            certificate: certificates.and_then(|certificates| certificates.first().map(Named::of)),
             authorization: header.and_then(|value| value.to_str().ok()).map(str::to_owned),
         }
     }
@@ -109,11 +110,22 @@ impl Call {
 
 impl Access {
     async fn check(&self, call: Call) -> Result<(), Status> {
-        let Call { path, peer, has_certificate, authorization } = call;
-        let caller = Caller { has_certificate, authorization: authorization.as_deref() };
+        let Call { path, peer, certificate, authorization } = call;
+        let caller = Caller { certificate, authorization: authorization.as_deref() };
         let is_change = matches!(needed(&path), Needed::Token(role) if role > Role::Viewer);
-        let ledger = self.ledger.read().await;
-        match check(&path, caller, &ledger.tokens, &self.bootstrap) {
+        // A heartbeat of the ledger's leader does not wait for who reads the ledger.
+        let (ledger, nobody);
+        let tokens = match needed(&path) {
+            Needed::Token(_) => {
+                ledger = self.ledger.read().await;
+                &ledger.tokens
+            }
+            Needed::Nothing | Needed::Node(_) => {
+                nobody = BTreeMap::new();
+                &nobody
+            }
+        };
+        match check(&path, caller, tokens, &self.bootstrap) {
             Ok(who) if is_change => {
                 tracing::info!(target: "weir::access", path, who, ?peer, "allowed");
                 Ok(())

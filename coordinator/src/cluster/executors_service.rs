@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::CertificateDer;
 use tonic::{Request, Response, Status, Streaming};
+use weir_executor::identity;
 use weir_plan::StageGraph;
 use weir_proto::internal::executors_server::Executors;
 use weir_proto::internal::from_executor::Message;
@@ -33,10 +35,15 @@ impl Executors for ExecutorsService {
         request: Request<Streaming<FromExecutor>>,
     ) -> Result<Response<Self::WorkStream>, Status> {
         let leading = self.node.leading(Status::failed_precondition)?;
+        let certificates = request.peer_certs();
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(LONGEST_HELLO, incoming.message()).await;
         let hello = match first.map_err(|_| Status::deadline_exceeded("no Hello came"))?? {
-            Some(FromExecutor { message: Some(Message::Hello(hello)) }) => check(hello)?,
+            Some(FromExecutor { message: Some(Message::Hello(hello)) }) => {
+                let certificate =
+                    certificates.as_deref().and_then(|certificates| certificates.first());
+                check(hello, certificate)?
+            }
             _ => return Err(Status::invalid_argument("the first message must be Hello")),
         };
         let (name, boot_id) = (hello.executor.clone(), hello.boot_id.clone());
@@ -60,11 +67,20 @@ impl Executors for ExecutorsService {
     }
 }
 
-fn check(hello: Hello) -> Result<Hello, Status> {
+/// Without TLS there are no certificates; with it, nobody has come so far without one.
+fn check(hello: Hello, certificate: Option<&CertificateDer<'_>>) -> Result<Hello, Status> {
     if hello.executor.is_empty() || hello.boot_id.is_empty() || hello.slots == 0 {
         return Err(Status::invalid_argument(
             "an executor has a name, a boot id and at least one slot",
         ));
+    }
+    let [_, name] = identity::names(identity::EXECUTOR, &hello.executor);
+    if certificate.is_some_and(|certificate| !identity::is_for(certificate, &name)) {
+        let executor = &hello.executor;
+        tracing::warn!(target: "weir::access", executor, why = "another one's certificate", "refused");
+        return Err(Status::permission_denied(format!(
+            "executor `{executor}` has a certificate that does not name `{name}`"
+        )));
     }
     if hello.engine_version != StageGraph::ENGINE_VERSION {
         return Err(Status::invalid_argument(format!(

@@ -1,6 +1,6 @@
 //! What the services of one coordinator share.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tonic::Status;
 use tonic::metadata::MetadataValue;
@@ -16,11 +16,32 @@ pub(super) struct Node {
     pub(super) id: MemberId,
     pub(super) member: Arc<RaftMember>,
     leading: RwLock<Option<Arc<Leading>>>,
+    /// Of the facts at an index.
+    hash: Mutex<Option<(u64, String)>>,
 }
 
 impl Node {
     pub(super) fn new(id: MemberId, member: Arc<RaftMember>) -> Self {
-        Self { id, member, leading: RwLock::default() }
+        Self { id, member, leading: RwLock::default(), hash: Mutex::default() }
+    }
+
+    /// Of the facts, with the index that they are at and their epoch. The ledger is not held while it is written
+    /// out, and not even copied as long as nothing changes.
+    pub(super) async fn facts(&self) -> (String, u64, u64) {
+        let (ledger, applied, epoch) = {
+            let ledger = self.member.ledger().await;
+            let (applied, epoch) = (self.member.applied_index(), ledger.current_epoch());
+            let known = self.hash.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some((_, hash)) = known.filter(|(index, _)| *index == ledger.last_index) {
+                return (hash, applied, epoch);
+            }
+            (ledger.clone(), applied, epoch)
+        };
+        let json = serde_json::to_vec(&ledger).expect("a ledger can be written as JSON");
+        let hash = blake3::hash(&json).to_hex()[..32].to_owned();
+        let known = (ledger.last_index, hash.clone());
+        *self.hash.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        (hash, applied, epoch)
     }
 
     pub(super) fn set_leading(&self, leading: Option<Arc<Leading>>) {

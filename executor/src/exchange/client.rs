@@ -65,7 +65,7 @@ impl FlightClients {
         if let Some(channel) = channels.get(url) {
             return Ok(channel.clone());
         }
-        let channel = address::endpoint(url, self.tls.as_ref())?
+        let channel = address::node_endpoint(url, self.tls.as_ref())?
             .connect_timeout(LONGEST_CONNECT)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT)

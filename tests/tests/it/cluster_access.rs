@@ -19,10 +19,11 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use weir_executor::address;
-use weir_executor::tls::TlsFiles;
+use weir_executor::tls::{TlsFiles, accept};
 use weir_proto::internal::executors_client::ExecutorsClient;
+use weir_proto::internal::from_executor::Message;
 use weir_proto::internal::raft_client::RaftClient;
-use weir_proto::internal::{FromExecutor, RaftMessage};
+use weir_proto::internal::{FromExecutor, Hello, RaftMessage};
 use weir_proto::v1::cluster_client::ClusterClient;
 use weir_proto::v1::runs_client::RunsClient;
 use weir_proto::v1::{ListRunsRequest, ListTokensRequest, SubmitRequest};
@@ -355,6 +356,54 @@ fn who_has_a_certificate_of_another_authority_or_none_is_refused() {
     let (code, why) = guarded.refused(spoken);
     assert!(matches!(code, Code::Unavailable | Code::Unknown | Code::Internal), "{code}: {why}");
     guarded.wait_for_log("coordinator-1", "InvalidContentType");
+}
+
+/// An executor's key may get about: pipelines can read what the executor can read.
+#[test]
+fn a_node_is_only_who_its_certificate_names() {
+    let guarded = Guarded::up();
+    let url = guarded.url();
+    let tls = |name: &str| authority::files(&guarded.cluster.dir.join("tls"), name);
+    let vote = |tls: TlsFiles| {
+        let url = url.clone();
+        async move {
+            let mut raft = RaftClient::new(connect(url, tls).await?);
+            raft.vote(RaftMessage::default()).await.map(drop)
+        }
+    };
+    let (code, why) = guarded.refused(vote(tls("executor-1")));
+    assert_eq!(code, Code::PermissionDenied, "{why}");
+    let (code, why) = guarded.refused(vote(tls("coordinator-1")));
+    assert_ne!(code, Code::PermissionDenied, "only the message means nothing: {why}");
+    let work = |tls: TlsFiles, executor: &str| {
+        let hello = Hello {
+            executor: executor.to_owned(),
+            boot_id: "boot".to_owned(),
+            slots: 1,
+            ..Hello::default()
+        };
+        let hello = FromExecutor { message: Some(Message::Hello(hello)) };
+        let url = url.clone();
+        async move {
+            let mut executors = ExecutorsClient::new(connect(url, tls).await?);
+            executors.work(tokio_stream::once(hello)).await.map(drop)
+        }
+    };
+    let (code, why) = guarded.refused(work(tls("coordinator-1"), "executor-2"));
+    assert_eq!(code, Code::PermissionDenied, "{why}");
+    let (code, why) = guarded.refused(work(tls("executor-1"), "executor-2"));
+    assert_eq!(code, Code::PermissionDenied, "{why}");
+    let (code, why) = guarded.refused(work(tls("executor-1"), "executor-1"));
+    assert_eq!(code, Code::InvalidArgument, "only its version is wrong: {why}");
+
+    // Who listens where a coordinator has been is sent no token.
+    let listening = tokio::net::TcpListener::bind("127.0.0.1:0");
+    let listener = guarded.runtime.block_on(listening).expect("a port is free");
+    let there = format!("https://{}", listener.local_addr().expect("it is bound"));
+    let identity = tls("executor-1");
+    let _serving = guarded.runtime.block_on(async { accept(listener, identity) });
+    let (_, why) = guarded.refused(list(there, guarded.tls(), Some("weir_canary")));
+    assert!(why.contains("NotValidForName"), "{why}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use weir_executor::identity;
 use weir_executor::tls::IdentityFiles;
 
 use super::private_file;
@@ -48,7 +49,9 @@ pub(super) fn provide<'a>(
     let authority = Authority::of(dir, now)?;
     for name in names {
         let IdentityFiles { certificate, key } = identity(dir, name);
-        if !(key.is_file() && authority.vouches_for(&certificate, name, now + LEAST_DAYS * DAY)) {
+        let identity = identity_names(name)[1].clone();
+        let at = now + LEAST_DAYS * DAY;
+        if !(key.is_file() && authority.vouches_for(&certificate, &identity, at)) {
             authority.issue(name, now, &certificate, &key)?;
         }
     }
@@ -134,16 +137,24 @@ fn authority_params(now: SystemTime) -> CertificateParams {
 }
 
 fn process_params(name: &str, now: SystemTime) -> Result<CertificateParams, rcgen::Error> {
-    let names = ["127.0.0.1", "::1", "localhost", name].map(str::to_owned);
+    let hosts = ["127.0.0.1", "::1", "localhost", name].map(str::to_owned);
+    let names = [&hosts[..], &identity_names(name)[..]].concat();
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name = named(name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    // Coordinators call each other.
+    // Coordinators call each other, and so do executors.
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     set_days(&mut params, now, PROCESS_DAYS);
     Ok(params)
+}
+
+/// Which node it is, as the others ask for it.
+fn identity_names(name: &str) -> [String; 2] {
+    let is_coordinator = name.starts_with("coordinator-");
+    let kind = if is_coordinator { identity::COORDINATOR } else { identity::EXECUTOR };
+    identity::names(kind, name)
 }
 
 fn named(name: &str) -> DistinguishedName {
@@ -209,6 +220,21 @@ mod tests {
         let vouches = |name, at| authority.vouches_for(&certificate, name, at);
         assert!(vouches("coordinator-1", now + 700 * DAY) && vouches("::1", now + 700 * DAY));
         assert!(!vouches("executor-1", now + 700 * DAY) && !vouches("::1", now + 710 * DAY));
+        let read = |name: &str| {
+            CertificateDer::from_pem_file(dir.join("tls").join(name)).expect("it is there")
+        };
+        let (coordinator, executor) = (read("coordinator-1.pem"), read("executor-1.pem"));
+        for (name, is_coordinator) in [
+            ("coordinator.weir", true),
+            ("coordinator-1.coordinator.weir", true),
+            ("executor.weir", false),
+            ("executor-1.executor.weir", false),
+        ] {
+            assert_eq!(identity::is_for(&coordinator, name), is_coordinator, "{name}");
+            assert_eq!(identity::is_for(&executor, name), !is_coordinator, "{name}");
+        }
+        assert!(!identity::is_for(&executor, "executor-2.executor.weir"));
+        assert!(!identity::is_for(&executor, "no name"));
 
         // Nothing can be signed without the authority's key; what is there is good as it is.
         std::fs::remove_file(dir.join("tls/authority.key")).expect("it is there");
