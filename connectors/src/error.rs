@@ -12,6 +12,8 @@ pub enum ErrorKind {
     Unavailable { retry_after: Option<Duration>, status: Option<u16> },
     /// No answer in time.
     Timeout,
+    /// Another process of Weir holds the lock of a target, and is perhaps paused: nothing has been tried.
+    Locked,
     /// Credentials are wrong or missing, or a right is missing.
     Denied,
     /// File, table, column or page does not exist.
@@ -86,7 +88,7 @@ impl ConnectorError {
 
     /// Whether the same attempt may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::Unavailable { .. } | ErrorKind::Timeout)
+        matches!(self.kind, ErrorKind::Unavailable { .. } | ErrorKind::Timeout | ErrorKind::Locked)
     }
 }
 

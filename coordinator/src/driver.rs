@@ -17,7 +17,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
-use weir_connectors::{ConnectorError, Manifest, Recovery};
+use weir_connectors::{ConnectorError, ErrorKind, Manifest, Recovery};
 use weir_executor::{CommitLog, CommitLogError, RunFolder, Task, TaskError, TaskOutcome};
 use weir_ledger::{
     Command, CommitDone, CommitLost, FailAttempt, FinishExchange, LoseAttempt, LoseOutputs,
@@ -31,7 +31,7 @@ use crate::decide::{Job, decide};
 use crate::limits::{Moment, exceeded_limit};
 use crate::progress_files::read_manifests;
 use crate::retry::{retrying, task_delay_after};
-use crate::session::{Failure, OpenSink, Session};
+use crate::session::{Failure, OpenSink, Session, blocking};
 use crate::store::StoreError;
 use crate::workers::{Slot, TaskContext, WorkError, Workers};
 
@@ -380,9 +380,11 @@ impl<'session> Driver<'session> {
         if let Some(exceeded) = exceeded_limit(&session.frozen.spec, &facts, Moment::End) {
             return Err(Failure::Run(exceeded.message));
         }
-        let stage_facts = facts.stage(stage).expect("decided from these facts");
+        let stage_facts = facts.stage(stage).expect("decided from these facts").clone();
+        let folder = self.folder.clone();
+        // Perhaps very many, on a slow share; a leader's heartbeats do not wait for them.
         let manifests: Vec<Manifest> =
-            read_manifests(&self.folder, stage, stage_facts).map_err(Failure::Engine)?;
+            blocking(move || read_manifests(&folder, stage, &stage_facts)).await?;
         let run = session.run.clone();
         let intent = RunCommitIntent { epoch: session.epoch, run, stage };
         session.append(Command::RunCommitIntent(intent)).await?;
@@ -525,6 +527,11 @@ impl<'session> Driver<'session> {
                 let path = session.store.path().display().to_string();
                 return Err(Failure::Engine(crate::EngineError::Ledger { path, message }));
             }
+            Err(WorkError::Task(error)) if is_locked(&error) => {
+                // No fault of the slice either.
+                let error = session.redact(&error.to_string());
+                return self.settle_lost(task, error).await;
+            }
             Err(WorkError::Task(error)) => error,
         };
         let failures = session
@@ -620,6 +627,11 @@ impl<'session> Driver<'session> {
     fn sink(&self, stage: StageId) -> &OpenSink {
         self.sinks.get(&stage).expect("every stage with batches ends in a sink")
     }
+}
+
+/// Somebody who is paused, most likely, has kept it from publishing.
+fn is_locked(error: &TaskError) -> bool {
+    matches!(error, TaskError::Connector { source, .. } if source.kind == ErrorKind::Locked)
 }
 
 /// The negative control of the kill test: with the ledger's positions ignored, rows must appear

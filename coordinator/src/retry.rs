@@ -18,6 +18,10 @@ pub(crate) fn delay_after(
     failures: u32,
     error: &ConnectorError,
 ) -> Option<Duration> {
+    if error.kind == ErrorKind::Locked {
+        // It has waited for long enough already, and has not had its attempt.
+        return Some(Duration::ZERO);
+    }
     if failures >= policy.max_attempts.get() || !is_worth_a_retry(policy, error) {
         return None;
     }
@@ -79,12 +83,13 @@ pub(crate) async fn retrying<T, F: Future<Output = Result<T, ConnectorError>>>(
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        failures += 1;
+        failures += u32::from(error.kind != ErrorKind::Locked);
         let Some(delay) = delay_after(policy, failures, &error) else { return Err(error) };
         tracing::warn!(%error, ?delay, "retrying");
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
+            biased;
             () = stop.cancelled() => return Err(error),
+            () = tokio::time::sleep(delay) => {}
         }
     }
 }
@@ -129,6 +134,26 @@ mod tests {
         let policy = policy(Backoff::Constant, Vec::new());
         let delay = delay_after(&policy, 1, &unavailable(Some(429), Some(30)));
         assert_eq!(delay, Some(Duration::from_secs(30)));
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_lock_is_no_attempt() {
+        let policy = RetryPolicy { delay: Duration::ZERO, ..policy(Backoff::Constant, Vec::new()) };
+        let mut calls = 0;
+        let stop = CancellationToken::new();
+        let result: Result<(), _> = retrying(&policy, &stop, || {
+            calls += 1;
+            let kind = if calls <= 10 { ErrorKind::Locked } else { ErrorKind::Timeout };
+            std::future::ready(Err(ConnectorError::new(kind, "no")))
+        })
+        .await;
+        assert_eq!(result.expect_err("it goes on to fail").kind, ErrorKind::Timeout);
+        assert_eq!(calls, 10 + 4, "all attempts of the policy were left");
+        stop.cancel();
+        let locked =
+            || std::future::ready(Err::<(), _>(ConnectorError::new(ErrorKind::Locked, "")));
+        let result = retrying(&policy, &stop, locked).await;
+        assert_eq!(result.expect_err("asked to stop").kind, ErrorKind::Locked);
     }
 
     #[test]

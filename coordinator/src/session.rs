@@ -116,10 +116,9 @@ impl Session {
             .await
             .map_err(source_failure)?;
         let graph = match self.planned_graph().await? {
-            Some(graph) => graph,
+            Some(graph) => Arc::new(graph),
             None => self.plan(&given).await?,
         };
-        let graph = Arc::new(graph);
         self.send(RunEvent::Planned { run: self.run.0.clone(), graph: Arc::clone(&graph) });
         self.report_resumption().await;
         let sinks = self.prepare_sinks(&graph).await?;
@@ -203,14 +202,15 @@ impl Session {
                 StageGraph::ENGINE_VERSION
             ))));
         }
-        read_graph(&self.dir, &self.run, &facts).map_err(Failure::Engine)
+        let (dir, run) = (self.dir.clone(), self.run.clone());
+        blocking(move || read_graph(&dir, &run, &facts)).await
     }
 
     /// Plans the run and freezes the plan.
     async fn plan(
         &self,
         given: &IndexMap<NodeName, Arc<dyn Source>>,
-    ) -> Result<StageGraph, Failure> {
+    ) -> Result<Arc<StageGraph>, Failure> {
         let (facts, watermarks) = {
             let ledger = self.store.ledger().await;
             let facts = ledger.run(&self.run).cloned();
@@ -232,7 +232,9 @@ impl Session {
             &self.stop,
         );
         let graph = self.unless_stopped(planning).await??;
-        let graph_hash = write_graph(&self.dir, &self.run, &graph).map_err(Failure::Engine)?;
+        let (dir, run, graph) = (self.dir.clone(), self.run.clone(), Arc::new(graph));
+        let written = Arc::clone(&graph);
+        let graph_hash = blocking(move || write_graph(&dir, &run, &written)).await?;
         self.append(Command::PlanRun(PlanRun {
             epoch: self.epoch,
             run: self.run.clone(),
@@ -345,7 +347,7 @@ impl Session {
         let done = CleanUpDone { epoch: self.epoch, run: self.run.clone() };
         let appended = self.store.append(Command::CleanUpDone(done)).await;
         appended.map_err(|error| error.to_string())?;
-        remove_working_files(&self.dir, &self.run);
+        remove_working_files(&self.dir, &self.run).await;
         if let Some(cluster) = &self.cluster {
             cluster.run_over(&self.run, &self.frozen);
         }
@@ -394,6 +396,18 @@ impl Session {
     }
 }
 
+/// Work on files, beside what must not wait for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Failure::Engine),
+        Err(error) => Err(Failure::Run(format!(
+            "work on files has ended without a result ({error}); this is a defect of Weir, please              report it"
+        ))),
+    }
+}
+
 /// Removes the staging of a run that nobody will finish.
 pub(crate) async fn remove_staging(
     facts: &RunFacts,
@@ -413,15 +427,15 @@ pub(crate) async fn remove_staging(
         let never = CancellationToken::new();
         retrying(&spec.retry, &never, || sink.clean_up(prepared)).await.map_err(failed)?;
     }
-    remove_working_files(dir, run);
+    remove_working_files(dir, run).await;
     Ok(())
 }
 
 /// Exchanges and spilled rows: large, and of no use once the run is over.
-fn remove_working_files(dir: &PipelineDir, run: &RunId) {
+async fn remove_working_files(dir: &PipelineDir, run: &RunId) {
     for name in ["exchange", "spill"] {
         let path = dir.run(run).join(name);
-        if let Err(error) = std::fs::remove_dir_all(&path)
+        if let Err(error) = tokio::fs::remove_dir_all(&path).await
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(path = %path.display(), %error, "working files are left");

@@ -182,6 +182,7 @@ mod tests {
             ErrorKind::Unavailable { retry_after: second, status: Some(429) },
             ErrorKind::Unavailable { retry_after: None, status: None },
             ErrorKind::Timeout,
+            ErrorKind::Locked,
             ErrorKind::Denied,
             ErrorKind::NotFound,
             ErrorKind::Config,

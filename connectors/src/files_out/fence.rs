@@ -108,7 +108,7 @@ fn lock(
             }
             Err(TryLockError::WouldBlock) => {
                 return Err(ConnectorError::new(
-                    ErrorKind::Timeout,
+                    ErrorKind::Locked,
                     format!(
                         "another process has held {} for {} s: is a weir process paused?",
                         path.display(),
