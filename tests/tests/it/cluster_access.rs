@@ -136,7 +136,10 @@ async fn rows_of(
     run_folder: &str,
     token: Option<&str>,
 ) -> Result<(), Status> {
-    let mut flight = FlightServiceClient::new(connect(url, tls).await?);
+    let endpoint = address::node_endpoint(&url, Some(&tls)).map_err(Status::internal)?;
+    let connected = endpoint.connect().await;
+    let channel = connected.map_err(|error| Status::unavailable(format!("{error:?}")))?;
+    let mut flight = FlightServiceClient::new(channel);
     let ticket = serde_json::json!({
         "run_folder": run_folder, "stage": 0, "file_id": "0-1-1", "partition": 0,
     });
