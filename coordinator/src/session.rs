@@ -403,7 +403,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(Failure::Engine),
         Err(error) => Err(Failure::Run(format!(
-            "work on files has ended without a result ({error}); this is a defect of Weir, please              report it"
+            "work on files has ended without a result ({error}); this is a defect of Weir, please \
+             report it"
         ))),
     }
 }
