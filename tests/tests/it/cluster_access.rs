@@ -103,7 +103,7 @@ pub(crate) async fn connect(url: String, tls: TlsFiles) -> Result<Channel, Statu
     connected.map_err(|error| Status::unavailable(format!("{error:?}")))
 }
 
-fn with<T>(token: Option<&str>, message: T) -> Request<T> {
+pub(crate) fn with<T>(token: Option<&str>, message: T) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(token) = token {
         let header: MetadataValue<Ascii> =

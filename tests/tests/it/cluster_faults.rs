@@ -1,19 +1,25 @@
 //! A schedule of faults, one after the other, while a cluster joins two inputs into PostgreSQL.
-//! `WEIR_TEST_SEED` repeats a schedule, `WEIR_TEST_FAULTS` makes it longer.
+//! `WEIR_TEST_SEED` repeats a schedule, `WEIR_TEST_FAULTS` and `WEIR_TEST_FAILOVERS` make it longer.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use weir_tests::cluster::{Cluster, wait_until};
+use tonic::Status;
+use weir_executor::tls::TlsFiles;
+use weir_proto::v1::runs_client::RunsClient;
+use weir_proto::v1::{GetRunRequest, RunStatus};
+use weir_tests::cluster::{Cluster, PATIENCE, wait_until};
 use weir_tests::dataset::{self, Checker};
 use weir_tests::moments::Moments;
 
+use crate::cluster_access::{connect, with};
 use crate::targets::{self, Target};
 
 const ROWS: i64 = 400_000;
 const BATCH_ROWS: i64 = 5_000;
-/// Of the schedule that every test run goes through.
+/// Of the schedules that every test run goes through.
 const FAULTS: usize = 20;
+const FAILOVERS: usize = 3;
 /// Longer than an executor's lease (3 s).
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -145,17 +151,9 @@ impl Scenario<'_> {
     }
 
     fn kill_leader(&mut self, run: &str, leader: &str) {
-        let cluster = self.cluster;
-        cluster.kill(leader);
         let killed_at = Instant::now();
-        wait_until("the next assignment", || {
-            let shown = cluster.show(run);
-            let stages = shown["stages"].as_array().cloned().unwrap_or_default();
-            shown["summary"]["status"] != "running"
-                || stages.iter().any(|stage| {
-                    stage["running"].as_array().is_some_and(|running| !running.is_empty())
-                })
-        });
+        self.cluster.kill(leader);
+        wait_for_assignment(self.cluster, run, leader);
         self.costs.failovers.push(killed_at.elapsed());
     }
 
@@ -169,20 +167,77 @@ impl Scenario<'_> {
     }
 }
 
-#[test]
-fn a_join_into_postgres_survives_a_schedule_of_faults() {
+/// Until one of the other coordinators says that an executor works on the run, or that the run is over. Asked
+/// every few milliseconds, which a command each time could not do.
+fn wait_for_assignment(cluster: &Cluster, run: &str, dead: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let token = std::fs::read_to_string(cluster.dir.join("admin.token")).expect("it is there");
+    let tls = TlsFiles { authority: cluster.dir.join("tls/authority.pem"), identity: None };
+    let number: usize = dead.trim_start_matches("coordinator-").parse().expect("it has a number");
+    let mut urls = cluster.urls();
+    urls.remove(number - 1);
+    let is_assigned = async |runs: &mut RunsClient<_>| -> Result<bool, Status> {
+        let request = with(Some(token.trim()), GetRunRequest { run: run.to_owned() });
+        let run = runs.get(request).await?.into_inner();
+        let is_at_work = run.stages.iter().any(|stage| !stage.running.is_empty());
+        Ok(is_at_work || run.status != RunStatus::Running as i32)
+    };
+    runtime.expect("a runtime starts").block_on(async {
+        let mut clients = Vec::new();
+        for url in urls {
+            clients.push(RunsClient::new(connect(url, tls.clone()).await.expect("it lives")));
+        }
+        let start = Instant::now();
+        loop {
+            for runs in &mut clients {
+                // Whoever does not lead refuses.
+                if is_assigned(runs).await.unwrap_or(false) {
+                    return;
+                }
+            }
+            assert!(start.elapsed() < PATIENCE, "nobody works on it\n{}", cluster.logs());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+/// Plays a schedule on a new cluster, and prints what it has cost.
+fn play(name: &str, schedule: &[Fault], faults: usize) -> Costs {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let target = targets::postgres_named("cluster_faults", "append", "batch");
+    let target = targets::postgres_named(&format!("cluster_{name}"), "append", "batch");
     write_pipeline(folder.path(), "sync", &target.yaml(BATCH_ROWS));
     let cluster = Cluster::up(folder.path());
-    let moments = Moments::random("schedule of faults");
+    let moments = Moments::random(name);
     let mut scenario = Scenario { cluster: &cluster, target, moments, costs: Costs::default() };
-    let faults = std::env::var("WEIR_TEST_FAULTS").ok().and_then(|text| text.parse().ok());
-    scenario.play(&Fault::SCHEDULE, faults.unwrap_or(FAULTS));
-    let Costs { mut failovers, runs } = scenario.costs;
-    failovers.sort();
-    println!("{runs} runs; from the leader's kill to the next assignment: {failovers:.1?}");
-    assert!(!failovers.is_empty());
+    scenario.play(schedule, faults);
+    let mut costs = scenario.costs;
+    costs.failovers.sort();
+    println!(
+        "{} runs; from the leader's kill to the next assignment: {:.2?}",
+        costs.runs, costs.failovers
+    );
+    costs
+}
+
+fn number_from(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn a_join_into_postgres_survives_a_schedule_of_faults() {
+    let faults = number_from("WEIR_TEST_FAULTS").unwrap_or(FAULTS);
+    let costs = play("faults", &Fault::SCHEDULE, faults);
+    assert!(!costs.failovers.is_empty());
+}
+
+/// Measured with `WEIR_TEST_FAILOVERS=100` for `benches/report.md`.
+#[test]
+fn a_leader_that_is_killed_again_and_again_is_replaced_each_time() {
+    let failovers = number_from("WEIR_TEST_FAILOVERS").unwrap_or(FAILOVERS);
+    let Costs { failovers: taken, .. } = play("failovers", &[Fault::LeaderKilled], failovers);
+    let at = |share: f64| taken[((taken.len() - 1) as f64 * share).round() as usize];
+    println!("p50 {:.2?}, p99 {:.2?}, longest {:.2?}", at(0.5), at(0.99), at(1.0));
+    assert_eq!(taken.len(), failovers);
 }
 
 /// Rows between the parts of the join are with the executors alone, and are lost with them.
@@ -202,8 +257,8 @@ fn a_join_whose_rows_executors_keep_survives_their_loss() {
         Fault::LeaderAndExecutorKilled,
         Fault::ExecutorKilled,
     ];
-    let faults = std::env::var("WEIR_TEST_FAULTS").ok().and_then(|text| text.parse().ok());
-    scenario.play(&schedule, faults.unwrap_or(schedule.len()));
+    let faults = number_from("WEIR_TEST_FAULTS").unwrap_or(schedule.len());
+    scenario.play(&schedule, faults);
 
     scenario.target.reset();
     let run = cluster.submit("pipeline.yaml", "watched");

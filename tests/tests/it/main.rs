@@ -7,6 +7,7 @@ mod cluster_access;
 mod cluster_certificates;
 mod cluster_faults;
 mod cluster_foreign_client;
+mod cluster_paused;
 mod cluster_tpch;
 mod disk_full;
 mod examples;

@@ -274,6 +274,24 @@ pub(crate) fn execute(url: &str, statements: &str) {
     });
 }
 
+/// A session that has run a statement, and holds what that has taken until it is dropped.
+pub(crate) struct Held {
+    _session: sqlx::PgConnection,
+    /// Dropped last: the session needs it.
+    _runtime: tokio::runtime::Runtime,
+}
+
+pub(crate) fn hold(url: &str, statement: &str) -> Held {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let session = runtime.block_on(async {
+        let mut session = sqlx::PgConnection::connect(url).await.expect("the server answers");
+        let query = sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()));
+        query.execute(&mut session).await.expect("the statement is right");
+        session
+    });
+    Held { _session: session, _runtime: runtime }
+}
+
 /// The first column of a query, as text.
 pub(crate) fn rows(url: &str, query: &str) -> Vec<String> {
     block_on(async {
@@ -291,7 +309,12 @@ pub(crate) fn postgres(mode: &str, commit: &str) -> Box<dyn Target> {
 
 /// In a new database of that name.
 pub(crate) fn postgres_named(name: &str, mode: &str, commit: &str) -> Box<dyn Target> {
-    Box::new(Postgres { url: database(name), mode: mode.to_owned(), commit: commit.to_owned() })
+    postgres_at(&database(name), mode, commit)
+}
+
+/// In a database that is there.
+pub(crate) fn postgres_at(url: &str, mode: &str, commit: &str) -> Box<dyn Target> {
+    Box::new(Postgres { url: url.to_owned(), mode: mode.to_owned(), commit: commit.to_owned() })
 }
 
 /// A database whose tables lie in a folder of their own (see [`give_to_postgres`]). On a server of its
