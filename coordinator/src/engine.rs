@@ -386,7 +386,7 @@ impl Engine {
 }
 
 /// The current epoch, if it is that of the process with this id.
-fn own_epoch(ledger: &Ledger, boot_id: &str) -> Option<u64> {
+pub(crate) fn own_epoch(ledger: &Ledger, boot_id: &str) -> Option<u64> {
     let current = ledger.epoch.as_ref().filter(|epoch| epoch.boot_id == boot_id);
     current.map(|epoch| epoch.epoch)
 }

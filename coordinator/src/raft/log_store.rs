@@ -10,7 +10,6 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -19,6 +18,7 @@ use openraft::{AnyError, Entry, LogId, RaftLogId, StorageError, StorageIOError, 
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::{MemberId, Types};
@@ -38,7 +38,7 @@ const GROUP: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
-    writes: Sender<Write>,
+    writes: UnboundedSender<Write>,
 }
 
 #[derive(Debug)]
@@ -77,7 +77,14 @@ impl Write {
 impl LogStore {
     /// The thread ends, and closes the file, when the last handle is dropped.
     pub(crate) fn open(path: &Path) -> io::Result<(Self, JoinHandle<()>)> {
-        let database = Database::create(path).map_err(io::Error::other)?;
+        let (log, writer) = Self::on(Database::create(path).map_err(io::Error::other)?)?;
+        let thread =
+            std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer.run())?;
+        Ok((log, thread))
+    }
+
+    /// Nothing is written but by the writer, which has to run somewhere.
+    pub(super) fn on(database: Database) -> io::Result<(Self, Writer)> {
         let transaction = database.begin_write().map_err(io::Error::other)?;
         transaction.open_table(ENTRIES).map_err(io::Error::other)?;
         transaction.open_table(VALUES).map_err(io::Error::other)?;
@@ -92,12 +99,9 @@ impl LogStore {
             memory.last = last.or(purged);
             memory.purged = purged;
         }
-        let (writes, received) = mpsc::channel();
-        let writer = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("raft-log".to_owned())
-            .spawn(move || write_all(&writer, &received))?;
-        Ok((Self { shared, writes }, thread))
+        let (writes, received) = unbounded_channel();
+        let writer = Writer { shared: Arc::clone(&shared), received };
+        Ok((Self { shared, writes }, writer))
     }
 
     async fn write(
@@ -172,14 +176,39 @@ fn is_empty((start, end): (Bound<u64>, Bound<u64>)) -> bool {
     }
 }
 
-/// Until every handle is dropped.
-fn write_all(shared: &Shared, received: &Receiver<Write>) {
-    while let Ok(first) = received.recv() {
+/// Whatever has come in since the last transaction shares the next one.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    received: UnboundedReceiver<Write>,
+}
+
+impl Writer {
+    /// Until every handle is dropped.
+    fn run(mut self) {
+        while let Some(first) = self.received.blocking_recv() {
+            self.write(first);
+        }
+    }
+
+    /// As [`run`](Self::run), on a disk that is ready for a transaction when `disk` says so.
+    #[cfg(test)]
+    pub(super) async fn run_on(mut self, mut disk: impl AsyncFnMut()) {
+        while let Some(first) = self.received.recv().await {
+            disk().await;
+            self.write(first);
+        }
+    }
+
+    fn write(&mut self, first: Write) {
         let mut group = vec![first];
-        group.extend(received.try_iter().take(GROUP - 1));
-        let result = write_group(shared, &group);
+        while group.len() < GROUP
+            && let Ok(write) = self.received.try_recv()
+        {
+            group.push(write);
+        }
+        let result = write_group(&self.shared, &group);
         if result.is_ok() {
-            let mut memory = shared.memory();
+            let mut memory = self.shared.memory();
             for write in &group {
                 if let Write::Append { entries, .. } = write {
                     for (index, _) in entries {

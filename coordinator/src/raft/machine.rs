@@ -4,7 +4,7 @@
 //! snapshot and what the log has behind it.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Write as _};
+use std::io::{self, BufReader, BufWriter, Cursor, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +13,6 @@ use openraft::{
     AnyError, Entry, EntryPayload, LogId, StorageError, StorageIOError, StoredMembership,
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::RwLock;
 use uuid::Uuid;
 use weir_ledger::{Ledger, apply};
@@ -69,14 +68,23 @@ impl LedgerMachine {
         &self.ledger
     }
 
+    /// The facts with the index of the last entry that they hold.
+    #[cfg(test)]
+    pub(super) async fn applied(&self) -> (u64, Ledger) {
+        let ledger = self.ledger.read().await;
+        let state = self.state.read().await;
+        (state.applied.map_or(0, |applied| applied.index), ledger.clone())
+    }
+
     fn snapshot_path(&self) -> PathBuf {
         self.folder.join(SNAPSHOT)
     }
 
     async fn current_snapshot(&self) -> io::Result<Option<Snapshot<Types>>> {
         let Some(meta) = self.state.read().await.snapshot.clone() else { return Ok(None) };
-        let file = tokio::fs::File::open(self.snapshot_path()).await?;
-        Ok(Some(Snapshot { meta, snapshot: Box::new(file) }))
+        let path = self.snapshot_path();
+        let bytes = beside(move || fs::read(path)).await?;
+        Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
     }
 
     async fn build(&self) -> io::Result<Snapshot<Types>> {
@@ -93,9 +101,7 @@ impl LedgerMachine {
             Kept { meta, ledger: ledger.clone() }
         };
         let folder = self.folder.clone();
-        let meta = tokio::task::spawn_blocking(move || keep(&folder, &kept).map(|()| kept.meta))
-            .await
-            .map_err(io::Error::other)??;
+        let meta = beside(move || keep(&folder, &kept).map(|()| kept.meta)).await?;
         self.state.write().await.snapshot = Some(meta);
         self.current_snapshot().await?.ok_or_else(|| io::Error::other("the snapshot is gone"))
     }
@@ -103,21 +109,17 @@ impl LedgerMachine {
     async fn install(
         &self,
         meta: &SnapshotMeta<MemberId, Address>,
-        mut received: tokio::fs::File,
+        received: Vec<u8>,
     ) -> io::Result<()> {
-        received.rewind().await?;
-        let mut bytes = Vec::new();
-        received.read_to_end(&mut bytes).await?;
         let folder = self.folder.clone();
         let meta = meta.clone();
-        let kept = tokio::task::spawn_blocking(move || -> io::Result<Kept> {
-            let ledger = read_snapshot(bytes.as_slice())?.ledger;
+        let kept = beside(move || {
+            let ledger = read_snapshot(received.as_slice())?.ledger;
             let kept = Kept { meta, ledger };
             keep(&folder, &kept)?;
             Ok(kept)
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await?;
         let mut ledger = self.ledger.write().await;
         let mut state = self.state.write().await;
         *ledger = kept.ledger;
@@ -126,6 +128,20 @@ impl LedgerMachine {
         state.snapshot = Some(kept.meta);
         Ok(())
     }
+}
+
+/// Work that takes its time, beside the threads that answer others.
+#[cfg(not(test))]
+async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// At once: a simulation has no other threads, whose moments would be different each time.
+#[cfg(test)]
+async fn beside<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    work()
 }
 
 /// Durable, and never half-written, under the one name of a snapshot.
@@ -208,24 +224,16 @@ impl RaftStateMachine<Types> for LedgerMachine {
 
     async fn begin_receiving_snapshot(
         &mut self,
-    ) -> Result<Box<tokio::fs::File>, StorageError<MemberId>> {
-        let path = self.folder.join(format!("{SNAPSHOT}.received"));
-        let file = tokio::fs::File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)
-            .await;
-        file.map(Box::new).map_err(|error| write_failed(&error))
+    ) -> Result<Box<Cursor<Vec<u8>>>, StorageError<MemberId>> {
+        Ok(Box::default())
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta<MemberId, Address>,
-        snapshot: Box<tokio::fs::File>,
+        snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError<MemberId>> {
-        self.install(meta, *snapshot).await.map_err(|error| write_failed(&error))
+        self.install(meta, snapshot.into_inner()).await.map_err(|error| write_failed(&error))
     }
 
     async fn get_current_snapshot(

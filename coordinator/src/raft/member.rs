@@ -14,7 +14,7 @@ use weir_ledger::{Command, Ledger, Response};
 
 use super::log_store::LogStore;
 use super::machine::LedgerMachine;
-use super::network::Network;
+use super::network::{Network, Way};
 use super::{Address, Commands, MemberId, RaftService, Types};
 
 /// Entries in one message. Each may have some MiB, and all of them must be on the other's disk within a
@@ -68,7 +68,7 @@ pub enum AppendError {
 pub struct RaftMember {
     member: MemberId,
     raft: Raft<Types>,
-    machine: LedgerMachine,
+    pub(super) machine: LedgerMachine,
     log_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -81,8 +81,20 @@ impl std::fmt::Debug for RaftMember {
 impl RaftMember {
     /// Opens what the member has on its disk, and takes part.
     pub async fn start(options: RaftOptions) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&options.folder)?;
+        let (log, log_thread) = LogStore::open(&options.folder.join("log.redb"))?;
+        let mut member = Self::start_with(options, log, Way::Tcp).await?;
+        member.log_thread = Mutex::new(Some(log_thread));
+        Ok(member)
+    }
+
+    /// On a log that is open.
+    pub(super) async fn start_with(
+        options: RaftOptions,
+        log: LogStore,
+        way: Way,
+    ) -> std::io::Result<Self> {
         let RaftOptions { member, folder, snapshot_every, heartbeat, election, tls } = options;
-        std::fs::create_dir_all(&folder)?;
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
             cluster_name: "weir".to_owned(),
@@ -96,13 +108,12 @@ impl RaftMember {
             ..Config::default()
         };
         let config = Arc::new(config.validate().map_err(std::io::Error::other)?);
-        let (log, log_thread) = LogStore::open(&folder.join("log.redb"))?;
         let machine = LedgerMachine::open(&folder)?;
-        let network = Network { from: member, tls };
+        let network = Network { from: member, tls, way };
         let raft = Raft::new(member, config, network, log, machine.clone())
             .await
             .map_err(std::io::Error::other)?;
-        Ok(Self { member, raft, machine, log_thread: Mutex::new(Some(log_thread)) })
+        Ok(Self { member, raft, machine, log_thread: Mutex::default() })
     }
 
     pub fn service(&self) -> RaftService {

@@ -14,16 +14,21 @@ mod member;
 mod network;
 mod service;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 pub(crate) mod tests;
 
 use std::fmt;
 
-use openraft::TokioRuntime;
+#[cfg(not(test))]
+use openraft::TokioRuntime as Runtime;
 use serde::{Deserialize, Serialize};
 use weir_ledger::{Command, Response};
 
 pub use member::{AppendError, RaftMember, RaftOptions};
 pub use service::RaftService;
+#[cfg(test)]
+use simulation::Runtime;
 
 /// A member's number, given to it once and never used for another.
 pub type MemberId = u64;
@@ -36,8 +41,8 @@ openraft::declare_raft_types!(
         NodeId = MemberId,
         Node = Address,
         Entry = openraft::Entry<Types>,
-        SnapshotData = tokio::fs::File,
-        AsyncRuntime = TokioRuntime,
+        SnapshotData = std::io::Cursor<Vec<u8>>,
+        AsyncRuntime = Runtime,
 );
 
 /// Where a member listens for the others: `https://host:port` or `http://host:port`.

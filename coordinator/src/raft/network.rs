@@ -1,5 +1,7 @@
 //! Calls to the other members. A connection is made when it is first needed, and again when it broke.
 
+use std::time::Duration;
+
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
 };
@@ -21,11 +23,23 @@ use super::{Address, MemberId, Types};
 /// Bytes of one message: a group of commands with their manifests, or a chunk of a snapshot.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
+/// The longest that a member may say nothing, not even to a ping.
+const SILENCE: Duration = Duration::from_secs(4);
+
 /// Makes connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) from: MemberId,
     pub(crate) tls: Option<TlsFiles>,
+    pub(crate) way: Way,
+}
+
+/// How a connection is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Tcp,
+    #[cfg(test)]
+    Simulated,
 }
 
 /// To one member.
@@ -48,9 +62,24 @@ impl RaftNetworkFactory<Types> for Network {
 
 impl Network {
     fn connect(&self, node: &Address) -> Result<Channel, Unreachable> {
-        let endpoint = address::endpoint(&node.url, self.tls.as_ref());
+        let endpoint = match self.way {
+            Way::Tcp => address::endpoint(&node.url, self.tls.as_ref()),
+            #[cfg(test)]
+            Way::Simulated => Ok(node.url.parse().expect("it is a URL")),
+        };
         let endpoint = endpoint.map_err(|why| Unreachable::new(&std::io::Error::other(why)))?;
-        Ok(endpoint.connect_lazy())
+        // What is sent into a broken network is sent again later and later by TCP. A connection that is silent
+        // for this long is given up instead, and the next one works as soon as the network does.
+        let endpoint = endpoint
+            .connect_timeout(SILENCE)
+            .http2_keep_alive_interval(SILENCE / 2)
+            .keep_alive_timeout(SILENCE / 2)
+            .keep_alive_while_idle(true);
+        Ok(match self.way {
+            Way::Tcp => endpoint.connect_lazy(),
+            #[cfg(test)]
+            Way::Simulated => super::simulation::connect_lazy(&endpoint),
+        })
     }
 }
 

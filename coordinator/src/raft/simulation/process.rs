@@ -1,0 +1,248 @@
+//! One coordinator, as far as the ledger goes: its member of raft with a server, and a leadership that begins
+//! an epoch and starts runs. What is around it is simulated, it is not.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::DateTime;
+use rand::Rng as _;
+use tonic::transport::Server;
+use turmoil::net::TcpListener;
+use weir_ledger::{Command, Ledger, NewEpoch, RunId, StartRun};
+use weir_spec::PipelineName;
+
+use super::disk::Disk;
+use super::history::History;
+use super::runtime::Seeded;
+use super::{Control, PORT, wire};
+use crate::engine::own_epoch;
+use crate::raft::log_store::LogStore;
+use crate::raft::network::Way;
+use crate::raft::{Address, MemberId, RaftMember, RaftOptions};
+use crate::store::{LedgerStore, StoreError};
+
+const MEMBERS: [MemberId; 3] = [1, 2, 3];
+/// Small, so that members that were away need a snapshot.
+const SNAPSHOT_EVERY: u64 = 40;
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const BEFORE_NEXT: Duration = Duration::from_millis(300);
+
+/// What of a coordinator survives its processes, and what others see of it.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) id: MemberId,
+    pub(super) disk: Disk,
+    /// Of its snapshots.
+    pub(super) folder: PathBuf,
+    /// Of its clock: a member with 1.1 waits a tenth longer than it thinks.
+    pub(super) clock: f64,
+    pub(super) control: Control,
+    pub(super) shared: Arc<Shared>,
+    /// The longest that a transaction takes.
+    pub(super) disk_delay: Arc<AtomicU64>,
+    /// Index and hash of what it had applied when it was last looked at, and the facts.
+    pub(super) applied: Arc<Mutex<(u64, String, Arc<Ledger>)>>,
+    pub(super) boots: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    history: Mutex<History>,
+    /// Nothing more is begun.
+    pub(super) is_quiet: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn host(member: MemberId) -> String {
+    format!("member-{member}")
+}
+
+pub(super) fn address(member: MemberId) -> Address {
+    Address { url: format!("http://{}:{PORT}", host(member)) }
+}
+
+pub(super) fn at_most(longest: Duration) -> Duration {
+    longest.mul_f64(Seeded.gen_range(0.0..1.0))
+}
+
+impl Place {
+    /// Until it is crashed.
+    pub(super) async fn run(self) -> turmoil::Result {
+        let boot = self.boots.fetch_add(1, Ordering::Relaxed);
+        match self.take_part(boot).await {
+            // It is waiting for the crash that the loss of power is.
+            Err(_) if self.disk.is_dead() => std::future::pending().await,
+            Err(error) => Err(format!("member {}: {error}", self.id).into()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn take_part(&self, boot: u64) -> turmoil::Result {
+        let (log, writer) = LogStore::on(self.disk.open()?)?;
+        let delay = Arc::clone(&self.disk_delay);
+        tokio::spawn(writer.run_on(async move || {
+            let longest = Duration::from_millis(delay.load(Ordering::Relaxed));
+            tokio::time::sleep(at_most(longest)).await;
+        }));
+        let defaults = RaftOptions::new(self.id, &self.folder);
+        let options = RaftOptions {
+            snapshot_every: SNAPSHOT_EVERY,
+            heartbeat: defaults.heartbeat.mul_f64(self.clock),
+            election: defaults.election.mul_f64(self.clock),
+            ..defaults
+        };
+        let member = Arc::new(RaftMember::start_with(options, log, Way::Simulated).await?);
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
+            .add_service(member.service().into_server())
+            .serve_with_incoming(wire::incoming(listener));
+        let members = MEMBERS.map(|id| (id, address(id)));
+        if self.id == MEMBERS[0] {
+            member.initialize(members.into()).await?;
+        }
+        tokio::select! {
+            biased;
+            served = server => served?,
+            () = self.lead_when_elected(&member, boot) => {}
+            () = self.read(&member) => {}
+            () = self.observe(&member) => {}
+        }
+        Ok(())
+    }
+
+    async fn lead_when_elected(&self, member: &Arc<RaftMember>, boot: u64) {
+        let mut changes = member.changes();
+        for number in 0.. {
+            while member.leader() != Some(self.id) || self.shared.is_quiet.load(Ordering::Relaxed) {
+                let changed = tokio::time::timeout(BEFORE_NEXT, changes.changed()).await;
+                wait_if_ended(changed.is_ok_and(|changed| changed.is_err())).await;
+            }
+            let name = format!("{}-{boot}-{number}", self.id);
+            let ended = async {
+                while member.leader() == Some(self.id) {
+                    wait_if_ended(changes.changed().await.is_err()).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = ended => {}
+                _ = self.lead(member, &name) => {}
+            }
+            tokio::time::sleep(BEFORE_NEXT).await;
+        }
+    }
+
+    /// As `cluster::serve::lead` begins, and then as long as the ledger takes what it is given.
+    async fn lead(&self, member: &Arc<RaftMember>, name: &str) -> Result<(), StoreError> {
+        let not_leading =
+            |error: crate::raft::AppendError| StoreError::NotLeader(error.to_string());
+        member.catch_up().await.map_err(not_leading)?;
+        let store = LedgerStore::replicated(Arc::clone(member));
+        let asked = self.shared.history().asked();
+        let begins = NewEpoch {
+            ledger_id: "ledger".into(),
+            boot_id: name.into(),
+            pid: 1,
+            host: host(self.id),
+            at: DateTime::UNIX_EPOCH,
+        };
+        store.append(Command::NewEpoch(begins)).await?;
+        let Some(epoch) = own_epoch(&*store.ledger().await, name) else { return Ok(()) };
+        self.shared.history().has_begun(asked, epoch, name);
+        let (first, second) = (format!("{name}-a"), format!("{name}-b"));
+        tokio::try_join!(
+            self.start_runs(&store, epoch, &first),
+            self.start_runs(&store, epoch, &second)
+        )?;
+        Ok(())
+    }
+
+    async fn start_runs(
+        &self,
+        store: &LedgerStore,
+        epoch: u64,
+        name: &str,
+    ) -> Result<(), StoreError> {
+        for number in 0.. {
+            if self.shared.is_quiet.load(Ordering::Relaxed) {
+                break;
+            }
+            let run = format!("{name}-{number}");
+            let asked = self.shared.history().asked();
+            store.append(Command::StartRun(start_run(epoch, &run))).await?;
+            self.shared.history().has_started(asked, epoch, run);
+            tokio::time::sleep(at_most(Duration::from_millis(600))).await;
+        }
+        Ok(())
+    }
+
+    /// Whoever answers a linearizable read must know everything.
+    async fn read(&self, member: &RaftMember) {
+        loop {
+            tokio::time::sleep(at_most(Duration::from_secs(1))).await;
+            let asked = self.shared.history().asked();
+            let may_read = match self.control {
+                Control::ReadsAskNobody => Ok(()),
+                _ => member.catch_up().await,
+            };
+            if may_read.is_ok() {
+                let ledger = member.ledger().await;
+                self.shared.history().has_read(asked, self.id, |run| knows(&ledger, run));
+            }
+        }
+    }
+
+    async fn observe(&self, member: &RaftMember) {
+        let mut last = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let (index, ledger) = member.machine.applied().await;
+            if index == last {
+                continue;
+            }
+            last = index;
+            let json = serde_json::to_vec(&ledger).expect("a ledger can be written as JSON");
+            let mut hash = blake3::hash(&json).to_hex()[..16].to_owned();
+            if self.control == Control::OneAppliesOtherwise && self.id == 2 {
+                hash.push('x');
+            }
+            self.shared.history().has_hash(self.id, index, hash.clone());
+            *self.applied.lock().unwrap_or_else(PoisonError::into_inner) =
+                (index, hash, Arc::new(ledger));
+        }
+    }
+}
+
+/// Raft has ended, as its disk has. The process is about to.
+async fn wait_if_ended(has_ended: bool) {
+    if has_ended {
+        std::future::pending().await
+    }
+}
+
+pub(super) fn knows(ledger: &Ledger, run: &str) -> bool {
+    ledger.runs.contains_key(&RunId(run.to_owned()))
+}
+
+fn start_run(epoch: u64, run: &str) -> StartRun {
+    StartRun {
+        epoch,
+        run: RunId(run.to_owned()),
+        pipeline: PipelineName(run.to_owned()),
+        spec_hash: "spec".into(),
+        params: std::collections::BTreeMap::new(),
+        window: None,
+        request_id: None,
+        at: DateTime::UNIX_EPOCH,
+    }
+}
