@@ -1,6 +1,6 @@
 //! Which run a request means: a new one, or one that is not finished.
 
-use weir_ledger::{Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState};
+use weir_ledger::{Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState, WindowOf};
 use weir_spec::{CommitMode, PipelineName};
 
 use crate::EngineError;
@@ -79,7 +79,8 @@ pub(crate) fn unfinished_run<'ledger>(
     // A run that failed with everything committed (too many rejected rows) has nothing to go on with.
     (ledger.runs.iter())
         .filter(|(_, run)| run.pipeline == *pipeline)
-        .filter(|(_, run)| matches!(run.state, RunState::Failed { .. }))
+        // Those of a backfill's windows are its own affair.
+        .filter(|(_, run)| matches!(run.state, RunState::Failed { .. }) && run.backfill.is_none())
         .filter(|(_, run)| run.may_have_committed() && !run.is_complete())
         .max_by_key(|(_, run)| run.started_at)
 }
@@ -120,6 +121,12 @@ fn may_show_rows(run: &RunFacts) -> bool {
 
 fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {
     let (id, run) = find_run(ledger, id)?;
+    if let Some(WindowOf { backfill, window }) = &run.backfill {
+        return Err(EngineError::Invalid(format!(
+            "run {id} loads window {window} of backfill {backfill}, which takes it up itself: `weir \
+             backfill retry {backfill} --window {window}`"
+        )));
+    }
     match &run.state {
         RunState::Running => Ok(Choice::Resume(id.clone())),
         RunState::Failed { .. } => match loaded_since(ledger, id, run) {
@@ -179,6 +186,7 @@ mod tests {
             params: BTreeMap::new(),
             window: None,
             request_id: None,
+            backfill: None,
             started_at: DateTime::UNIX_EPOCH,
             state,
             sessions: 1,

@@ -152,6 +152,7 @@ mod tests {
             params: BTreeMap::new(),
             window: None,
             request_id: None,
+            backfill: None,
             started_at: at(0),
             state: RunState::Running,
             sessions: 1,

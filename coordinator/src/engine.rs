@@ -224,6 +224,7 @@ impl Engine {
             params: request.params,
             window: request.window,
             request_id: request.request_id,
+            backfill: None,
             at: Utc::now(),
         };
         self.append(store, Command::StartRun(start)).await?;

@@ -39,6 +39,8 @@ pub fn apply(ledger: &mut Ledger, index: u64, command: &Command) -> Response {
         Command::ResetWatermark(command) => command.apply(ledger),
         Command::CreateToken(command) => command.apply(ledger),
         Command::RevokeToken(command) => command.apply(ledger),
+        Command::CreateBackfill(command) => command.apply(ledger),
+        Command::ChangeBackfill(command) => command.apply(ledger),
     });
     match outcome {
         Ok(changed) => {

@@ -10,6 +10,7 @@ use weir_plan::{Commit, ExchangeOutput, RowAccount, SlicePosition, SliceStart, S
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use crate::PackedAccount;
+use crate::backfills::{BackfillFacts, BackfillId, WindowOf};
 
 /// One execution of a pipeline. Ids sort by the time of their start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub struct Ledger {
     pub epoch: Option<EpochFacts>,
     pub pipelines: BTreeMap<PipelineName, PipelineFacts>,
     pub runs: BTreeMap<RunId, RunFacts>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub backfills: BTreeMap<BackfillId, BackfillFacts>,
     /// Runs by what clients have called the requests that have started, resumed or joined them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, RunId>,
@@ -77,7 +80,8 @@ pub struct PipelineFacts {
     pub spec_hashes: Vec<String>,
     /// Greatest committed cursor, by incremental source.
     pub watermarks: BTreeMap<NodeName, String>,
-    /// The run that is going on, or was when its process ended.
+    /// The run that is going on, or was when its process ended. Those of backfills' windows do not count:
+    /// they may go on beside it, and beside each other.
     pub active_run: Option<RunId>,
 }
 
@@ -91,6 +95,9 @@ pub struct RunFacts {
     /// What the client has called its request, if it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// The window that it loads, if it is of a backfill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<WindowOf>,
     pub started_at: DateTime<Utc>,
     pub state: RunState,
     /// Processes that have worked on it.
@@ -268,6 +275,17 @@ impl Ledger {
     /// The run that a client's request has started, resumed or joined.
     pub fn run_of_request(&self, request: &str) -> Option<&RunId> {
         self.requests.get(request)
+    }
+
+    pub fn backfill(&self, backfill: &BackfillId) -> Option<&BackfillFacts> {
+        self.backfills.get(backfill)
+    }
+
+    /// The backfill that a client's request has created.
+    pub fn backfill_of_request(&self, request: &str) -> Option<&BackfillId> {
+        (self.backfills.iter())
+            .find(|(_, backfill)| backfill.request_id.as_deref() == Some(request))
+            .map(|(id, _)| id)
     }
 
     /// The current epoch's number; 0 before the first.

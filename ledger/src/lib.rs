@@ -10,8 +10,10 @@
 
 mod apply;
 mod audit;
+mod backfills;
 mod commands;
 mod facts;
+mod intervals;
 mod packed_account;
 mod rejection;
 mod watermark;
@@ -21,16 +23,22 @@ mod tests;
 
 pub use apply::{Response, apply};
 pub use audit::{LedgerAudit, NodeTotals};
+pub use backfills::{
+    Again, BACKFILL_PREFIX, BackfillFacts, BackfillId, BackfillState, SinkTotals, Totals, WindowOf,
+    WindowRange, WindowState,
+};
 pub use commands::{
-    CleanUpDone, Command, CommitDone, CommitIntent, CommitLost, CreateToken, FailAttempt,
-    FinishExchange, FinishRun, JoinRun, LoseAttempt, LoseOutputs, LostOutput, NewEpoch, PlanRun,
-    PrepareSink, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent,
-    SetWatermark, SliceAttempt, StartAttempt, StartRun,
+    BackfillChange, ChangeBackfill, CleanUpDone, Command, CommitDone, CommitIntent, CommitLost,
+    CreateBackfill, CreateToken, FailAttempt, FinishExchange, FinishRun, JoinRun, LoseAttempt,
+    LoseOutputs, LostOutput, NewEpoch, PlanRun, PrepareSink, ResetWatermark, ResumeRun,
+    RevokeToken, RunCommitDone, RunCommitIntent, SetWatermark, SliceAttempt, StartAttempt,
+    StartRun,
 };
 pub use facts::{
     CommittedBy, EpochFacts, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role,
     RunCommit, RunFacts, RunId, RunOutcome, RunState, SliceFacts, SliceState, StageFacts,
     StageOutputShape, StageShape, TokenFacts,
 };
+pub use intervals::Intervals;
 pub use packed_account::PackedAccount;
 pub use rejection::Rejection;

@@ -2,7 +2,7 @@
 
 use weir_plan::StageId;
 
-use crate::RunId;
+use crate::{BackfillId, RunId};
 
 /// The reason for which [`crate::apply`] has refused a command. The ledger is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +61,18 @@ pub enum Rejection {
     TokenExists(String),
     #[error("there is no token `{0}`")]
     UnknownToken(String),
+    #[error("backfill {0} is not known")]
+    UnknownBackfill(BackfillId),
+    #[error("backfill {0} exists already")]
+    BackfillExists(BackfillId),
+    #[error("the request has created backfill {backfill} before")]
+    BackfillRequestKnown { backfill: BackfillId },
+    #[error("backfill {backfill} is {state}")]
+    BackfillState { backfill: BackfillId, state: &'static str },
+    #[error("window {window} of backfill {backfill} is {state}")]
+    WindowState { backfill: BackfillId, window: u32, state: &'static str },
+    #[error("run {given} is not the next of its window, which is {next}")]
+    NotTheNextRun { given: RunId, next: RunId },
     #[error("pipeline {0} is not known")]
     UnknownPipeline(String),
 }

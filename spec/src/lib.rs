@@ -21,6 +21,7 @@ mod diagnostic;
 mod shape;
 mod sql;
 mod syntax;
+mod windows;
 
 pub mod model;
 pub mod template;
@@ -29,3 +30,4 @@ pub use decode::{Parsed, SharedConnections, parse, parse_with, parse_workspace};
 pub use diagnostic::{Diagnostic, Severity, render_diagnostics};
 pub use model::*;
 pub use shape::schema::json_schema;
+pub use windows::{Step, WINDOWS_END, Windows, WindowsError};

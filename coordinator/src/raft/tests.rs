@@ -178,6 +178,7 @@ fn start_run(epoch: u64, name: &str) -> Command {
         params: BTreeMap::new(),
         window: None,
         request_id: None,
+        backfill: None,
         at: DateTime::UNIX_EPOCH,
     })
 }

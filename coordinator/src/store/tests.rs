@@ -73,6 +73,7 @@ fn start(epoch: u64) -> Command {
         params: [("ratio".to_owned(), serde_json::json!(0.1))].into(),
         window: None,
         request_id: None,
+        backfill: None,
         at: DateTime::UNIX_EPOCH,
     })
 }

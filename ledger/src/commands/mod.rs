@@ -1,6 +1,7 @@
 //! Everything that can be written to the ledger: one file a family, each command with its rules.
 
 mod attempts;
+mod backfills;
 mod batches;
 mod epoch;
 mod outputs;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use weir_plan::StageId;
 
 pub use attempts::{FailAttempt, FinishExchange, LoseAttempt, SliceAttempt, StartAttempt};
+pub use backfills::{BackfillChange, ChangeBackfill, CreateBackfill};
 pub use batches::{CommitDone, CommitIntent, CommitLost};
 pub use epoch::NewEpoch;
 pub use outputs::{LoseOutputs, LostOutput};
@@ -50,6 +52,8 @@ pub enum Command {
     ResetWatermark(ResetWatermark),
     CreateToken(CreateToken),
     RevokeToken(RevokeToken),
+    CreateBackfill(CreateBackfill),
+    ChangeBackfill(ChangeBackfill),
 }
 
 impl Command {
@@ -78,6 +82,8 @@ impl Command {
             Command::ResetWatermark(command) => Some(command.epoch),
             Command::CreateToken(command) => Some(command.epoch),
             Command::RevokeToken(command) => Some(command.epoch),
+            Command::CreateBackfill(command) => Some(command.epoch),
+            Command::ChangeBackfill(command) => Some(command.epoch),
         }
     }
 }

@@ -7,14 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weir_spec::PipelineName;
 
+use super::backfills::{finish_window, is_forgotten, resume_window, start_window};
 use super::{known_run, running_run, wrong_state};
+use crate::backfills::WindowOf;
 use crate::facts::{
     Ledger, RunFacts, RunId, RunOutcome, RunState, SliceState, StageFacts, StageOutputShape,
     StageShape,
 };
 use crate::rejection::Rejection;
 
-/// Begins a run. The pipeline has no other that is going on.
+/// Begins a run. The pipeline has no other that is going on, apart from those of backfills' windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartRun {
     pub epoch: u64,
@@ -26,6 +28,9 @@ pub struct StartRun {
     /// What the client has called its request; no other run has it.
     #[serde(default)]
     pub request_id: Option<String>,
+    /// The window that it loads, if it is of a backfill; the window begins with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<WindowOf>,
     pub at: DateTime<Utc>,
 }
 
@@ -35,12 +40,17 @@ impl StartRun {
             return Err(Rejection::RunExists(self.run.clone()));
         }
         check_request(ledger, self.request_id.as_ref(), None)?;
-        check_no_other_active(ledger, &self.pipeline, &self.run)?;
+        match &self.backfill {
+            None => check_no_other_active(ledger, &self.pipeline, &self.run)?,
+            Some(window) => start_window(ledger, window, &self.run)?,
+        }
         let pipeline = ledger.pipelines.entry(self.pipeline.clone()).or_default();
         if !pipeline.spec_hashes.contains(&self.spec_hash) {
             pipeline.spec_hashes.push(self.spec_hash.clone());
         }
-        pipeline.active_run = Some(self.run.clone());
+        if self.backfill.is_none() {
+            pipeline.active_run = Some(self.run.clone());
+        }
         if let Some(request) = &self.request_id {
             ledger.requests.insert(request.clone(), self.run.clone());
         }
@@ -52,6 +62,7 @@ impl StartRun {
                 params: self.params.clone(),
                 window: self.window,
                 request_id: self.request_id.clone(),
+                backfill: self.backfill.clone(),
                 started_at: self.at,
                 state: RunState::Running,
                 sessions: 1,
@@ -139,8 +150,11 @@ impl ResumeRun {
             return Err(wrong_state(&self.run, &facts.state));
         }
         let pipeline = facts.pipeline.clone();
-        check_no_other_active(ledger, &pipeline, &self.run)?;
         check_request(ledger, self.request_id.as_ref(), Some(&self.run))?;
+        match (facts.backfill.clone(), facts.state.clone()) {
+            (None, _) => check_no_other_active(ledger, &pipeline, &self.run)?,
+            (Some(window), state) => resume_window(ledger, &window, &state)?,
+        }
         if let Some(request) = &self.request_id {
             ledger.requests.insert(request.clone(), self.run.clone());
         }
@@ -161,7 +175,9 @@ impl ResumeRun {
                 SliceState::Pending | SliceState::Finished => {}
             }
         }
-        ledger.pipelines.entry(pipeline).or_default().active_run = Some(self.run.clone());
+        if facts.backfill.is_none() {
+            ledger.pipelines.entry(pipeline).or_default().active_run = Some(self.run.clone());
+        }
         Ok(true)
     }
 }
@@ -214,10 +230,14 @@ impl FinishRun {
             (state, _) => return Err(wrong_state(&self.run, state)),
         };
         run.state = state;
-        let pipeline = run.pipeline.clone();
+        let (pipeline, window) = (run.pipeline.clone(), run.backfill.clone());
         let pipeline = ledger.pipelines.entry(pipeline).or_default();
         if pipeline.active_run.as_ref() == Some(&self.run) {
             pipeline.active_run = None;
+        }
+        if let Some(window) = window {
+            finish_window(ledger, &window, &self.run, &self.outcome, self.at);
+            forget(ledger, &self.run);
         }
         Ok(true)
     }
@@ -235,7 +255,15 @@ impl CleanUpDone {
         let run = known_run(ledger, &self.run)?;
         let changed = !run.cleaned_up;
         run.cleaned_up = true;
+        forget(ledger, &self.run);
         Ok(changed)
+    }
+}
+
+/// Takes a window's run out of the ledger when it is of no use there any more: a backfill may have many.
+fn forget(ledger: &mut Ledger, run: &RunId) {
+    if ledger.runs.get(run).is_some_and(is_forgotten) {
+        ledger.runs.remove(run);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The rules of the ledger, first one by one, then under random sequences of commands.
 
+mod backfills;
 mod lifecycle;
 mod outputs;
 mod properties;

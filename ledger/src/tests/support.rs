@@ -78,6 +78,7 @@ pub(super) fn start_run(epoch: u64, run: &RunId) -> Command {
         params: BTreeMap::from([("country".to_owned(), json!("DE"))]),
         window: None,
         request_id: None,
+        backfill: None,
         at: at(1),
     })
 }

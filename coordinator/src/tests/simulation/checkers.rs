@@ -60,6 +60,7 @@ impl World {
                 params: BTreeMap::new(),
                 window: None,
                 request_id: None,
+                backfill: None,
                 at: self.time(),
             }));
             commands.push(Command::PlanRun(PlanRun {
