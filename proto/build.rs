@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "weir/internal/v1/executors.proto",
     "weir/internal/v1/raft.proto",
+    "weir/v1/backfills.proto",
     "weir/v1/cluster.proto",
     "weir/v1/runs.proto",
 ];

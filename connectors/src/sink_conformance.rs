@@ -47,6 +47,7 @@ pub async fn check_sink(make: MakeTarget<'_>) {
         an_attempt_that_was_given_up_changes_nothing(&*make().await, wakes).await;
     }
     a_later_attempt_does_not_wait_for_a_paused_one(&*make().await).await;
+    runs_of_one_epoch_write_beside_each_other(&*make().await).await;
     a_later_attempt_goes_on_behind_committed_batches(&*make().await).await;
     a_run_without_rows_is_committed(&*make().await).await;
     preparing_and_committing_twice_is_the_same_as_once(&*make().await).await;
@@ -382,6 +383,35 @@ pub async fn a_later_attempt_does_not_wait_for_a_paused_one(target: &dyn SinkUnd
     drop((paused, writer));
     run.finish(target).await;
     expect_visible(target, &rows, "at the end").await;
+}
+
+/// Windows of a backfill are runs that go on at the same time. A later attempt of one is none of another.
+pub async fn runs_of_one_epoch_write_beside_each_other(target: &dyn SinkUnderTest) {
+    if target.mode() == WriteMode::Replace {
+        return;
+    }
+    let mut first = TestRun::start(target, "r1", 1).await;
+    let (rows, others) = (test_rows(0, 60), test_rows(100, 45));
+    let mut writer = first.writer(0, 1).await;
+    // Begun before the other run is prepared, and published when that is over.
+    let manifest = first.stage(&mut *writer, 0, &rows).await;
+    let mut second = TestRun::start(target, "r2", 1).await;
+    let mut other = second.writer(0, 2).await;
+    second.write(&mut *other, 0, &others).await;
+    let recovery = target.open().recover(&second.prepared, &second.manifests[0], 2, 1).await;
+    assert_eq!(recovery.expect("the target can be asked"), Recovery::Published);
+    drop(other);
+    if second.sink.commit_mode() == CommitMode::Run {
+        let committed = second.sink.commit_run(&second.prepared, &second.manifests, 1).await;
+        committed.expect("a run can be committed");
+    }
+    second.check_published().await;
+    second.sink.clean_up(&second.prepared).await.expect("staging can be removed");
+    expect_visible(target, &others, "after the second run").await;
+    writer.publish(&manifest).await.expect("nobody has taken over");
+    drop(writer);
+    first.finish(target).await;
+    expect_visible(target, &[others, rows].concat(), "at the end").await;
 }
 
 pub async fn a_later_attempt_goes_on_behind_committed_batches(target: &dyn SinkUnderTest) {

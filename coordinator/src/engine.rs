@@ -299,7 +299,7 @@ impl Engine {
     /// Gives an unfinished run up. Its committed rows stay, its staging goes: first the targets say
     /// which intended batches have landed, and show all rows of a sink that has begun to, then the ledger gives the run up, and only then is
     /// anything removed, so that a run that may still be taken up never lacks its staging.
-    async fn abandon(
+    pub(crate) async fn abandon(
         &self,
         store: &LedgerStore,
         dir: &PipelineDir,
@@ -346,7 +346,9 @@ impl Engine {
         pipeline: &PipelineName,
     ) -> Result<(), EngineError> {
         let left: Vec<(RunId, RunFacts)> = (store.ledger().await.runs.iter())
+            // Backfills clean up after their windows themselves.
             .filter(|(_, run)| run.pipeline == *pipeline && !run.cleaned_up)
+            .filter(|(_, run)| run.backfill.is_none())
             .filter(|(_, run)| match run.state {
                 RunState::Running => false,
                 RunState::Failed { .. } => !run.may_have_committed() || run.is_complete(),
@@ -360,7 +362,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn remove_staging(
+    pub(crate) async fn remove_staging(
         &self,
         store: &LedgerStore,
         dir: &PipelineDir,

@@ -1,9 +1,10 @@
 //! What a run keeps of its start: the pipeline as it was written, and the plan.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use weir_executor::RunFolder;
-use weir_ledger::{RunFacts, RunId};
+use weir_ledger::{BackfillId, RunFacts, RunId};
 use weir_plan::StageGraph;
 use weir_spec::PipelineSpec;
 
@@ -66,6 +67,53 @@ pub(crate) fn read_graph(
     let folder = RunFolder::new(dir.run(run));
     let read = folder.read_graph(hash);
     read.map(Some).map_err(|cause| state_error("read", &folder.graph_file(hash), cause))
+}
+
+/// What a backfill keeps of its creation: each window's run is started with it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FrozenBackfill {
+    pub(crate) backfill: BackfillId,
+    /// `env` and `secret` templates unrendered.
+    pub(crate) spec: PipelineSpec,
+    pub(crate) spec_text: String,
+    pub(crate) base_dir: PathBuf,
+    /// With all parameters, defaults included, and without a window.
+    pub(crate) request: RunRequest,
+}
+
+pub(crate) fn write_backfill(
+    dir: &PipelineDir,
+    frozen: &FrozenBackfill,
+) -> Result<(), EngineError> {
+    write_durably(&dir.backfill(&frozen.backfill), &to_json(frozen))
+}
+
+pub(crate) fn read_backfill(
+    dir: &PipelineDir,
+    backfill: &BackfillId,
+) -> Result<FrozenBackfill, EngineError> {
+    let path = dir.backfill(backfill);
+    let bytes = std::fs::read(&path).map_err(|cause| state_error("read", &path, cause))?;
+    serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))
+}
+
+/// Keeps the facts of a run that the ledger is about to forget.
+pub(crate) fn write_ended(
+    dir: &PipelineDir,
+    run: &RunId,
+    facts: &RunFacts,
+) -> Result<(), EngineError> {
+    write_durably(&ended_path(dir, run), &to_json(facts))
+}
+
+pub(crate) fn read_ended(dir: &PipelineDir, run: &RunId) -> Result<RunFacts, EngineError> {
+    let path = ended_path(dir, run);
+    let bytes = std::fs::read(&path).map_err(|cause| state_error("read", &path, cause))?;
+    serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))
+}
+
+fn ended_path(dir: &PipelineDir, run: &RunId) -> PathBuf {
+    dir.run(run).join("ended.json")
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {

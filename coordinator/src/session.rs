@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorError, PrepareSink, PreparedSink, Sink, Source};
 use weir_executor::{ExecutorEnv, ExecutorOptions, Resources, RunFolder, Systems};
 use weir_ledger::{
-    CleanUpDone, Command, FinishRun, PlanRun, Rejection, RunFacts, RunId, RunOutcome,
+    CleanUpDone, Command, FinishRun, PlanRun, Rejection, RunFacts, RunId, RunOutcome, RunState,
 };
 use weir_plan::{PlanError, PlanScope, StageGraph, StageId, StageOutput};
 use weir_spec::{NodeName, PipelineSpec};
 
 use crate::cluster::Cluster;
 use crate::driver::Driver;
-use crate::frozen::{read_graph, write_graph};
+use crate::frozen::{read_graph, write_ended, write_graph};
 use crate::limits::{Moment, exceeded_limit};
 use crate::render::render_nodes;
 use crate::retry::retrying;
@@ -102,7 +102,9 @@ impl Session {
     }
 
     async fn again(&self) -> Again {
-        let facts = self.facts().await;
+        // A window's run that has committed nothing has left the ledger.
+        let facts = self.store.ledger().await.run(&self.run).cloned();
+        let Some(facts) = facts else { return Again::StartsAnew };
         match &self.frozen.request.replay_of {
             Some(run) => Again::Replays(run.clone()),
             None if facts.is_complete() => Again::WroteAll,
@@ -354,7 +356,23 @@ impl Session {
         Ok(())
     }
 
+    /// Before a window's run ends: the ledger forgets it. Its folder keeps what it has come to.
+    async fn keep_facts(&self, outcome: &RunOutcome) -> Result<(), EngineError> {
+        let mut facts = self.facts().await;
+        if facts.backfill.is_none() {
+            return Ok(());
+        }
+        let at = Utc::now();
+        facts.state = match outcome {
+            RunOutcome::Succeeded => RunState::Succeeded { at },
+            RunOutcome::Failed { error } => RunState::Failed { at, error: error.clone() },
+            RunOutcome::Abandoned => RunState::Abandoned { at, error: None },
+        };
+        write_ended(&self.dir, &self.run, &facts)
+    }
+
     async fn finish(&self, outcome: RunOutcome) -> Result<(), EngineError> {
+        self.keep_facts(&outcome).await?;
         let command = Command::FinishRun(FinishRun {
             epoch: self.epoch,
             run: self.run.clone(),
@@ -370,8 +388,9 @@ impl Session {
     async fn fail(&self, message: &str) -> Result<(), EngineError> {
         tracing::error!(error = message, "run failed");
         self.finish(RunOutcome::Failed { error: message.to_owned() }).await?;
-        let facts = self.facts().await;
-        if !facts.may_have_committed() {
+        // A window's run whose staging is gone already has left the ledger.
+        let facts = self.store.ledger().await.run(&self.run).cloned();
+        if let Some(facts) = facts.filter(|facts| !facts.may_have_committed()) {
             let removed = remove_staging(
                 &facts,
                 &self.frozen.spec,

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use weir_connectors::durable::create_dir_all_durable;
-use weir_ledger::RunId;
+use weir_ledger::{BackfillId, RunId};
 use weir_spec::PipelineName;
 
 use crate::EngineError;
@@ -15,6 +15,7 @@ use crate::EngineError;
 /// <pipeline>/lock                 held by the process that writes; names it
 /// <pipeline>/ledger.db            the ledger
 /// <pipeline>/runs/<run>/          of one run: see PipelineDir::run
+/// <pipeline>/backfills/<id>.json  what a backfill was created with; clusters only
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StateDir(PathBuf);
@@ -66,11 +67,17 @@ impl PipelineDir {
     /// ```text
     /// spec.json                        the pipeline, `env` and `secret` templates unrendered
     /// plan/<hash>.json                 the frozen stage graph
+    /// ended.json                       of a backfill's window: its facts, which the ledger forgets
     /// log.jsonl                        what happened, for people
     /// progress/ dead-letters/ exchange/ spill/     see weir_executor::RunFolder
     /// ```
     pub(crate) fn run(&self, run: &RunId) -> PathBuf {
         self.0.join("runs").join(&run.0)
+    }
+
+    /// What a backfill was created with.
+    pub(crate) fn backfill(&self, backfill: &BackfillId) -> PathBuf {
+        self.0.join("backfills").join(format!("{backfill}.json"))
     }
 
     pub(crate) fn create(&self) -> Result<(), EngineError> {

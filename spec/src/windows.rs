@@ -4,6 +4,10 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Days, Months, NaiveDateTime, TimeDelta, TimeZone as _, Utc};
 use chrono_tz::Tz;
+use serde_json::Value;
+
+use crate::PipelineSpec;
+use crate::template::{Piece, pieces};
 
 /// How long a window is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +139,27 @@ impl Windows {
     }
 }
 
+impl PipelineSpec {
+    /// Whether what it reads depends on the window: `window.…` is in a template of a source or transform.
+    pub fn reads_window(&self) -> bool {
+        let nodes = [serde_json::to_value(&self.sources), serde_json::to_value(&self.transforms)];
+        nodes.iter().flatten().any(mentions_window)
+    }
+}
+
+fn mentions_window(value: &Value) -> bool {
+    match value {
+        Value::String(text) => pieces(text).is_ok_and(|pieces| {
+            pieces.iter().any(|piece| {
+                matches!(piece, Piece::Expression { inner, .. } if inner.contains("window."))
+            })
+        }),
+        Value::Array(items) => items.iter().any(mentions_window),
+        Value::Object(fields) => fields.values().any(mentions_window),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +259,25 @@ mod tests {
         // Less than a step, and steps beyond the end of the calendar.
         for step in ["2d", "4000000000mo", "4000000000d", "600000000w", "4000000000h"] {
             assert_eq!(windows(from, to, step, "UTC").map(|w| w.count()), Ok(1), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_pipeline_reads_the_window_in_its_sources_or_transforms() {
+        for (path, sql, out, reads) in [
+            ("a.csv", "SELECT * FROM a", "out", false),
+            ("{{ window.start[:10] }}.csv", "SELECT * FROM a", "out", true),
+            ("a.csv", "SELECT * FROM a WHERE t >= {{ window.start }}", "out", true),
+            ("a.csv", "SELECT window.x FROM a window", "out", false),
+            ("a.csv", "SELECT * FROM a", "out/{{ window.start[:10] }}", false),
+        ] {
+            let text = format!(
+                "pipeline: p\nsources: {{ a: {{ type: csv, path: \"{path}\" }} }}\n\
+                 transforms: {{ t: {{ sql: \"{sql}\" }} }}\n\
+                 sinks: {{ s: {{ input: t, type: csv, path: \"{out}\" }} }}\n"
+            );
+            let spec = crate::parse("p.yaml", &text).expect("a good file").spec;
+            assert_eq!(spec.reads_window(), reads, "{path} {sql} {out}");
         }
     }
 

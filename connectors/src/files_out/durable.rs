@@ -9,6 +9,9 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::durable::create_dir_all_durable;
 use crate::{ConnectorError, ErrorKind};
 
+/// Of a folder whose parents others remove at the same time.
+const TRIES: u32 = 100;
+
 /// Runs blocking file work off the async threads.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ConnectorError> + Send + 'static,
@@ -77,7 +80,15 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), ConnectorError> {
 
 /// Creates a folder with its missing parents, durably. Returns whether it was missing.
 pub(super) fn create_folder(folder: &Path) -> Result<bool, ConnectorError> {
-    create_dir_all_durable(folder).map_err(|error| io_error("create the folder", folder, error))
+    let mut created = create_dir_all_durable(folder);
+    for _ in 0..TRIES {
+        // Another run has removed a parent that was empty for a moment.
+        if !matches!(&created, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+        created = create_dir_all_durable(folder);
+    }
+    created.map_err(|error| io_error("create the folder", folder, error))
 }
 
 /// Replaces a small file: readers see the old or the new content, also after a power cut.

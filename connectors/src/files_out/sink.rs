@@ -96,7 +96,8 @@ impl FileSinkCore {
         }
         create_folder(&self.layout.control)?;
         create_folder(&self.layout.staging(identity))?;
-        drop(fence::raise(&self.layout, identity, identity.epoch)?);
+        // Writers of other runs of this epoch may hold it.
+        drop(fence::join(&self.layout, identity, identity.epoch)?);
         Ok(PreparedSink { identity: identity.clone(), payload: serde_json::Value::Null, notes })
     }
 

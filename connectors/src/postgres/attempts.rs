@@ -7,7 +7,7 @@
 
 use sqlx::postgres::PgConnection;
 
-use super::books::{Books, Entry, TAKE_OVER_SECONDS};
+use super::books::{Books, Entry, TAKE_OVER_SECONDS, short_hash};
 use super::catalog::run;
 use super::connect::Server;
 use super::error::{classify, sql_state};
@@ -47,9 +47,14 @@ impl Books {
         run(connection, "COMMIT").await.map_err(failed).map(drop)
     }
 
-    /// `weir <sink> <epoch> <slice> <attempt>`: the session of a writer.
+    /// `weir <sink> <epoch> <run> <slice> <attempt>`: the session of a writer. Several runs of a pipeline may
+    /// write at once.
     pub(super) fn writer_name(&self, epoch: u64, slice: u32, attempt: u32) -> String {
-        format!("{} {slice} {attempt}", self.session_name(epoch))
+        format!("{} {slice} {attempt}", self.session_of_run(epoch))
+    }
+
+    fn session_of_run(&self, epoch: u64) -> String {
+        format!("{} {}", self.session_name(epoch), &short_hash(&[&self.identity.run])[..8])
     }
 
     /// Makes `attempt` the least that may publish batches of the slice. Sessions of lesser ones are
@@ -97,10 +102,10 @@ impl Books {
         let ended = sqlx::query(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
              AND application_name LIKE $1 AND datname = current_database() \
-             AND split_part(application_name, ' ', 5) ~ '^[0-9]+$' \
-             AND split_part(application_name, ' ', 5)::numeric < $2::int8",
+             AND split_part(application_name, ' ', 6) ~ '^[0-9]+$' \
+             AND split_part(application_name, ' ', 6)::numeric < $2::int8",
         )
-        .bind(format!("{} {slice} %", self.session_name(epoch)))
+        .bind(format!("{} {slice} %", self.session_of_run(epoch)))
         .bind(i64::from(attempt))
         .persistent(false)
         .execute(&mut *connection)

@@ -259,13 +259,17 @@ impl Books {
         Ok(current.map(i64::cast_unsigned))
     }
 
-    /// As [`Self::check_fence`], and raises the fence to `epoch` in the same transaction.
+    /// As [`Self::check_fence`], and raises the fence to `epoch` in the same transaction. One that stands there
+    /// is held as writers hold it: those of other runs go on.
     pub(super) async fn raise_with_commit(
         &self,
         connection: &mut PgConnection,
         server: &Server,
         epoch: u64,
     ) -> Result<(), ConnectorError> {
+        if self.epoch(connection, server, "").await? == Some(epoch) {
+            return self.check_fence(connection, server, epoch).await;
+        }
         self.allow(self.epoch(connection, server, " FOR UPDATE").await?, server, epoch)?;
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "UPDATE {} SET epoch = $4 WHERE ledger_id = $1 AND pipeline = $2 AND sink = $3 AND epoch < \

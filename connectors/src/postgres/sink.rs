@@ -342,7 +342,8 @@ impl Sink for PostgresSink {
         })?;
         run(&mut connection, "COMMIT").await.map_err(failed)?;
 
-        books.raise_fence(&mut connection, &self.server, identity.epoch).await?;
+        // One that stands is held by writers of other runs of this epoch.
+        books.ensure_fence(&mut connection, &self.server, identity.epoch).await?;
 
         let staging = matches!(route, Route::Run | Route::Refill | Route::Swap)
             .then(|| format!("{}{}", staging_prefix(&books), short_hash(&[&identity.run])));

@@ -44,10 +44,15 @@ pub(super) fn needed(path: &str) -> Needed {
         ("weir.internal.v1.Executors", _) => Needed::Node(Kind::Executor),
         ("grpc.reflection.v1.ServerReflection", _)
         | ("weir.v1.Cluster", "Status")
-        | ("weir.v1.Runs", "Get" | "List" | "Watch" | "Audit" | "DeadLetters") => {
+        | ("weir.v1.Runs", "Get" | "List" | "Watch" | "Audit" | "DeadLetters")
+        | ("weir.v1.Backfills", "Get" | "List" | "Watch" | "ListWindows" | "Audit") => {
             Needed::Token(Role::Viewer)
         }
-        ("weir.v1.Runs", "Submit" | "Cancel" | "Retry") => Needed::Token(Role::Operator),
+        ("weir.v1.Runs", "Submit" | "Cancel" | "Retry")
+        | (
+            "weir.v1.Backfills",
+            "Create" | "Pause" | "Resume" | "Cancel" | "SetPriority" | "RetryWindows",
+        ) => Needed::Token(Role::Operator),
         _ => Needed::Token(Role::Admin),
     }
 }

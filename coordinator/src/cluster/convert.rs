@@ -4,7 +4,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 use weir_connectors::Redactor;
-use weir_ledger::{RunFacts, RunId, SliceAttempt};
+use weir_ledger::{
+    BackfillFacts, BackfillId, BackfillState, RunFacts, RunId, SliceAttempt, WindowState,
+};
 use weir_proto::v1;
 
 use crate::summary::detail;
@@ -54,6 +56,67 @@ pub(super) fn run(id: &RunId, facts: &RunFacts, running: &[(SliceAttempt, String
             })
             .collect(),
     }
+}
+
+pub(super) fn backfill(id: &BackfillId, facts: &BackfillFacts) -> v1::Backfill {
+    let (status, ended_at) = match facts.state {
+        BackfillState::Running => (v1::BackfillStatus::Running, None),
+        BackfillState::Paused => (v1::BackfillStatus::Paused, None),
+        BackfillState::Cancelled => (v1::BackfillStatus::Cancelled, None),
+        BackfillState::Finished { at } => (v1::BackfillStatus::Finished, Some(at)),
+    };
+    let first_error =
+        facts.failed.first_key_value().map(|(window, error)| format!("window {window}: {error}"));
+    v1::Backfill {
+        backfill: id.0.clone(),
+        pipeline: facts.pipeline.0.clone(),
+        status: status.into(),
+        created_at: time(facts.created_at),
+        ended_at: ended_at.map(time).unwrap_or_default(),
+        params: (facts.params.iter())
+            .map(|(name, value)| (name.clone(), value.to_string()))
+            .collect(),
+        from: time(facts.range.from),
+        to: time(facts.range.to),
+        step: facts.range.step.clone(),
+        timezone: facts.range.timezone.clone(),
+        parallel: facts.parallel,
+        priority: facts.priority,
+        windows: facts.range.count,
+        pending: facts.pending_count(),
+        running: count(facts.running.len()),
+        finished: facts.finished.len(),
+        failed: count(facts.failed.len()),
+        rows_read: facts.totals.rows_read,
+        dead_letters: facts.totals.dead_letters,
+        rows_written: (facts.totals.sinks.iter())
+            .map(|(sink, totals)| (sink.to_string(), totals.rows))
+            .collect(),
+        first_error: first_error.unwrap_or_default(),
+    }
+}
+
+/// Without its bounds.
+pub(super) fn window_of(id: &BackfillId, facts: &BackfillFacts, window: u32) -> v1::Window {
+    let status = match facts.window(window) {
+        Some(WindowState::Pending) => v1::WindowStatus::Pending,
+        Some(WindowState::Running) => v1::WindowStatus::Running,
+        Some(WindowState::Finished) => v1::WindowStatus::Finished,
+        Some(WindowState::Failed) => v1::WindowStatus::Failed,
+        None => v1::WindowStatus::Unspecified,
+    };
+    v1::Window {
+        window,
+        status: status.into(),
+        run: facts.run_of(id, window).map(|run| run.0).unwrap_or_default(),
+        error: facts.failed.get(&window).cloned().unwrap_or_default(),
+        runs: facts.starts(window),
+        ..v1::Window::default()
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn status(status: RunStatus) -> v1::RunStatus {

@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use chrono::Utc;
 use futures::FutureExt as _;
-use tokio::sync::broadcast;
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::ConnectorContext;
 use weir_executor::Registry;
-use weir_ledger::{Command, FinishRun, JoinRun, Ledger, RunFacts, RunId, RunOutcome, RunState};
+use weir_ledger::{
+    BackfillId, Command, FinishRun, JoinRun, Ledger, RunFacts, RunId, RunOutcome, RunState,
+};
 use weir_spec::PipelineSpec;
 
-use super::pool::Pool;
+use super::pool::{Pool, Share};
 use super::remote::{RemoteWorkers, RunPlace};
 use crate::choose::{Choice, find_run};
 use crate::engine::Engine;
@@ -53,10 +55,12 @@ pub(super) struct Leading {
     pub(super) epoch: u64,
     pub(super) store: Arc<LedgerStore>,
     pub(super) pool: Arc<Pool>,
-    settings: Settings,
+    pub(super) settings: Settings,
     sessions: Mutex<BTreeMap<RunId, Running>>,
     /// One request at a time decides what begins.
     pub(super) beginning: tokio::sync::Mutex<()>,
+    /// A window may begin, or has ended.
+    pub(super) windows_changed: Notify,
     /// The ledger could not be written, and perhaps has what was to be written: the leadership begins anew,
     /// and looks.
     pub(super) broken: CancellationToken,
@@ -79,12 +83,15 @@ pub(super) enum Update {
 
 /// A run's way to the executors.
 #[derive(Clone, Debug)]
-pub(crate) struct Cluster(Arc<Pool>);
+pub(crate) struct Cluster {
+    pool: Arc<Pool>,
+    share: Share,
+}
 
 impl Cluster {
     /// Nothing of the run will be read again.
     pub(crate) fn run_over(&self, run: &RunId, frozen: &Frozen) {
-        self.0.run_over(&run_folder(run, frozen));
+        self.pool.run_over(&run_folder(run, frozen));
     }
 
     pub(crate) fn workers(
@@ -95,13 +102,14 @@ impl Cluster {
     ) -> Arc<dyn Workers> {
         let place = RunPlace {
             run: run.clone(),
+            share: self.share.clone(),
             pipeline: frozen.pipeline.clone(),
             folder: run_folder(run, frozen),
             graph_hash,
             base_dir: frozen.base_dir.clone(),
             checkpoint_every: frozen.spec.checkpoint.every,
         };
-        Arc::new(RemoteWorkers { pool: Arc::clone(&self.0), run: place })
+        Arc::new(RemoteWorkers { pool: Arc::clone(&self.pool), run: place })
     }
 }
 
@@ -123,6 +131,7 @@ impl Leading {
             settings,
             sessions: Mutex::default(),
             beginning: tokio::sync::Mutex::default(),
+            windows_changed: Notify::new(),
             broken: CancellationToken::new(),
         })
     }
@@ -176,7 +185,7 @@ impl Leading {
         };
         let begun = engine.begin(chosen, spec, text, request, &dir, &self.store, self.epoch).await;
         let (run, frozen) = self.unless_broken(begun)?;
-        self.start(run.clone(), frozen);
+        self.start(run.clone(), None, frozen);
         Ok((run, is_new))
     }
 
@@ -222,7 +231,7 @@ impl Leading {
         }
     }
 
-    fn stop_session(&self, run: &RunId) -> Option<broadcast::Receiver<Update>> {
+    pub(super) fn stop_session(&self, run: &RunId) -> Option<broadcast::Receiver<Update>> {
         self.sessions().get(run).map(|session| {
             session.stop.cancel();
             session.updates.subscribe()
@@ -231,19 +240,34 @@ impl Leading {
 
     pub(super) async fn audit(&self, id: &str) -> Result<AuditReport, EngineError> {
         let (run, facts) = self.find(id).await?;
+        self.audit_run(&run, facts).await
+    }
+
+    pub(super) async fn audit_run(
+        &self,
+        run: &RunId,
+        facts: RunFacts,
+    ) -> Result<AuditReport, EngineError> {
         let dir = self.dir(&facts);
-        let frozen = read_frozen(&dir, &run)?;
+        let frozen = read_frozen(&dir, run)?;
         let context = context(&self.settings, frozen.base_dir);
         let systems = Registry { context: context.clone() };
-        let ledger = self.store.ledger().await.clone();
-        crate::audit::audit_run(&dir, &ledger, &run, &facts, &context, &systems).await
+        // Of the ledger it needs this run only, which the ledger may have forgotten.
+        let mut ledger = Ledger::default();
+        ledger.runs.insert(run.clone(), facts.clone());
+        crate::audit::audit_run(&dir, &ledger, run, &facts, &context, &systems).await
     }
 
     /// A run by its id or a unique beginning of it.
     pub(super) async fn find(&self, id: &str) -> Result<(RunId, RunFacts), EngineError> {
-        let ledger = self.store.ledger().await;
-        let (run, facts) = find_run(&ledger, id)?;
-        Ok((run.clone(), facts.clone()))
+        let found = {
+            let ledger = self.store.ledger().await;
+            find_run(&ledger, id).map(|(run, facts)| (run.clone(), facts.clone()))
+        };
+        match found {
+            Err(error @ EngineError::NotFound(_)) => self.forgotten_run(id).await.ok_or(error),
+            found => found,
+        }
     }
 
     pub(super) async fn with_ledger<T>(&self, read: impl FnOnce(&Ledger) -> T) -> T {
@@ -261,7 +285,7 @@ impl Leading {
         self.pool.close();
     }
 
-    async fn session_gone(&self, run: &RunId) {
+    pub(super) async fn session_gone(&self, run: &RunId) {
         while self.sessions().contains_key(run) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -275,7 +299,7 @@ impl Leading {
         StateDir::new(&self.settings.storage).pipeline(&facts.pipeline)
     }
 
-    fn slices(&self) -> usize {
+    pub(super) fn slices(&self) -> usize {
         self.pool.capacity().max(FEWEST_SLICES)
     }
 
@@ -285,26 +309,35 @@ impl Leading {
         self.unless_broken(appended).map(|_| ())
     }
 
-    fn unless_broken<T>(&self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+    pub(super) fn unless_broken<T>(
+        &self,
+        result: Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
         if let Err(EngineError::Ledger { .. }) = &result {
             self.broken.cancel();
         }
         result
     }
 
-    async fn finish(&self, run: &RunId, error: &str) -> Result<(), EngineError> {
+    pub(super) async fn finish(&self, run: &RunId, error: &str) -> Result<(), EngineError> {
         let outcome = RunOutcome::Failed { error: error.to_owned() };
         let (epoch, run, at) = (self.epoch, run.clone(), Utc::now());
         self.append(Command::FinishRun(FinishRun { epoch, run, outcome, at })).await
     }
 
-    /// Works on a run that has begun.
-    pub(super) fn start(self: &Arc<Self>, run: RunId, frozen: Frozen) {
+    /// Works on a run that has begun, of a backfill's window or for itself.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        run: RunId,
+        backfill: Option<BackfillId>,
+        frozen: Frozen,
+    ) {
         let (events, mut received) = unbounded_channel();
         let (updates, _) = broadcast::channel(UPDATES);
         let stop = CancellationToken::new();
         let engine = engine(&self.settings, frozen.base_dir.clone(), self.slices());
         let span = tracing::info_span!("run", %run, pipeline = frozen.pipeline);
+        let share = backfill.map_or_else(|| run.0.clone(), |backfill| backfill.0);
         let session = Session {
             dir: StateDir::new(&self.settings.storage).pipeline(&frozen.spec.pipeline),
             store: Arc::clone(&self.store),
@@ -315,7 +348,7 @@ impl Leading {
             systems: Arc::clone(&engine.systems),
             events,
             stop: stop.clone(),
-            cluster: Some(Cluster(Arc::clone(&self.pool))),
+            cluster: Some(Cluster { pool: Arc::clone(&self.pool), share }),
         };
         let telling = updates.clone();
         let telling = async move {
@@ -366,6 +399,7 @@ impl Leading {
                 tracing::error!(%error, "the run is not ended");
             }
         }
+        self.windows_changed.notify_one();
         // Nothing may follow: this drops the task that it runs in.
         self.sessions().remove(run);
     }
@@ -397,7 +431,7 @@ fn context(settings: &Settings, base_dir: PathBuf) -> ConnectorContext {
     ConnectorContext { base_dir, ..settings.context.clone() }
 }
 
-fn engine(settings: &Settings, base_dir: PathBuf, slices: usize) -> Engine {
+pub(super) fn engine(settings: &Settings, base_dir: PathBuf, slices: usize) -> Engine {
     let context = context(settings, base_dir);
     let options = EngineOptions {
         state_dir: settings.storage.clone(),

@@ -1,18 +1,22 @@
 //! The coordinator's process: a member of the replicated ledger, which leads when it is elected.
 //!
 //! ```text
-//! clients ─▶ runs, cluster services ─▶ Leading ─▶ one Session a run ─▶ Driver ─▶ decide
+//! clients ─▶ runs, backfills, cluster services ─▶ Leading ─▶ one Session a run ─▶ Driver ─▶ decide
 //!                                         │                             │
 //! executors ◀─▶ executors service ◀─▶   Pool   ◀──── RemoteWorkers ◀────┘
 //! ```
 
 mod access;
 mod access_layer;
+mod backfill_audit;
+mod backfills;
+mod backfills_service;
 mod cluster_service;
 mod convert;
 mod executors_service;
 mod leading;
 mod letters;
+mod next_windows;
 mod node;
 pub(crate) mod place;
 mod pool;

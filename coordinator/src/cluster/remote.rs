@@ -11,7 +11,7 @@ use weir_ledger::{RunId, SliceAttempt};
 use weir_plan::Holder;
 use weir_proto::internal::Assign;
 
-use super::pool::{Place, Pool};
+use super::pool::{Place, Pool, Share};
 use super::wire::task_id;
 use crate::workers::{Slot, TaskContext, WorkError, Workers};
 
@@ -22,6 +22,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub(super) struct RunPlace {
     pub(super) run: RunId,
+    pub(super) share: Share,
     pub(super) pipeline: String,
     /// In the storage.
     pub(super) folder: String,
@@ -57,7 +58,7 @@ impl Workers for RemoteWorkers {
     }
 
     fn take_slot(&self) -> Option<Box<dyn Slot>> {
-        let place = self.pool.take_place(&self.run.run)?;
+        let place = self.pool.take_place(&self.run.share)?;
         Some(Box::new(RemoteSlot(place)))
     }
 

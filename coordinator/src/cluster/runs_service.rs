@@ -33,11 +33,11 @@ pub(super) struct RunsService {
 }
 
 impl RunsService {
-    async fn leading(&self) -> Result<Arc<Leading>, Status> {
+    pub(super) async fn leading(&self) -> Result<Arc<Leading>, Status> {
         self.node.sure_to_lead().await
     }
 
-    fn failed(&self, error: &EngineError) -> Status {
+    pub(super) fn failed(&self, error: &EngineError) -> Status {
         match error {
             EngineError::Ledger { .. } if self.node.is_leading().is_none() => {
                 convert::unknown(self.node.not_leading(Status::unavailable))
@@ -176,7 +176,8 @@ async fn tell(
     // Asked for before the state is looked at, so that no change falls in between.
     let mut updates = leading.watch(run);
     loop {
-        let facts = leading.with_ledger(|ledger| ledger.run(run).cloned()).await.ok_or(())?;
+        // A window's run that has ended is in its folder.
+        let (_, facts) = leading.find(&run.0).await.map_err(drop)?;
         let shown = convert::run(run, &facts, &leading.pool.running(run));
         if sender.send(Ok(update(Shown::Run(shown)))).await.is_err() || is_over(&facts) {
             return Ok(());
@@ -214,7 +215,9 @@ fn update(update: Shown) -> v1::RunUpdate {
 }
 
 /// What a client wants, checked.
-fn read(request: &v1::SubmitRequest) -> Result<(weir_spec::Parsed, PathBuf, RunRequest), Status> {
+pub(super) fn read(
+    request: &v1::SubmitRequest,
+) -> Result<(weir_spec::Parsed, PathBuf, RunRequest), Status> {
     let invalid = |text: String| Status::invalid_argument(text);
     if request.pipeline.len() > LONGEST_PIPELINE || request.workspace.len() > LONGEST_PIPELINE {
         return Err(invalid(format!("the pipeline has more than {LONGEST_PIPELINE} bytes")));
@@ -257,7 +260,7 @@ fn read(request: &v1::SubmitRequest) -> Result<(weir_spec::Parsed, PathBuf, RunR
     Ok((parsed, base_dir, request))
 }
 
-fn time(name: &str, text: &str) -> Result<DateTime<Utc>, Status> {
+pub(super) fn time(name: &str, text: &str) -> Result<DateTime<Utc>, Status> {
     let parsed = DateTime::parse_from_rfc3339(text);
     parsed.map(|time| time.with_timezone(&Utc)).map_err(|error| {
         Status::invalid_argument(format!("{name} `{text}` is not a time of RFC 3339: {error}"))

@@ -15,11 +15,13 @@ use weir_connectors::ConnectorContext;
 use weir_executor::node::MAX_MESSAGE_BYTES;
 use weir_executor::tls::TlsFiles;
 use weir_proto::internal::executors_server::ExecutorsServer;
+use weir_proto::v1::backfills_server::BackfillsServer;
 use weir_proto::v1::cluster_server::ClusterServer;
 use weir_proto::v1::runs_server::RunsServer;
 
 use super::access::Bootstrap;
 use super::access_layer::Access;
+use super::backfills_service::BackfillsService;
 use super::cluster_service::ClusterService;
 use super::executors_service::ExecutorsService;
 use super::leading::{Leading, Settings};
@@ -169,6 +171,10 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
             node: Arc::clone(&node),
             redactor: redactor.clone(),
         }))
+        .add_service(BackfillsServer::new(BackfillsService(RunsService {
+            node: Arc::clone(&node),
+            redactor: redactor.clone(),
+        })))
         .add_service(ClusterServer::new(ClusterService { node: Arc::clone(&node), redactor }))
         .add_service(reflection)
         .add_service(health_service);
@@ -258,6 +264,8 @@ async fn lead(
     node.set_leading(Some(Arc::clone(&leading)));
     let taking_up = tokio::spawn(Arc::clone(&leading).keep_taking_up());
     let _taking_up = AbortOnDropHandle::new(taking_up);
+    let keeping = tokio::spawn(Leading::keep_backfills(Arc::downgrade(&leading)));
+    let _keeping = AbortOnDropHandle::new(keeping);
     let mut expiry = tokio::time::interval(LEASE / 10);
     let mut looked_at = Instant::now();
     while node.member.leader() == Some(node.id) {

@@ -47,8 +47,17 @@ impl Leading {
                 .collect()
         };
         for (run, facts) in left {
+            if self.is_cancelled(&facts).await {
+                self.finish(&run, "cancelled").await?;
+                continue;
+            }
             let frozen = match read_frozen(&self.dir(&facts), &run) {
                 Ok(frozen) => frozen,
+                // The window can be retried, and the others go on meanwhile.
+                Err(error) if facts.backfill.is_some() => {
+                    self.finish(&run, &error.to_string()).await?;
+                    continue;
+                }
                 Err(error) => {
                     if unreadable.insert(run.clone()) {
                         tracing::error!(%run, %error, "the run cannot be taken up; tried again");
@@ -59,7 +68,7 @@ impl Leading {
             let (epoch, at) = (self.epoch, Utc::now());
             let resume = ResumeRun { epoch, run: run.clone(), request_id: None, at };
             self.append(Command::ResumeRun(resume)).await?;
-            self.start(run, frozen);
+            self.start(run, facts.backfill.map(|of| of.backfill), frozen);
         }
         Ok(())
     }

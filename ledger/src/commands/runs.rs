@@ -149,9 +149,10 @@ impl ResumeRun {
         if facts.state.is_terminal() {
             return Err(wrong_state(&self.run, &facts.state));
         }
-        let pipeline = facts.pipeline.clone();
+        let (pipeline, state) = (facts.pipeline.clone(), facts.state.clone());
+        let window = facts.backfill.clone();
         check_request(ledger, self.request_id.as_ref(), Some(&self.run))?;
-        match (facts.backfill.clone(), facts.state.clone()) {
+        match (window, state) {
             (None, _) => check_no_other_active(ledger, &pipeline, &self.run)?,
             (Some(window), state) => resume_window(ledger, &window, &state)?,
         }

@@ -37,6 +37,9 @@ const WISH: Duration = Duration::from_millis(600);
 /// Executors find a new leader within this time, beyond their lease.
 const LONGEST_ARRIVAL: Duration = Duration::from_secs(2);
 
+/// Among whom places are shared out fairly: a run, or a backfill with all of its windows.
+pub(super) type Share = String;
+
 /// What a leader gives to an executor's stream; `Err` ends it.
 pub(super) type Outgoing = Result<ToExecutor, tonic::Status>;
 
@@ -54,7 +57,7 @@ struct State {
     is_closed: bool,
     executors: BTreeMap<String, Executor>,
     tasks: HashMap<SliceAttempt, Assigned>,
-    wishes: BTreeMap<RunId, Instant>,
+    wishes: BTreeMap<Share, Instant>,
     streams: u64,
 }
 
@@ -67,8 +70,7 @@ struct Executor {
     heard: Instant,
     /// Its present stream, if it has one.
     stream: Option<(u64, UnboundedSender<Outgoing>)>,
-    /// Places taken, by run.
-    taken: BTreeMap<RunId, u32>,
+    taken: BTreeMap<Share, u32>,
 }
 
 #[derive(Debug)]
@@ -104,7 +106,7 @@ pub(super) struct Place {
     pool: Arc<Pool>,
     pub(super) executor: String,
     registration: u64,
-    run: RunId,
+    share: Share,
 }
 
 impl Drop for Place {
@@ -112,11 +114,11 @@ impl Drop for Place {
         let mut state = self.pool.state();
         if let Some(executor) = state.executors.get_mut(&self.executor)
             && executor.registration == self.registration
-            && let Some(taken) = executor.taken.get_mut(&self.run)
+            && let Some(taken) = executor.taken.get_mut(&self.share)
         {
             *taken -= 1;
             if *taken == 0 {
-                executor.taken.remove(&self.run);
+                executor.taken.remove(&self.share);
             }
         }
         drop(state);
@@ -298,39 +300,39 @@ impl Pool {
         slots.fold(0, usize::saturating_add)
     }
 
-    pub(super) fn take_place(self: &Arc<Self>, run: &RunId) -> Option<Place> {
+    pub(super) fn take_place(self: &Arc<Self>, share: &Share) -> Option<Place> {
         let mut state = self.state();
         let now = Instant::now();
         state.wishes.retain(|_, since| now.duration_since(*since) < WISH);
-        let busy_of = |state: &State, run: &RunId| -> u32 {
+        let busy_of = |state: &State, share: &Share| -> u32 {
             let executors = state.executors.values();
-            executors.map(|executor| executor.taken.get(run).copied().unwrap_or(0)).sum()
+            executors.map(|executor| executor.taken.get(share).copied().unwrap_or(0)).sum()
         };
         let waiting: Vec<Waiting> = (state.wishes.keys())
-            .filter(|other| *other != run)
+            .filter(|other| *other != share)
             .map(|other| Waiting { busy: busy_of(&state, other) })
             .collect();
         let candidates: Vec<Candidate> = (state.executors.iter())
             .map(|(name, executor)| Candidate {
                 name: name.clone(),
                 free: executor.free(),
-                of_run: executor.taken.get(run).copied().unwrap_or(0),
+                of_run: executor.taken.get(share).copied().unwrap_or(0),
             })
             .collect();
-        let Some(index) = place(&candidates, busy_of(&state, run), &waiting) else {
-            state.wishes.insert(run.clone(), now);
+        let Some(index) = place(&candidates, busy_of(&state, share), &waiting) else {
+            state.wishes.insert(share.clone(), now);
             return None;
         };
-        state.wishes.remove(run);
+        state.wishes.remove(share);
         let name = &candidates[index].name;
         let executor = state.executors.get_mut(name).expect("a candidate is known");
-        *executor.taken.entry(run.clone()).or_default() += 1;
+        *executor.taken.entry(share.clone()).or_default() += 1;
         let registration = executor.registration;
         let place = Place {
             pool: Arc::clone(self),
             executor: name.clone(),
             registration,
-            run: run.clone(),
+            share: share.clone(),
         };
         Some(place)
     }

@@ -31,12 +31,12 @@ fn an_executor_that_comes_back_keeps_its_tasks_and_another_process_does_not() {
 fn places_are_given_back_and_never_exceeded() {
     let pool = Pool::new(7, Duration::from_secs(3));
     let run = RunId("run-1".to_owned());
-    assert!(pool.take_place(&run).is_none());
+    assert!(pool.take_place(&run.0).is_none());
     let _joined = pool.join(hello("a", "boot-1")).expect("joined");
-    let (one, two) = (pool.take_place(&run), pool.take_place(&run));
-    assert!(one.is_some() && two.is_some() && pool.take_place(&run).is_none());
+    let (one, two) = (pool.take_place(&run.0), pool.take_place(&run.0));
+    assert!(one.is_some() && two.is_some() && pool.take_place(&run.0).is_none());
     drop(one);
-    assert!(pool.take_place(&run).is_some());
+    assert!(pool.take_place(&run.0).is_some());
 }
 
 #[test]
@@ -90,12 +90,12 @@ fn a_place_of_a_process_that_was_given_up_is_none_when_it_joins_again() {
     let pool = Pool::new(7, Duration::ZERO);
     let run = RunId("run-1".to_owned());
     let _first = pool.join(hello("a", "boot-1")).expect("joined");
-    let before = pool.take_place(&run);
+    let before = pool.take_place(&run.0);
     assert!(before.is_some());
     std::thread::sleep(Duration::from_millis(2));
     pool.expire();
     let _second = pool.join(hello("a", "boot-1")).expect("joined");
-    let _places = [pool.take_place(&run), pool.take_place(&run)];
+    let _places = [pool.take_place(&run.0), pool.take_place(&run.0)];
     drop(before);
-    assert!(pool.take_place(&run).is_none(), "it has two slots");
+    assert!(pool.take_place(&run.0).is_none(), "it has two slots");
 }
