@@ -1,5 +1,6 @@
 //! The grammar of the command line. Meaning lives in `commands/`.
 
+mod backfill;
 mod cluster;
 mod security;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use backfill::{BackfillArgs, BackfillCommand, WindowStatus};
 pub(crate) use cluster::{
     ClusterArgs, ClusterCommand, CoordinatorArgs, ExecutorArgs, SubmitArgs, UpArgs,
 };
@@ -105,7 +107,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
-    /// Prove a run: add up its row accounts and compare the ledger with the targets.
+    /// Prove a run: add up its row accounts and compare the ledger with the targets. On a cluster also a
+    /// backfill, with all of its finished windows.
     Audit {
         id: String,
         #[command(flatten)]
@@ -125,6 +128,16 @@ pub(crate) enum Command {
     /// Stop a run on a cluster at its next commits. `weir retry` goes on with it.
     Cancel {
         id: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Load a pipeline window by window on a cluster.
+    #[command(subcommand)]
+    Backfill(BackfillCommand),
+    /// List backfills, latest first.
+    Backfills {
+        #[arg(long)]
+        pipeline: Option<String>,
         #[command(flatten)]
         cluster: ClusterArgs,
     },

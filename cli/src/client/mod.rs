@@ -5,6 +5,7 @@
 //! ```
 
 mod access;
+mod backfills;
 pub(crate) mod convert;
 mod endpoints;
 mod search;

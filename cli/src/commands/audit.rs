@@ -5,10 +5,14 @@ use std::process::ExitCode;
 use weir_connectors::Redactor;
 use weir_coordinator::{AuditReport, history};
 
+use super::backfill;
 use crate::args::{ClusterArgs, Global, Output};
 use crate::client::{Client, convert};
 use crate::failure::Failure;
 use crate::{files, output};
+
+/// What the ids of backfills begin with.
+const BACKFILL_PREFIX: &str = "bf-";
 
 pub(crate) async fn audit(
     global: &Global,
@@ -16,6 +20,11 @@ pub(crate) async fn audit(
     cluster: &ClusterArgs,
     redactor: &Redactor,
 ) -> Result<ExitCode, Failure> {
+    if id.starts_with(BACKFILL_PREFIX)
+        && let Some(mut client) = Client::named(cluster)?
+    {
+        return backfill::print_audit(global, &client.audit_backfill(id).await?);
+    }
     let report = match Client::named(cluster)? {
         Some(mut client) => convert::report(client.audit(id).await?),
         None => {

@@ -1,6 +1,7 @@
 //! One file a verb. Each reads its files, asks the engine, prints.
 
 mod audit;
+mod backfill;
 mod cluster;
 mod connection;
 mod dead_letters;
@@ -59,6 +60,10 @@ pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failu
         Command::Connection(command) => connection::connection(global, command, redactor).await,
         Command::Submit(arguments) => submit::submit(global, arguments).await,
         Command::Cancel { id, cluster } => submit::cancel(global, &id, &cluster).await,
+        Command::Backfill(command) => backfill::backfill(global, command).await,
+        Command::Backfills { pipeline, cluster } => {
+            backfill::list(global, pipeline.as_deref(), &cluster).await
+        }
         Command::Cluster(command) => cluster::cluster(global, command).await,
         Command::Coordinator(arguments) => serve::coordinator(global, arguments, redactor).await,
         Command::Executor(arguments) => serve::executor(global, arguments, redactor).await,

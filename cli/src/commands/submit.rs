@@ -145,7 +145,7 @@ pub(crate) async fn cancel(
 }
 
 /// What commands that are shown need in order to ask the same cluster.
-fn place(cluster: &ClusterArgs) -> String {
+pub(super) fn place(cluster: &ClusterArgs) -> String {
     let mut place = match (&cluster.dir, cluster.coordinators.first()) {
         (Some(dir), _) => format!(" --dir {}", dir.display()),
         (None, Some(url)) => format!(" --coordinator {url}"),
@@ -161,6 +161,6 @@ fn place(cluster: &ClusterArgs) -> String {
     place
 }
 
-fn rfc3339(time: DateTime<Utc>) -> String {
+pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
