@@ -30,6 +30,10 @@ pub struct PrepareSink {
     pub sink: String,
     /// Grows with every process that takes over; a writer with a smaller one is fenced off.
     pub epoch: u64,
+    /// Other runs of the pipeline may be going on (those of a backfill's windows): what they have staged is
+    /// not left over from them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_others_beside: bool,
 }
 
 /// What `prepare` agreed with the target; frozen in the ledger and given to every task.

@@ -93,6 +93,7 @@ pub fn test_identity(run: &str, epoch: u64) -> PrepareSink {
         run: run.to_owned(),
         sink: "out".to_owned(),
         epoch,
+        has_others_beside: false,
     }
 }
 
@@ -106,12 +107,14 @@ struct TestRun {
 
 impl TestRun {
     async fn start(target: &dyn SinkUnderTest, run: &str, epoch: u64) -> Self {
+        Self::start_as(target, test_identity(run, epoch)).await
+    }
+
+    async fn start_as(target: &dyn SinkUnderTest, identity: PrepareSink) -> Self {
         let sink = target.open();
-        let prepared = sink
-            .prepare(&test_identity(run, epoch), &test_schema())
-            .await
-            .expect("a fresh target can be prepared");
-        Self { sink, prepared, epoch, manifests: Vec::new() }
+        let prepared =
+            sink.prepare(&identity, &test_schema()).await.expect("a fresh target can be prepared");
+        Self { sink, prepared, epoch: identity.epoch, manifests: Vec::new() }
     }
 
     async fn writer(&self, slice: u32, attempt: u32) -> Box<dyn SinkWriter> {
@@ -390,12 +393,16 @@ pub async fn runs_of_one_epoch_write_beside_each_other(target: &dyn SinkUnderTes
     if target.mode() == WriteMode::Replace {
         return;
     }
-    let mut first = TestRun::start(target, "r1", 1).await;
+    let beside = |run| PrepareSink { has_others_beside: true, ..test_identity(run, 1) };
+    let mut first = TestRun::start_as(target, beside("r1")).await;
     let (rows, others) = (test_rows(0, 60), test_rows(100, 45));
     let mut writer = first.writer(0, 1).await;
     // Begun before the other run is prepared, and published when that is over.
     let manifest = first.stage(&mut *writer, 0, &rows).await;
-    let mut second = TestRun::start(target, "r2", 1).await;
+    let mut second = TestRun::start_as(target, beside("r2")).await;
+    // Nor does a run that is none of a window take theirs away.
+    let alone = TestRun::start(target, "r3", 1).await;
+    alone.sink.clean_up(&alone.prepared).await.expect("staging can be removed");
     let mut other = second.writer(0, 2).await;
     second.write(&mut *other, 0, &others).await;
     let recovery = target.open().recover(&second.prepared, &second.manifests[0], 2, 1).await;

@@ -275,7 +275,8 @@ impl Session {
         &self,
         graph: &StageGraph,
     ) -> Result<IndexMap<StageId, OpenSink>, Failure> {
-        let mut known = self.facts().await.prepared;
+        let (mut known, is_window) =
+            self.with_facts(|facts| (facts.prepared.clone(), facts.backfill.is_some())).await;
         let mut sinks = IndexMap::new();
         for stage in &graph.stages {
             let StageOutput::Sink { node, sink: spec, schema } = &stage.output else { continue };
@@ -293,6 +294,7 @@ impl Session {
                         run: self.run.0.clone(),
                         sink: node.to_string(),
                         epoch: self.epoch,
+                        has_others_beside: is_window,
                     };
                     let preparing = retrying(&self.frozen.spec.retry, &self.stop, || {
                         sink.prepare(&identity, &schema)

@@ -2,10 +2,15 @@
 //! every id exactly once, every value as computed.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::array::{Array, AsArray as _, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, AsArray as _, Float64Array, Int64Array, RecordBatch, StringArray,
+};
 use arrow::datatypes::{Float64Type, Int64Type};
+use parquet::arrow::ArrowWriter;
 
 /// `id` 0 … rows-1, `grp` = id mod 97, `amount` = id × 0.25, `name` = text that needs quoting.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +49,28 @@ pub fn write_csv(folder: &Path, rows: i64, files: i64) {
         }
         std::fs::write(folder.join(format!("part-{file}.csv")), text).expect("the disk has room");
     }
+}
+
+/// Writes rows as one Parquet file, with the folders above it.
+pub fn write_parquet(path: &Path, ids: std::ops::Range<i64>) {
+    let folder = path.parent().expect("a file is in a folder");
+    std::fs::create_dir_all(folder).expect("the folder can be made");
+    let ints = |value: fn(i64) -> i64| -> ArrayRef {
+        Arc::new(ids.clone().map(value).collect::<Int64Array>())
+    };
+    let amounts: Float64Array = ids.clone().map(|id| row(id).amount).collect();
+    let names: StringArray = ids.clone().map(|id| Some(name(id))).collect();
+    let batch = RecordBatch::try_from_iter([
+        ("id", ints(|id| id)),
+        ("grp", ints(|id| row(id).grp)),
+        ("amount", Arc::new(amounts) as ArrayRef),
+        ("name", Arc::new(names) as ArrayRef),
+    ])
+    .expect("the columns have one length");
+    let file = File::create(path).expect("the disk has room");
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("the types are known");
+    writer.write(&batch).expect("the disk has room");
+    writer.close().expect("the disk has room");
 }
 
 /// Collects rows from any reader and checks that they are the dataset.

@@ -259,7 +259,8 @@ impl PostgresSink {
         })
     }
 
-    /// Drops what earlier runs of the sink left behind, and makes this run's staging table.
+    /// Drops what earlier runs of the sink left behind, unless others may be going on, and makes this run's
+    /// staging table.
     async fn make_staging(
         &self,
         connection: &mut PgConnection,
@@ -279,7 +280,8 @@ impl PostgresSink {
         .fetch_all(&mut *connection)
         .await
         .map_err(failed)?;
-        for name in left.iter().filter(|name| plan.staging.as_ref() != Some(name)) {
+        let is_alone = !books.identity.has_others_beside;
+        for name in left.iter().filter(|name| is_alone && plan.staging.as_ref() != Some(name)) {
             let name = TableName { schema: Some(plan.schema.clone()), table: name.clone() };
             run(connection, &format!("DROP TABLE {}", name.quoted())).await.map_err(failed)?;
         }
@@ -298,9 +300,11 @@ impl PostgresSink {
     }
 }
 
-/// Staging tables of one sink: `_weir_<sink>_<run>`.
+/// Staging tables of one sink: `_weir_<sink>_<run>`; those of runs that may go on beside others are told
+/// apart: `_weir_<sink>w_<run>`.
 fn staging_prefix(books: &Books) -> String {
-    format!("_weir_{}_", books.sink_hash())
+    let kind = if books.identity.has_others_beside { "w" } else { "" };
+    format!("_weir_{}{kind}_", books.sink_hash())
 }
 
 #[async_trait]

@@ -565,6 +565,7 @@ pub(crate) fn task(kind: StageKind, output: StageOutput) -> Task {
         run: "run".to_owned(),
         sink: "target".to_owned(),
         epoch: 1,
+        has_others_beside: false,
     };
     Task {
         run: "run".to_owned(),

@@ -1,5 +1,6 @@
 //! All integration tests, in one binary: each file a subject.
 
+mod backfills;
 mod bad_data;
 mod bad_databases;
 mod cluster;
