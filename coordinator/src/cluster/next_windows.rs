@@ -19,7 +19,7 @@ pub(super) fn next_windows(
         .map(|(id, facts)| (id, facts, facts.running.len(), facts.pending()))
         .collect();
     let mut next = Vec::new();
-    for _ in at_work..places {
+    while at_work + next.len() < places {
         waiting.retain(|(_, facts, busy, _)| *busy < facts.parallel as usize);
         let first = (waiting.iter_mut())
             .min_by_key(|(id, facts, busy, _)| (Reverse(facts.priority), *busy, *id));
