@@ -105,7 +105,8 @@ fn wait_for(cluster: &Cluster, backfill: &str, finished: i64) {
         }
         let is_over = start.elapsed() > LONG_PATIENCE || shown["status"] == "finished";
         assert!(!is_over, "{shown:#}\n{}", cluster.logs());
-        std::thread::sleep(Duration::from_millis(50));
+        // Each look is a process and a handshake.
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
