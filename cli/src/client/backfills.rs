@@ -108,7 +108,7 @@ impl Client {
         match answer.await {
             // By the first request, whose answer was lost.
             Err(CallError::Refused { status, is_repeated: true })
-                if status.code() == Code::InvalidArgument =>
+                if status.code() == Code::FailedPrecondition =>
             {
                 self.backfill(&id).await
             }

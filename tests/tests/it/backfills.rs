@@ -261,7 +261,7 @@ fn a_cancelled_backfill_goes_on_when_it_is_resumed() {
     cluster.run(&scenario.start(&to, &["--wait"])).expect_code(0);
     scenario.assert_exact(&cluster, &backfill);
     // It is over.
-    cluster.run(&["backfill", "pause", &backfill]).expect_code(1);
+    cluster.run(&["backfill", "pause", &backfill]).expect_code(2);
     cluster.run(&["backfill", "show", "bf-never"]).expect_code(2);
     let listed = cluster.run(&["backfills", "--output", "json"]).expect_code(0).json();
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed:#}");
