@@ -81,6 +81,7 @@ impl Place {
             params: Default::default(),
             window: None,
             request_id: None,
+            backfill: None,
             at: Utc::now(),
         };
         leading.append(Command::StartRun(start)).await.expect("the ledger is there");
@@ -293,7 +294,7 @@ async fn a_cancel_waits_for_what_is_beginning() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(facts(&leading, &run).await.state, RunState::Running);
     let frozen = crate::frozen::read_frozen(&leading.dir(&facts(&leading, &run).await), &run);
-    leading.start(run.clone(), frozen.expect("it is there"));
+    leading.start(run.clone(), None, frozen.expect("it is there"));
     drop(beginning);
     cancelling.await.expect("no panic").expect("it goes on");
     assert_eq!(failed(&leading, &run).await, "cancelled");
