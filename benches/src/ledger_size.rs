@@ -73,6 +73,7 @@ fn finished_tasks(log: &mut Log, number: u32, slices: u32) {
         params: BTreeMap::new(),
         window: None,
         request_id: None,
+        backfill: None,
         at: DateTime::UNIX_EPOCH,
     }));
     let roles = [NodeRole::Source { incremental: true }, NodeRole::Sql, NodeRole::Sink];
