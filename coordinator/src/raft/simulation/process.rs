@@ -243,6 +243,7 @@ fn start_run(epoch: u64, run: &str) -> StartRun {
         params: std::collections::BTreeMap::new(),
         window: None,
         request_id: None,
+        backfill: None,
         at: DateTime::UNIX_EPOCH,
     }
 }
