@@ -196,14 +196,20 @@ impl<'session> Driver<'session> {
     async fn give_up_lost_outputs(&self) -> Result<(), Failure> {
         let session = self.session;
         let is_lost = |holder: &Holder| self.workers.is_lost(holder);
-        let outputs = session.with_facts(|facts| facts.lost_outputs(&is_lost)).await;
-        if outputs.is_empty() {
-            return Ok(());
+        // What is computed again needs its own inputs, which nobody had to read any more before.
+        loop {
+            let outputs = session.with_facts(|facts| facts.lost_outputs(&is_lost)).await;
+            if outputs.is_empty() {
+                return Ok(());
+            }
+            tracing::warn!(
+                outputs = outputs.len(),
+                "what lost executors had kept is computed again"
+            );
+            let run = session.run.clone();
+            let lose = LoseOutputs { epoch: session.epoch, run, outputs };
+            session.append(Command::LoseOutputs(lose)).await?;
         }
-        tracing::warn!(outputs = outputs.len(), "what lost executors had kept is computed again");
-        let run = session.run.clone();
-        let lose = LoseOutputs { epoch: session.epoch, run, outputs };
-        session.append(Command::LoseOutputs(lose)).await.map(drop)
     }
 
     /// Deals with what ends meanwhile. To decide about many slices takes its time; for every task that
@@ -576,9 +582,9 @@ impl<'session> Driver<'session> {
         session.append(Command::LoseAttempt(lost)).await?;
         if is_last {
             return Err(Failure::Run(format!(
-                "slice {slice} of stage `{stage}` was attempted {losses} times, and every time the \
-                 executor, or one that kept rows for it, was lost before anything was committed ({error}): \
-                 the task may need more memory than they have"
+                "slice {slice} of stage `{stage}` was attempted {losses} times, and nothing was committed; \
+                 the last time: {error}. If executors end again and again, the task may need more memory \
+                 than they have"
             )));
         }
         tracing::warn!(stage, slice, attempt, error, "executor lost");

@@ -130,6 +130,25 @@ fn what_has_read_of_lost_rows_reads_again_and_a_late_result_does_not_count() {
 }
 
 #[test]
+fn what_is_computed_again_finds_its_own_inputs_lost() {
+    let mut world = World::new();
+    for stage in 0..2 {
+        for slice in 0..2 {
+            world.compute(stage, slice, Some("a"));
+        }
+    }
+    // Kept too, as if there were another part behind it.
+    world.compute(2, 0, Some("a"));
+    world.compute(2, 1, Some("b"));
+    assert_eq!(world.lost("a").len(), 1, "nobody reads the first stages any more");
+    assert_eq!(world.lose("a"), Response::Accepted { changed: true });
+    assert_eq!(world.lost("a").len(), 4, "now somebody does");
+    assert_eq!(world.lose("a"), Response::Accepted { changed: true });
+    assert_eq!(world.lost("a"), []);
+    assert_eq!(world.finished()[..3], [vec![false; 2], vec![false; 2], vec![false; 2]]);
+}
+
+#[test]
 fn what_nobody_reads_any_more_may_be_lost() {
     let mut world = World::new();
     for stage in 0..3 {
