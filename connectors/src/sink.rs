@@ -137,8 +137,9 @@ pub trait Sink: Send + Sync + fmt::Debug {
     ) -> Result<Vec<PublishedBatch>, ConnectorError>;
 
     /// Removes staging that no intent mentions. Called after success, and when a run is abandoned.
-    /// Rows that are visible stay.
-    async fn clean_up(&self, prepared: &PreparedSink) -> Result<(), ConnectorError>;
+    /// Rows that are visible stay. `epoch` is the current one: who has been replaced removes nothing, because
+    /// the run may go on under his successor.
+    async fn clean_up(&self, prepared: &PreparedSink, epoch: u64) -> Result<(), ConnectorError>;
 
     /// Connects and writes nothing: `weir connection test`. Returns a line for people.
     async fn check(&self) -> Result<String, ConnectorError>;

@@ -43,6 +43,7 @@ pub async fn check_sink(make: MakeTarget<'_>) {
     recovery_of_a_staged_batch_writes_its_rows_once(&*make().await).await;
     recovery_of_a_lost_batch_says_so(&*make().await).await;
     a_fenced_writer_publishes_nothing(&*make().await).await;
+    who_was_replaced_removes_nothing(&*make().await).await;
     for wakes in [Wakes::Before, Wakes::Meanwhile, Wakes::After] {
         an_attempt_that_was_given_up_changes_nothing(&*make().await, wakes).await;
     }
@@ -170,7 +171,7 @@ impl TestRun {
                 .expect("a run can be committed");
         }
         self.check_published().await;
-        self.sink.clean_up(&self.prepared).await.expect("staging can be removed");
+        self.sink.clean_up(&self.prepared, self.epoch).await.expect("staging can be removed");
         assert_eq!(target.leftovers().await, Vec::<String>::new(), "staging was left behind");
         self.check_published().await;
     }
@@ -277,7 +278,7 @@ pub async fn recovery_of_a_lost_batch_says_so(target: &dyn SinkUnderTest) {
     let mut writer = run.writer(0, 1).await;
     run.stage(&mut *writer, 0, &rows).await;
     drop(writer);
-    run.sink.clean_up(&run.prepared).await.expect("staging can be removed");
+    run.sink.clean_up(&run.prepared, run.epoch).await.expect("staging can be removed");
     run.sink = target.open();
     run.epoch = 2;
     let recovery = run.sink.recover(&run.prepared, &run.manifests[0], 1, 2).await;
@@ -318,6 +319,24 @@ pub async fn a_fenced_writer_publishes_nothing(target: &dyn SinkUnderTest) {
     new.write(&mut *writer, 0, &rows).await;
     new.finish(target).await;
     expect_visible(target, &rows, "at the end").await;
+}
+
+/// A coordinator that was paused while it gave a run up wakes up when its successor runs it.
+pub async fn who_was_replaced_removes_nothing(target: &dyn SinkUnderTest) {
+    let old = TestRun::start(target, "r1", 1).await;
+    let mut new = TestRun::start(target, "r1", 2).await;
+    let (first, second) = (test_rows(0, 60), test_rows(100, 45));
+    let mut writer = new.writer(0, 1).await;
+    new.write(&mut *writer, 0, &first).await;
+    let manifest = new.stage(&mut *writer, 1, &second).await;
+    // A sink whose staging is the run's own temporary state has nothing to refuse.
+    if let Err(error) = old.sink.clean_up(&old.prepared, 1).await {
+        assert_eq!(error.kind, ErrorKind::Fenced, "{error}");
+    }
+    writer.publish(&manifest).await.expect("its staging is there");
+    drop(writer);
+    new.finish(target).await;
+    expect_visible(target, &[first, second].concat(), "at the end").await;
 }
 
 /// When a paused attempt wakes up: seen from the publication of its successor.
@@ -402,7 +421,7 @@ pub async fn runs_of_one_epoch_write_beside_each_other(target: &dyn SinkUnderTes
     let mut second = TestRun::start_as(target, beside("r2")).await;
     // Nor does a run that is none of a window take theirs away.
     let alone = TestRun::start(target, "r3", 1).await;
-    alone.sink.clean_up(&alone.prepared).await.expect("staging can be removed");
+    alone.sink.clean_up(&alone.prepared, 1).await.expect("staging can be removed");
     let mut other = second.writer(0, 2).await;
     second.write(&mut *other, 0, &others).await;
     let recovery = target.open().recover(&second.prepared, &second.manifests[0], 2, 1).await;
@@ -413,7 +432,7 @@ pub async fn runs_of_one_epoch_write_beside_each_other(target: &dyn SinkUnderTes
         committed.expect("a run can be committed");
     }
     second.check_published().await;
-    second.sink.clean_up(&second.prepared).await.expect("staging can be removed");
+    second.sink.clean_up(&second.prepared, 1).await.expect("staging can be removed");
     expect_visible(target, &others, "after the second run").await;
     writer.publish(&manifest).await.expect("nobody has taken over");
     drop(writer);
@@ -469,7 +488,7 @@ pub async fn preparing_and_committing_twice_is_the_same_as_once(target: &dyn Sin
         run.epoch = 2;
     }
     run.finish(target).await;
-    run.sink.clean_up(&run.prepared).await.expect("staging can be removed twice");
+    run.sink.clean_up(&run.prepared, run.epoch).await.expect("staging can be removed twice");
     expect_visible(target, &rows, "at the end").await;
 }
 

@@ -373,7 +373,7 @@ impl Engine {
         let Some(facts) = facts.filter(|facts| !facts.cleaned_up) else { return Ok(()) };
         let removed = match read_frozen(dir, run) {
             Ok(frozen) => {
-                remove_staging(facts, &frozen.spec, run, self.systems.as_ref(), dir).await
+                remove_staging(facts, &frozen.spec, run, epoch, self.systems.as_ref(), dir).await
             }
             // Somebody has removed the run's folder.
             Err(error) => Err(error.to_string()),

@@ -344,7 +344,7 @@ impl Session {
     /// Removes the staging of sinks, and what only a running run needs of its folder.
     async fn clean_up(&self, sinks: impl Iterator<Item = &OpenSink>) -> Result<(), String> {
         for OpenSink { node, sink, prepared } in sinks {
-            retrying(&self.frozen.spec.retry, &self.stop, || sink.clean_up(prepared))
+            retrying(&self.frozen.spec.retry, &self.stop, || sink.clean_up(prepared, self.epoch))
                 .await
                 .map_err(|error| format!("failed to clean up after sink `{node}`: {error}"))?;
         }
@@ -397,6 +397,7 @@ impl Session {
                 &facts,
                 &self.frozen.spec,
                 &self.run,
+                self.epoch,
                 self.systems.as_ref(),
                 &self.dir,
             )
@@ -435,6 +436,7 @@ pub(crate) async fn remove_staging(
     facts: &RunFacts,
     spec: &PipelineSpec,
     run: &RunId,
+    epoch: u64,
     systems: &dyn Systems,
     dir: &PipelineDir,
 ) -> Result<(), String> {
@@ -447,7 +449,7 @@ pub(crate) async fn remove_staging(
             |error: ConnectorError| format!("failed to clean up after sink `{node}`: {error}");
         let sink = systems.open_sink(node, sink).map_err(failed)?;
         let never = CancellationToken::new();
-        retrying(&spec.retry, &never, || sink.clean_up(prepared)).await.map_err(failed)?;
+        retrying(&spec.retry, &never, || sink.clean_up(prepared, epoch)).await.map_err(failed)?;
     }
     remove_working_files(dir, run).await;
     Ok(())

@@ -119,7 +119,7 @@ async fn load(
     if sink.commit_mode() == CommitMode::Run {
         sink.commit_run(&prepared, &[manifest], 1).await?;
     }
-    sink.clean_up(&prepared).await?;
+    sink.clean_up(&prepared, 1).await?;
     Ok(prepared)
 }
 
@@ -796,7 +796,7 @@ async fn what_was_made_on_a_table_during_a_run_outlives_its_replacing() {
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(texts(&url, check).await, [expected], "{name}");
         assert_eq!(texts(&url, "SELECT DISTINCT label FROM target").await, ["new"], "{name}");
-        sink.clean_up(&prepared).await.expect("staging can be dropped");
+        sink.clean_up(&prepared, 1).await.expect("staging can be dropped");
     }
 }
 

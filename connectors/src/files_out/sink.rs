@@ -102,7 +102,11 @@ impl FileSinkCore {
     }
 
     /// Removes what the run keeps besides visible rows.
-    fn clean_up(&self, identity: &PrepareSink) -> Result<(), ConnectorError> {
+    fn clean_up(&self, identity: &PrepareSink, epoch: u64) -> Result<(), ConnectorError> {
+        if !self.layout.control.exists() {
+            return Ok(());
+        }
+        let _fence = fence::join(&self.layout, identity, epoch)?;
         let staging = self.layout.staging(identity);
         remove_folder(&staging)?;
         // Other runs or sinks may still use these.
@@ -250,10 +254,10 @@ impl Sink for FileSink {
         .await
     }
 
-    async fn clean_up(&self, prepared: &PreparedSink) -> Result<(), ConnectorError> {
+    async fn clean_up(&self, prepared: &PreparedSink, epoch: u64) -> Result<(), ConnectorError> {
         let core = self.core.clone();
         let identity = prepared.identity.clone();
-        blocking(move || core.clean_up(&identity)).await
+        blocking(move || core.clean_up(&identity, epoch)).await
     }
 
     async fn check(&self) -> Result<String, ConnectorError> {

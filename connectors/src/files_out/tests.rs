@@ -445,7 +445,7 @@ async fn an_interrupted_exchange_is_finished_from_every_step() {
             }
             if run == "r1" {
                 sink.commit_run(&prepared, &manifests, 1).await.expect("can be committed");
-                sink.clean_up(&prepared).await.expect("can be cleaned up");
+                sink.clean_up(&prepared, 1).await.expect("can be cleaned up");
             }
             rounds.push((prepared, manifests));
         }
@@ -479,7 +479,7 @@ async fn an_interrupted_exchange_is_finished_from_every_step() {
         let rows: Vec<TestRow> =
             data_files(&target).iter().flat_map(|path| read_rows(path)).collect();
         assert_eq!(rows, test_rows(100, 20), "after step {step}");
-        open().clean_up(prepared).await.expect("can be cleaned up");
+        open().clean_up(prepared, 2).await.expect("can be cleaned up");
         let left: Vec<_> = fs::read_dir(&control)
             .expect("is there")
             .map(|entry| entry.expect("can be listed").file_name().to_string_lossy().into_owned())

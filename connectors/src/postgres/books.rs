@@ -267,9 +267,12 @@ impl Books {
         server: &Server,
         epoch: u64,
     ) -> Result<(), ConnectorError> {
-        if self.epoch(connection, server, "").await? == Some(epoch) {
+        let current = self.epoch(connection, server, "").await?;
+        if current == Some(epoch) {
             return self.check_fence(connection, server, epoch).await;
         }
+        // A fence never goes back: who has been replaced need not wait for the writers of his successor.
+        self.allow(current, server, epoch)?;
         self.allow(self.epoch(connection, server, " FOR UPDATE").await?, server, epoch)?;
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "UPDATE {} SET epoch = $4 WHERE ledger_id = $1 AND pipeline = $2 AND sink = $3 AND epoch < \

@@ -361,6 +361,8 @@ impl Sink for PostgresSink {
         };
         run(&mut connection, "BEGIN").await.map_err(failed)?;
         run(&mut connection, &lock).await.map_err(failed)?;
+        // Staging of other runs goes, and may be that of a successor.
+        books.check_fence(&mut connection, &self.server, identity.epoch).await?;
         self.make_staging(&mut connection, &books, &plan).await?;
         run(&mut connection, "COMMIT").await.map_err(failed)?;
         Ok(PreparedSink {
@@ -417,15 +419,21 @@ impl Sink for PostgresSink {
         Ok(if is_visible { batches } else { Vec::new() })
     }
 
-    async fn clean_up(&self, prepared: &PreparedSink) -> Result<(), ConnectorError> {
-        let (plan, _) = self.plan(prepared)?;
+    async fn clean_up(&self, prepared: &PreparedSink, epoch: u64) -> Result<(), ConnectorError> {
+        let (plan, books) = self.plan(prepared)?;
         let Some(staging) = plan.staging_name() else { return Ok(()) };
         let failed = |cause| classify(format!("drop {staging} at {}", self.server), cause);
         let mut connection = self.server.connect().await?;
+        if find_relation(&mut connection, &self.server, &staging).await?.is_none() {
+            return Ok(());
+        }
         run(&mut connection, "SET lock_timeout = '60s'").await.map_err(failed)?;
+        run(&mut connection, "BEGIN").await.map_err(failed)?;
+        books.raise_with_commit(&mut connection, &self.server, epoch).await?;
         run(&mut connection, &format!("DROP TABLE IF EXISTS {}", staging.quoted()))
             .await
             .map_err(failed)?;
+        run(&mut connection, "COMMIT").await.map_err(failed)?;
         Ok(())
     }
 

@@ -374,15 +374,17 @@ impl Sink for SqliteSink {
         commit::batches(&mut session, &prepared.identity, true).await
     }
 
-    async fn clean_up(&self, prepared: &PreparedSink) -> Result<(), ConnectorError> {
+    async fn clean_up(&self, prepared: &PreparedSink, epoch: u64) -> Result<(), ConnectorError> {
         let identity = &prepared.identity;
-        spill::remove(&spill::folder(&self.core.database.path, &identity.run, &identity.sink))?;
+        let spilled = spill::folder(&self.core.database.path, &identity.run, &identity.sink);
         if !self.core.database.path.exists() {
-            return Ok(());
+            return spill::remove(&spilled);
         }
         let mut transaction = self.core.database.begin().await?;
         let session = &mut transaction.session;
         commit::create_tables(session).await?;
+        commit::fence(session, identity, epoch).await?;
+        spill::remove(&spilled)?;
         commit::forget_staged(session, identity).await?;
         if let Some(staging) = self.core.staging(identity) {
             let sql = format!("DROP TABLE IF EXISTS {}", quote(&staging));

@@ -104,8 +104,8 @@ impl Sink for HalfShownSink {
         self.inner.published(prepared, manifests).await
     }
 
-    async fn clean_up(&self, prepared: &PreparedSink) -> Result<(), ConnectorError> {
-        self.inner.clean_up(prepared).await
+    async fn clean_up(&self, prepared: &PreparedSink, epoch: u64) -> Result<(), ConnectorError> {
+        self.inner.clean_up(prepared, epoch).await
     }
 
     async fn check(&self) -> Result<String, ConnectorError> {

@@ -252,7 +252,7 @@ impl Sink for OpenSink {
     ) -> Result<Vec<PublishedBatch>, ConnectorError> {
         Ok(Vec::new())
     }
-    async fn clean_up(&self, _prepared: &PreparedSink) -> Result<(), ConnectorError> {
+    async fn clean_up(&self, _prepared: &PreparedSink, _epoch: u64) -> Result<(), ConnectorError> {
         Ok(())
     }
     async fn check(&self) -> Result<String, ConnectorError> {
