@@ -13,7 +13,7 @@ use openraft::{
     AnyError, Entry, EntryPayload, LogId, StorageError, StorageIOError, StoredMembership,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 use uuid::Uuid;
 use weir_ledger::{Ledger, apply};
 
@@ -27,6 +27,8 @@ const ZSTD_LEVEL: i32 = 1;
 pub(crate) struct LedgerMachine {
     ledger: Arc<RwLock<Ledger>>,
     state: Arc<RwLock<State>>,
+    /// Held by who writes or reads the file: what the state says of it is true of its content.
+    file: Arc<Mutex<()>>,
     folder: PathBuf,
 }
 
@@ -48,8 +50,12 @@ impl LedgerMachine {
     /// With the facts of the snapshot in `folder`, if there is one.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let machine =
-            Self { ledger: Arc::default(), state: Arc::default(), folder: folder.to_owned() };
+        let machine = Self {
+            ledger: Arc::default(),
+            state: Arc::default(),
+            file: Arc::default(),
+            folder: folder.to_owned(),
+        };
         let path = machine.snapshot_path();
         if path.exists() {
             let kept = read_snapshot(File::open(&path)?)?;
@@ -76,11 +82,22 @@ impl LedgerMachine {
         (state.applied.map_or(0, |applied| applied.index), ledger.clone())
     }
 
+    /// What a snapshot says of itself.
+    #[cfg(test)]
+    pub(super) fn described(snapshot: &[u8]) -> SnapshotMeta<MemberId, Address> {
+        read_snapshot(snapshot).expect("it is whole").meta
+    }
+
     fn snapshot_path(&self) -> PathBuf {
         self.folder.join(SNAPSHOT)
     }
 
     async fn current_snapshot(&self) -> io::Result<Option<Snapshot<Types>>> {
+        let _file = self.file.lock().await;
+        self.read_current().await
+    }
+
+    async fn read_current(&self) -> io::Result<Option<Snapshot<Types>>> {
         let Some(meta) = self.state.read().await.snapshot.clone() else { return Ok(None) };
         let path = self.snapshot_path();
         let bytes = beside(move || fs::read(path)).await?;
@@ -88,6 +105,8 @@ impl LedgerMachine {
     }
 
     async fn build(&self) -> io::Result<Snapshot<Types>> {
+        // What is applied now is not older than the file, and nobody else replaces it meanwhile.
+        let _file = self.file.lock().await;
         let kept = {
             // In this order everywhere: what is applied meanwhile waits.
             let ledger = self.ledger.read().await;
@@ -103,7 +122,7 @@ impl LedgerMachine {
         let folder = self.folder.clone();
         let meta = beside(move || keep(&folder, &kept).map(|()| kept.meta)).await?;
         self.state.write().await.snapshot = Some(meta);
-        self.current_snapshot().await?.ok_or_else(|| io::Error::other("the snapshot is gone"))
+        self.read_current().await?.ok_or_else(|| io::Error::other("the snapshot is gone"))
     }
 
     async fn install(
@@ -111,6 +130,7 @@ impl LedgerMachine {
         meta: &SnapshotMeta<MemberId, Address>,
         received: Vec<u8>,
     ) -> io::Result<()> {
+        let _file = self.file.lock().await;
         let folder = self.folder.clone();
         let meta = meta.clone();
         let kept = beside(move || {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use openraft::StorageError;
+use openraft::storage::{RaftSnapshotBuilder as _, RaftStateMachine as _, Snapshot};
 use openraft::testing::{StoreBuilder, Suite};
+use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, StorageError};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -36,6 +37,27 @@ impl StoreBuilder<Types, LogStore, LedgerMachine, TempDir> for Stores {
 #[test]
 fn the_stores_pass_the_suite_of_openraft() {
     Suite::test_all(Stores).expect("every test passes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_what_its_description_says_while_the_next_one_is_written() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let machine = LedgerMachine::open(folder.path()).expect("the folder is empty");
+    let (mut builder, mut reader) = (machine.clone(), machine);
+    let building = tokio::spawn(async move {
+        for index in 1..=100 {
+            let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+            let entry = Entry::<Types> { log_id, payload: EntryPayload::Blank };
+            builder.apply([entry]).await.expect("it applies");
+            builder.build_snapshot().await.expect("it is written");
+        }
+    });
+    while !building.is_finished() {
+        let current = reader.get_current_snapshot().await.expect("it can be read");
+        let Some(Snapshot { meta, snapshot }) = current else { continue };
+        assert_eq!(LedgerMachine::described(&snapshot.into_inner()), meta);
+    }
+    building.await.expect("all are written");
 }
 
 /// A member with its server.
