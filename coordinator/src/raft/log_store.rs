@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -39,6 +39,17 @@ const GROUP: usize = 1024;
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
     writes: UnboundedSender<Write>,
+}
+
+/// Tells the last entry of a log, and does not keep it open.
+#[derive(Clone, Debug)]
+pub(super) struct LastEntry(Weak<Shared>);
+
+impl LastEntry {
+    /// Whether it is on the disk yet or not.
+    pub(super) fn get(&self) -> Option<LogId<MemberId>> {
+        self.0.upgrade()?.memory().last
+    }
 }
 
 #[derive(Debug)]
@@ -102,6 +113,10 @@ impl LogStore {
         let (writes, received) = unbounded_channel();
         let writer = Writer { shared: Arc::clone(&shared), received };
         Ok((Self { shared, writes }, writer))
+    }
+
+    pub(super) fn last_entry(&self) -> LastEntry {
+        LastEntry(Arc::downgrade(&self.shared))
     }
 
     async fn write(

@@ -9,9 +9,11 @@ use std::time::Duration;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{RwLock, RwLockReadGuard, watch};
+use tokio_util::task::AbortOnDropHandle;
 use weir_executor::tls::TlsFiles;
 use weir_ledger::{Command, Ledger, Response};
 
+use super::election::Elections;
 use super::log_store::LogStore;
 use super::machine::LedgerMachine;
 use super::network::{Network, Way};
@@ -32,8 +34,11 @@ pub struct RaftOptions {
     /// Also the longest that a member may take to write what it is sent: shorter, and a busy disk looks
     /// like a dead member.
     pub heartbeat: Duration,
-    /// A follower that hears nothing for this long, or up to twice as long, wants to lead.
-    pub election: Duration,
+    /// A leader that was heard within this time is not replaced; one that has ended is, when it is over. Longer
+    /// than the time between two heartbeats.
+    pub lease: Duration,
+    /// One that is silent, and has not ended, is replaced after this time.
+    pub patience: Duration,
     /// For the calls to other members.
     pub tls: Option<TlsFiles>,
 }
@@ -45,7 +50,8 @@ impl RaftOptions {
             folder: folder.into(),
             snapshot_every: 10_000,
             heartbeat: Duration::from_millis(500),
-            election: Duration::from_millis(1_000),
+            lease: Duration::from_millis(1_000),
+            patience: Duration::from_millis(3_000),
             tls: None,
         }
     }
@@ -69,7 +75,9 @@ pub struct RaftMember {
     member: MemberId,
     raft: Raft<Types>,
     pub(super) machine: LedgerMachine,
+    elections: Elections,
     log_thread: Mutex<Option<JoinHandle<()>>>,
+    _electing: AbortOnDropHandle<()>,
 }
 
 impl std::fmt::Debug for RaftMember {
@@ -94,13 +102,16 @@ impl RaftMember {
         log: LogStore,
         way: Way,
     ) -> std::io::Result<Self> {
-        let RaftOptions { member, folder, snapshot_every, heartbeat, election, tls } = options;
+        let RaftOptions { member, folder, snapshot_every, heartbeat, lease, patience, tls } =
+            options;
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
             cluster_name: "weir".to_owned(),
             heartbeat_interval: millis(heartbeat),
-            election_timeout_min: millis(election),
-            election_timeout_max: millis(election * 2),
+            enable_elect: false,
+            // The most that a vote may take, and the lease.
+            election_timeout_min: millis(lease) - 1,
+            election_timeout_max: millis(lease),
             install_snapshot_timeout: 10_000,
             max_payload_entries: MAX_PAYLOAD_ENTRIES,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
@@ -109,15 +120,19 @@ impl RaftMember {
         };
         let config = Arc::new(config.validate().map_err(std::io::Error::other)?);
         let machine = LedgerMachine::open(&folder)?;
-        let network = Network { from: member, tls, way };
-        let raft = Raft::new(member, config, network, log, machine.clone())
+        let network = Network::new(member, tls, way);
+        let last = log.last_entry();
+        let raft = Raft::new(member, config, network.clone(), log, machine.clone())
             .await
             .map_err(std::io::Error::other)?;
-        Ok(Self { member, raft, machine, log_thread: Mutex::default() })
+        let elections = Elections { member, raft: raft.clone(), last, lease, patience };
+        let electing = AbortOnDropHandle::new(tokio::spawn(elections.clone().run(network)));
+        let log_thread = Mutex::default();
+        Ok(Self { member, raft, machine, elections, log_thread, _electing: electing })
     }
 
     pub fn service(&self) -> RaftService {
-        RaftService { member: self.member, raft: self.raft.clone() }
+        RaftService { elections: self.elections.clone() }
     }
 
     /// Makes a new cluster of these members. To be called on one of them, once; a member that belongs
@@ -193,13 +208,7 @@ impl RaftMember {
 
     /// Those that take part in decisions, with their addresses.
     pub fn members(&self) -> BTreeMap<MemberId, Address> {
-        let metrics = self.raft.metrics().borrow().clone();
-        let membership = metrics.membership_config.membership();
-        let voters: std::collections::BTreeSet<MemberId> = membership.voter_ids().collect();
-        (membership.nodes())
-            .filter(|(id, _)| voters.contains(id))
-            .map(|(id, address)| (*id, address.clone()))
-            .collect()
+        self.elections.voters().into_iter().collect()
     }
 
     /// Notified whenever the answer of [`leader`](Self::leader) may have changed.

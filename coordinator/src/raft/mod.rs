@@ -8,6 +8,7 @@
 //!             machine: apply ─▶ Ledger ─▶ answer
 //! ```
 
+mod election;
 mod log_store;
 mod machine;
 mod member;

@@ -1,5 +1,7 @@
-//! Calls to the other members. A connection is made when it is first needed, and again when it broke.
+//! Calls to the other members. A connection to a member is made when it is first needed, and again when it broke.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::error::{
@@ -18,6 +20,7 @@ use weir_executor::tls::TlsFiles;
 use weir_proto::internal::RaftMessage;
 use weir_proto::internal::raft_client::RaftClient;
 
+use super::election::{PreVote, WouldVote};
 use super::{Address, MemberId, Types};
 
 /// Bytes of one message: a group of commands with their manifests, or a chunk of a snapshot.
@@ -26,12 +29,13 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// The longest that a member may say nothing, not even to a ping.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// Makes connections.
+/// Makes connections, one to each member, and keeps them.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
-    pub(crate) from: MemberId,
-    pub(crate) tls: Option<TlsFiles>,
-    pub(crate) way: Way,
+    from: MemberId,
+    tls: Option<TlsFiles>,
+    way: Way,
+    channels: Arc<Mutex<BTreeMap<MemberId, (Address, Channel)>>>,
 }
 
 /// How a connection is made.
@@ -48,19 +52,38 @@ pub(crate) struct Peer {
     network: Network,
     target: MemberId,
     address: Address,
-    channel: Result<Channel, Unreachable>,
+}
+
+/// Why a member has not answered.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// Nobody listens there, or the connection broke.
+    Gone,
+    Silent,
+    Other,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: MemberId, node: &Address) -> Peer {
-        let channel = self.connect(node);
-        Peer { network: self.clone(), target, address: node.clone(), channel }
+        self.peer(target, node)
     }
 }
 
 impl Network {
+    pub(super) fn new(from: MemberId, tls: Option<TlsFiles>, way: Way) -> Self {
+        Self { from, tls, way, channels: Arc::default() }
+    }
+
+    pub(super) fn peer(&self, target: MemberId, address: &Address) -> Peer {
+        Peer { network: self.clone(), target, address: address.clone() }
+    }
+
+    fn channels(&self) -> MutexGuard<'_, BTreeMap<MemberId, (Address, Channel)>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn connect(&self, node: &Address) -> Result<Channel, Unreachable> {
         let endpoint = match self.way {
             Way::Tcp => address::endpoint(&node.url, self.tls.as_ref()),
@@ -87,20 +110,78 @@ impl Network {
 enum Call {
     AppendEntries,
     Vote,
+    PreVote,
     InstallSnapshot,
 }
 
 type Failed<E> = RPCError<MemberId, Address, RaftError<MemberId, E>>;
 
+enum Failure {
+    Unreachable(Unreachable),
+    Network(NetworkError),
+    Timeout,
+}
+
 impl Peer {
-    /// With the certificates as they are now: a channel keeps those that it was made with.
-    fn connect_again(&mut self) -> Result<Channel, Unreachable> {
-        self.channel = self.network.connect(&self.address);
-        self.channel.clone()
+    /// The connection that there is, or a new one with the certificates as they are now.
+    fn channel(&self) -> Result<Channel, Unreachable> {
+        let mut channels = self.network.channels();
+        match channels.get(&self.target) {
+            Some((address, channel)) if *address == self.address => Ok(channel.clone()),
+            _ => {
+                let channel = self.network.connect(&self.address)?;
+                channels.insert(self.target, (self.address.clone(), channel.clone()));
+                Ok(channel)
+            }
+        }
+    }
+
+    /// The next call says why a new connection does not succeed, if so.
+    fn forget_channel(&self) {
+        self.network.channels().remove(&self.target);
+    }
+
+    async fn send(&self, call: Call, json: Vec<u8>, limit: Duration) -> Result<Vec<u8>, Failure> {
+        let channel = self.channel().map_err(Failure::Unreachable)?;
+        let mut client = RaftClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let message = RaftMessage { target: self.target, json };
+        let answering = async {
+            match call {
+                Call::AppendEntries => client.append_entries(message).await,
+                Call::Vote => client.vote(message).await,
+                Call::PreVote => client.pre_vote(message).await,
+                Call::InstallSnapshot => client.install_snapshot(message).await,
+            }
+        };
+        match tokio::time::timeout(limit, answering).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().json),
+            Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
+                self.forget_channel();
+                Err(Failure::Unreachable(Unreachable::new(&status)))
+            }
+            Ok(Err(status)) => Err(Failure::Network(NetworkError::new(&status))),
+            Err(_) => Err(Failure::Timeout),
+        }
+    }
+
+    pub(super) async fn pre_vote(
+        &self,
+        request: PreVote,
+        limit: Duration,
+    ) -> Result<WouldVote, NoAnswer> {
+        let json = serde_json::to_vec(&request).map_err(|_| NoAnswer::Other)?;
+        let answer = self.send(Call::PreVote, json, limit).await.map_err(|why| match why {
+            Failure::Unreachable(_) => NoAnswer::Gone,
+            Failure::Timeout => NoAnswer::Silent,
+            Failure::Network(_) => NoAnswer::Other,
+        })?;
+        serde_json::from_slice(&answer).map_err(|_| NoAnswer::Other)
     }
 
     async fn call<Request, Response, E>(
-        &mut self,
+        &self,
         call: Call,
         request: &Request,
         option: &RPCOption,
@@ -110,43 +191,23 @@ impl Peer {
         Response: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let channel = match &self.channel {
-            Ok(channel) => channel.clone(),
-            Err(_) => self.connect_again().map_err(RPCError::Unreachable)?,
-        };
-        let mut client = RaftClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let json = serde_json::to_vec(request).map_err(|error| NetworkError::new(&error))?;
-        let message = RaftMessage { target: self.target, json };
-        let answering = async {
-            match call {
-                Call::AppendEntries => client.append_entries(message).await,
-                Call::Vote => client.vote(message).await,
-                Call::InstallSnapshot => client.install_snapshot(message).await,
-            }
-        };
         let limit = option.hard_ttl();
-        let answer = match tokio::time::timeout(limit, answering).await {
-            Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
-                // The next call says why that does not succeed, if so.
-                let _ = self.connect_again();
-                return Err(RPCError::Unreachable(Unreachable::new(&status)));
-            }
-            Ok(Err(status)) => return Err(RPCError::Network(NetworkError::new(&status))),
-            Err(_) => {
+        let answer = self.send(call, json, limit).await.map_err(|why| match why {
+            Failure::Unreachable(error) => RPCError::Unreachable(error),
+            Failure::Network(error) => RPCError::Network(error),
+            Failure::Timeout => {
                 let action = match call {
                     Call::AppendEntries => RPCTypes::AppendEntries,
-                    Call::Vote => RPCTypes::Vote,
+                    Call::Vote | Call::PreVote => RPCTypes::Vote,
                     Call::InstallSnapshot => RPCTypes::InstallSnapshot,
                 };
                 let (id, target) = (self.network.from, self.target);
-                return Err(RPCError::Timeout(Timeout { action, id, target, timeout: limit }));
+                RPCError::Timeout(Timeout { action, id, target, timeout: limit })
             }
-        };
+        })?;
         let result: Result<Response, RaftError<MemberId, E>> =
-            serde_json::from_slice(&answer.json).map_err(|error| NetworkError::new(&error))?;
+            serde_json::from_slice(&answer).map_err(|error| NetworkError::new(&error))?;
         result.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
     }
 }

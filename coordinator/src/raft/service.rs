@@ -1,20 +1,21 @@
 //! Answers the calls of other members.
 
-use openraft::Raft;
+use openraft::error::RaftError;
+use openraft::raft::{VoteRequest, VoteResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::{Request, Response, Status};
 use weir_proto::internal::RaftMessage;
 use weir_proto::internal::raft_server::{Raft as RaftCalls, RaftServer};
 
+use super::MemberId;
+use super::election::Elections;
 use super::network::MAX_MESSAGE_BYTES;
-use super::{MemberId, Types};
 
 /// The gRPC service of one member.
 #[derive(Clone)]
 pub struct RaftService {
-    pub(super) member: MemberId,
-    pub(super) raft: Raft<Types>,
+    pub(super) elections: Elections,
 }
 
 impl RaftService {
@@ -27,15 +28,19 @@ impl RaftService {
     /// Reads a message that is meant for this member.
     fn read<T: DeserializeOwned>(&self, message: Request<RaftMessage>) -> Result<T, Status> {
         let RaftMessage { target, json } = message.into_inner();
-        if target != self.member {
+        if target != self.elections.member {
             return Err(Status::failed_precondition(format!(
                 "this is member {}, not {target}: do two members have one address?",
-                self.member
+                self.elections.member
             )));
         }
         serde_json::from_slice(&json)
             .map_err(|error| Status::invalid_argument(format!("not a message of raft: {error}")))
     }
+}
+
+fn ended() -> Status {
+    Status::unavailable("this member has ended")
 }
 
 fn answer(result: &impl Serialize) -> Result<Response<RaftMessage>, Status> {
@@ -49,17 +54,30 @@ impl RaftCalls for RaftService {
         &self,
         message: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        answer(&self.raft.append_entries(self.read(message)?).await)
+        answer(&self.elections.raft.append_entries(self.read(message)?).await)
     }
 
     async fn vote(&self, message: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        answer(&self.raft.vote(self.read(message)?).await)
+        let request: VoteRequest<MemberId> = self.read(message)?;
+        if !self.elections.may_vote(request.last_log_id) {
+            let (vote, own) = self.elections.vote().await.ok_or_else(ended)?;
+            let refused = VoteResponse::new(vote, own, false);
+            return answer(&Ok::<_, RaftError<MemberId>>(refused));
+        }
+        answer(&self.elections.raft.vote(request).await)
+    }
+
+    async fn pre_vote(
+        &self,
+        message: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        answer(&self.elections.would_vote(self.read(message)?).await)
     }
 
     async fn install_snapshot(
         &self,
         message: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        answer(&self.raft.install_snapshot(self.read(message)?).await)
+        answer(&self.elections.raft.install_snapshot(self.read(message)?).await)
     }
 }

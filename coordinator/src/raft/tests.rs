@@ -73,7 +73,7 @@ impl Running {
             snapshot_every: 50,
             // A busy machine must not change leaders in the middle of a test.
             heartbeat: Duration::from_millis(250),
-            election: Duration::from_millis(1_500),
+            lease: Duration::from_millis(1_500),
             ..RaftOptions::new(id, folder.join(id.to_string()))
         };
         let member = RaftMember::start(options).await.expect("the member starts");

@@ -96,7 +96,8 @@ impl Place {
         let options = RaftOptions {
             snapshot_every: SNAPSHOT_EVERY,
             heartbeat: defaults.heartbeat.mul_f64(self.clock),
-            election: defaults.election.mul_f64(self.clock),
+            lease: defaults.lease.mul_f64(self.clock),
+            patience: defaults.patience.mul_f64(self.clock),
             ..defaults
         };
         let member = Arc::new(RaftMember::start_with(options, log, Way::Simulated).await?);
