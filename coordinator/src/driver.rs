@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
@@ -33,6 +33,7 @@ use crate::progress_files::read_manifests;
 use crate::retry::{retrying, task_delay_after};
 use crate::session::{Failure, OpenSink, Session, blocking};
 use crate::store::StoreError;
+use crate::surroundings::now;
 use crate::workers::{Slot, TaskContext, WorkError, Workers};
 
 /// Tasks that were asked to stop commit what they have read; after this time they are dropped, which
@@ -158,7 +159,7 @@ impl<'session> Driver<'session> {
                 let decision = {
                     let ledger = self.session.store.ledger().await;
                     let run = ledger.run(&self.session.run).expect("the run is in the ledger");
-                    decide(run, self.session.epoch, slots, &self.busy, Utc::now())
+                    decide(run, self.session.epoch, slots, &self.busy, now())
                 };
                 if decision.is_complete && self.busy.is_empty() {
                     return Ok(());
@@ -217,6 +218,7 @@ impl<'session> Driver<'session> {
     async fn rest(&mut self) {
         while self.ending.is_none() && Instant::now() < self.rest_until {
             tokio::select! {
+                biased;
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended).await,
                 () = tokio::time::sleep_until(self.rest_until) => return,
                 () = self.session.stop.cancelled() => return,
@@ -225,10 +227,11 @@ impl<'session> Driver<'session> {
     }
 
     /// Waits for the next thing to happen, and deals with it.
-    async fn wait(&mut self, wake_at: Option<chrono::DateTime<Utc>>) {
-        let until_wake = wake_at.map(|at| (at - Utc::now()).to_std().unwrap_or_default());
+    async fn wait(&mut self, wake_at: Option<DateTime<Utc>>) {
+        let until_wake = wake_at.map(|at| (at - now()).to_std().unwrap_or_default());
         let drop_at = self.ending.as_ref().map(|ending| ending.drop_at);
         tokio::select! {
+            biased;
             Some(ended) = self.running.join_next_with_id() => {
                 self.ended(ended).await;
                 while let Some(ended) = self.running.try_join_next_with_id() {
@@ -547,9 +550,8 @@ impl<'session> Driver<'session> {
             .await;
         let delay = task_delay_after(&session.frozen.spec.retry, failures + 1, &error);
         let message = session.redact(&error.to_string());
-        let retry_at = delay.and_then(|delay| {
-            Utc::now().checked_add_signed(chrono::TimeDelta::from_std(delay).ok()?)
-        });
+        let retry_at = delay
+            .and_then(|delay| now().checked_add_signed(chrono::TimeDelta::from_std(delay).ok()?));
         let (slice, attempt) = (task.slice, task.attempt);
         let stage = self.stage(task.stage).name.clone();
         let failed = FailAttempt { task, error: message.clone(), retry_at };

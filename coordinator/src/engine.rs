@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
 use indexmap::IndexMap;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
-use uuid::Uuid;
 use weir_executor::{Registry, Systems};
 use weir_ledger::{
     CleanUpDone, Command, FinishRun, Ledger, NewEpoch, ResumeRun, RunFacts, RunId, RunOutcome,
@@ -26,6 +24,7 @@ use crate::sources::open_given;
 use crate::state_dir::{PipelineDir, StateDir};
 use crate::store::{LedgerStore, StoreError};
 use crate::summary::summarize;
+use crate::surroundings::{new_uuid, now};
 use crate::{EngineError, EngineOptions, Frozen, RunEvent, RunRequest, RunStatus, RunSummary};
 
 /// Runs pipelines in this process.
@@ -195,7 +194,7 @@ impl Engine {
         let abandon = match choice {
             Choice::Resume(run) => {
                 let frozen = read_frozen(dir, &run)?;
-                let (request_id, at) = (request.request_id, Utc::now());
+                let (request_id, at) = (request.request_id, now());
                 let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
                 self.append(store, Command::ResumeRun(resume)).await?;
                 return Ok((run, frozen));
@@ -225,7 +224,7 @@ impl Engine {
             window: request.window,
             request_id: request.request_id,
             backfill: None,
-            at: Utc::now(),
+            at: now(),
         };
         self.append(store, Command::StartRun(start)).await?;
         Ok((run, frozen))
@@ -276,13 +275,13 @@ impl Engine {
 
     pub(crate) async fn begin_epoch(&self, store: &LedgerStore) -> Result<u64, EngineError> {
         let known = store.ledger().await.ledger_id.clone();
-        let boot_id = Uuid::new_v4().to_string();
+        let boot_id = new_uuid().to_string();
         let command = Command::NewEpoch(NewEpoch {
-            ledger_id: known.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            ledger_id: known.unwrap_or_else(|| new_uuid().to_string()),
             boot_id: boot_id.clone(),
             pid: std::process::id(),
             host: host_name(),
-            at: Utc::now(),
+            at: now(),
         });
         self.append(store, command).await?;
         own_epoch(&*store.ledger().await, &boot_id).ok_or_else(|| EngineError::Ledger {
@@ -311,7 +310,7 @@ impl Engine {
         let run_commits = open_run_commits(&facts);
         if !intents.is_empty() || !run_commits.is_empty() {
             if matches!(facts.state, RunState::Failed { .. }) {
-                let (request_id, at) = (None, Utc::now());
+                let (request_id, at) = (None, now());
                 let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
                 self.append(store, Command::ResumeRun(resume)).await?;
             }
@@ -326,7 +325,7 @@ impl Engine {
             }
         }
         let outcome = RunOutcome::Abandoned;
-        let finish = FinishRun { epoch, run: run.clone(), outcome, at: Utc::now() };
+        let finish = FinishRun { epoch, run: run.clone(), outcome, at: now() };
         self.append(store, Command::FinishRun(finish)).await?;
         self.remove_staging(store, dir, epoch, run, Some(&facts)).await
     }
@@ -406,7 +405,7 @@ enum Turn {
 }
 
 fn skipped(spec: &PipelineSpec, request: &RunRequest) -> RunSummary {
-    let now = Utc::now();
+    let now = now();
     RunSummary {
         run: String::new(),
         pipeline: spec.pipeline.to_string(),
@@ -425,8 +424,8 @@ fn skipped(spec: &PipelineSpec, request: &RunRequest) -> RunSummary {
 
 /// Sorts by time; random enough for several in one second.
 fn new_run_id() -> RunId {
-    let random = Uuid::new_v4().simple().to_string();
-    RunId(format!("{}-{}", Utc::now().format("%Y%m%d-%H%M%S"), &random[..6]))
+    let random = new_uuid().simple().to_string();
+    RunId(format!("{}-{}", now().format("%Y%m%d-%H%M%S"), &random[..6]))
 }
 
 pub(crate) fn host_name() -> String {
@@ -448,7 +447,7 @@ mod tests {
                 boot_id: boot_id.to_owned(),
                 pid: 1,
                 host: String::new(),
-                at: Utc::now(),
+                at: now(),
             });
             weir_ledger::apply(&mut ledger, index, &begin);
             assert_eq!(own_epoch(&ledger, boot_id), Some(index));

@@ -37,6 +37,7 @@ mod sources;
 mod state_dir;
 mod store;
 mod summary;
+mod surroundings;
 #[cfg(test)]
 mod tests;
 mod validated;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -28,6 +28,7 @@ use crate::shape::stage_shapes;
 use crate::sources::{SourceFailure, describe_sources, open_given};
 use crate::state_dir::PipelineDir;
 use crate::store::{LedgerStore, StoreError};
+use crate::surroundings::{beside, now};
 use crate::workers::{LocalWorkers, Workers};
 use crate::{Again, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
 
@@ -336,6 +337,7 @@ impl Session {
         work: impl Future<Output = T>,
     ) -> Result<T, Failure> {
         tokio::select! {
+            biased;
             done = work => Ok(done),
             () = self.stop.cancelled() => Err(Failure::Stopped),
         }
@@ -364,7 +366,7 @@ impl Session {
         if facts.backfill.is_none() {
             return Ok(());
         }
-        let at = Utc::now();
+        let at = now();
         facts.state = match outcome {
             RunOutcome::Succeeded => RunState::Succeeded { at },
             RunOutcome::Failed { error } => RunState::Failed { at, error: error.clone() },
@@ -379,7 +381,7 @@ impl Session {
             epoch: self.epoch,
             run: self.run.clone(),
             outcome,
-            at: Utc::now(),
+            at: now(),
         });
         let appended = self.store.append(command).await;
         appended.map(|_| ()).map_err(|error| ledger_error(self.store.path(), &error))
@@ -422,7 +424,7 @@ impl Session {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
+    match beside(work).await {
         Ok(done) => done.map_err(Failure::Engine),
         Err(error) => Err(Failure::Run(format!(
             "work on files has ended without a result ({error}); this is a defect of Weir, please \
@@ -459,7 +461,11 @@ pub(crate) async fn remove_staging(
 async fn remove_working_files(dir: &PipelineDir, run: &RunId) {
     for name in ["exchange", "spill"] {
         let path = dir.run(run).join(name);
-        if let Err(error) = tokio::fs::remove_dir_all(&path).await
+        let removed = beside({
+            let path = path.clone();
+            move || std::fs::remove_dir_all(path)
+        });
+        if let Ok(Err(error)) = removed.await
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(path = %path.display(), %error, "working files are left");
@@ -470,7 +476,7 @@ async fn remove_working_files(dir: &PipelineDir, run: &RunId) {
 /// The run for which templates are rendered.
 pub(crate) struct RunIdentity<'run> {
     pub(crate) id: &'run str,
-    pub(crate) started_at: chrono::DateTime<Utc>,
+    pub(crate) started_at: DateTime<Utc>,
 }
 
 /// Where the tasks of a plan will run.
@@ -521,7 +527,7 @@ pub(crate) fn plan_scope(
 ) -> PlanScope {
     let text = |name: &str, value: String| (name.to_owned(), Value::String(value));
     let mut run_values = BTreeMap::from([text("pipeline", spec.pipeline.to_string())]);
-    let identity = run.unwrap_or(RunIdentity { id: "preview", started_at: Utc::now() });
+    let identity = run.unwrap_or(RunIdentity { id: "preview", started_at: now() });
     run_values.extend([
         text("id", identity.id.to_owned()),
         text("started_at", identity.started_at.to_rfc3339()),

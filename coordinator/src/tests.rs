@@ -4,6 +4,7 @@
 mod giving_up;
 mod replicated;
 mod simulation;
+pub(crate) mod target;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 

@@ -10,10 +10,10 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
+use tokio::time::Instant;
 use weir_ledger::{
     Again, BACKFILL_PREFIX, BackfillChange, BackfillFacts, BackfillId, BackfillState,
     ChangeBackfill, Command, CreateBackfill, Rejection, ResumeRun, RunFacts, RunId, RunState,
@@ -30,6 +30,7 @@ use crate::params::complete_params;
 use crate::session::ledger_error;
 use crate::state_dir::{PipelineDir, StateDir};
 use crate::store::StoreError;
+use crate::surroundings::{new_uuid, now};
 use crate::{EngineError, Frozen, RunRequest};
 
 /// Without a change of a window it is looked at again after this time.
@@ -109,7 +110,7 @@ impl Leading {
             parallel: wanted.parallel,
             priority: wanted.priority,
             request_id: wanted.request.request_id,
-            at: Utc::now(),
+            at: now(),
         };
         self.append(Command::CreateBackfill(create)).await?;
         tracing::info!(%backfill, windows = windows.count(), "backfill begins");
@@ -125,12 +126,8 @@ impl Leading {
     ) -> Result<BackfillId, EngineError> {
         let backfill = self.with_backfill(id, |id, _| id.clone()).await?;
         let is_cancelled = change == BackfillChange::Cancel;
-        let command = ChangeBackfill {
-            epoch: self.epoch,
-            backfill: backfill.clone(),
-            change,
-            at: Utc::now(),
-        };
+        let command =
+            ChangeBackfill { epoch: self.epoch, backfill: backfill.clone(), change, at: now() };
         match self.store.append(Command::ChangeBackfill(command)).await {
             Ok(_) => {}
             Err(StoreError::Rejected(Rejection::WindowState { backfill, window, state })) => {
@@ -314,8 +311,7 @@ impl Leading {
             Ok(frozen) => frozen,
             Err(error) => return self.fail_window(&run, &error.to_string()).await,
         };
-        let resume =
-            ResumeRun { epoch: self.epoch, run: run.clone(), request_id: None, at: Utc::now() };
+        let resume = ResumeRun { epoch: self.epoch, run: run.clone(), request_id: None, at: now() };
         if self.append_unless_changed(Command::ResumeRun(resume)).await? {
             self.start(run, Some(of.backfill.clone()), frozen);
         }
@@ -337,8 +333,7 @@ impl Leading {
         if self.with_ledger(|ledger| ledger.run(run).is_none()).await {
             return Ok(());
         }
-        let resume =
-            ResumeRun { epoch: self.epoch, run: run.clone(), request_id: None, at: Utc::now() };
+        let resume = ResumeRun { epoch: self.epoch, run: run.clone(), request_id: None, at: now() };
         match self.append_unless_changed(Command::ResumeRun(resume)).await? {
             true => self.finish(run, &error).await,
             false => Ok(()),
@@ -414,7 +409,7 @@ fn next_of(facts: &BackfillFacts, of: &WindowOf) -> Option<Next> {
             window: Some(bounds(facts).ok()?.get(*window)?),
             request_id: None,
             backfill: Some(of.clone()),
-            at: Utc::now(),
+            at: now(),
         },
     })
 }
@@ -457,8 +452,8 @@ fn refusal(spec: &PipelineSpec) -> Option<String> {
 
 /// Sorts by time; random enough for several in one second.
 fn new_backfill_id() -> BackfillId {
-    let random = Uuid::new_v4().simple().to_string();
-    BackfillId(format!("{BACKFILL_PREFIX}{}-{}", Utc::now().format("%Y%m%d-%H%M%S"), &random[..6]))
+    let random = new_uuid().simple().to_string();
+    BackfillId(format!("{BACKFILL_PREFIX}{}-{}", now().format("%Y%m%d-%H%M%S"), &random[..6]))
 }
 
 #[cfg(test)]

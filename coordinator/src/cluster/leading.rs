@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::Utc;
 use futures::FutureExt as _;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::{Notify, broadcast};
@@ -15,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::ConnectorContext;
-use weir_executor::Registry;
 use weir_ledger::{
     BackfillId, Command, FinishRun, JoinRun, Ledger, RunFacts, RunId, RunOutcome, RunState,
 };
@@ -23,6 +21,7 @@ use weir_spec::PipelineSpec;
 
 use super::pool::{Pool, Share};
 use super::remote::{RemoteWorkers, RunPlace};
+use super::systems::SystemsMaker;
 use crate::choose::{Choice, find_run};
 use crate::engine::Engine;
 use crate::frozen::read_frozen;
@@ -31,6 +30,7 @@ use crate::raft::RaftMember;
 use crate::session::{Session, ledger_error};
 use crate::state_dir::{PipelineDir, StateDir};
 use crate::store::LedgerStore;
+use crate::surroundings::now;
 use crate::workers::Workers;
 use crate::{Again, AuditReport, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
 
@@ -48,6 +48,7 @@ pub(super) struct Settings {
     /// Its `base_dir` is replaced by that of each run.
     pub(super) context: ConnectorContext,
     pub(super) memory_bytes: u64,
+    pub(super) systems: SystemsMaker,
 }
 
 #[derive(Debug)]
@@ -251,11 +252,11 @@ impl Leading {
         let dir = self.dir(&facts);
         let frozen = read_frozen(&dir, run)?;
         let context = context(&self.settings, frozen.base_dir);
-        let systems = Registry { context: context.clone() };
+        let systems = self.settings.systems.make(&context);
         // Of the ledger it needs this run only, which the ledger may have forgotten.
         let mut ledger = Ledger::default();
         ledger.runs.insert(run.clone(), facts.clone());
-        crate::audit::audit_run(&dir, &ledger, run, &facts, &context, &systems).await
+        crate::audit::audit_run(&dir, &ledger, run, &facts, &context, systems.as_ref()).await
     }
 
     /// A run by its id or a unique beginning of it.
@@ -321,7 +322,7 @@ impl Leading {
 
     pub(super) async fn finish(&self, run: &RunId, error: &str) -> Result<(), EngineError> {
         let outcome = RunOutcome::Failed { error: error.to_owned() };
-        let (epoch, run, at) = (self.epoch, run.clone(), Utc::now());
+        let (epoch, run, at) = (self.epoch, run.clone(), now());
         self.append(Command::FinishRun(FinishRun { epoch, run, outcome, at })).await
     }
 
@@ -439,7 +440,7 @@ pub(super) fn engine(settings: &Settings, base_dir: PathBuf, slices: usize) -> E
         slots: std::num::NonZeroUsize::new(slices).unwrap_or(std::num::NonZeroUsize::MIN),
         context: context.clone(),
     };
-    Engine::with_systems(options, Arc::new(Registry { context }))
+    Engine::with_systems(options, settings.systems.make(&context))
 }
 
 fn updates_of(event: &RunEvent) -> Vec<Update> {

@@ -24,6 +24,7 @@ mod remote;
 mod reports;
 mod runs_service;
 mod serve;
+mod systems;
 mod taking_up;
 #[cfg(test)]
 mod tests;

@@ -92,6 +92,7 @@ impl Workers for RemoteWorkers {
         let mut is_stopping = false;
         let result = loop {
             tokio::select! {
+                biased;
                 result = &mut ended => break result,
                 () = stop.cancelled(), if !is_stopping => {
                     is_stopping = true;

@@ -185,6 +185,7 @@ async fn tell(
         let Some(receiver) = &mut updates else { return Err(()) };
         loop {
             let received = tokio::select! {
+                biased;
                 received = receiver.recv() => received,
                 () = sender.closed() => return Ok(()),
             };

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,6 +28,7 @@ use super::executors_service::ExecutorsService;
 use super::leading::{Leading, Settings};
 use super::node::Node;
 use super::runs_service::RunsService;
+use super::systems::SystemsMaker;
 use crate::EngineError;
 use crate::raft::{Address, MemberId, RaftMember, RaftOptions};
 
@@ -201,7 +203,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         let members = members.into_iter().map(|(id, url)| (id, Address { url })).collect();
         member.initialize(members).await.map_err(at(&dir))?;
     }
-    let settings = Settings { storage, context, memory_bytes };
+    let settings = Settings { storage, context, memory_bytes, systems: SystemsMaker::registry() };
     let leading = lead_when_elected(&node, settings, &stop);
     let served = tokio::select! {
         served = serving => served,
@@ -235,12 +237,13 @@ pub(super) async fn lead_when_elected(
             continue;
         }
         tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
             changed = changes.changed() => {
                 if changed.is_err() {
                     return Err(ended(node));
                 }
             }
-            () = stop.cancelled() => {}
         }
     }
     Ok(())
@@ -270,11 +273,9 @@ async fn lead(
     let mut looked_at = Instant::now();
     while node.member.leader() == Some(node.id) {
         tokio::select! {
-            changed = changes.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-            }
+            biased;
+            () = stop.cancelled() => break,
+            () = leading.broken.cancelled() => break,
             _ = expiry.tick() => {
                 // After a pause of this process, what executors have said is read first.
                 if looked_at.elapsed() < LEASE / 2 {
@@ -286,8 +287,11 @@ async fn lead(
                     break;
                 }
             }
-            () = leading.broken.cancelled() => break,
-            () = stop.cancelled() => break,
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+            }
         }
     }
     node.set_leading(None);

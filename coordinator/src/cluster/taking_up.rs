@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use weir_ledger::{Command, ResumeRun, RunFacts, RunId, RunState};
 
 use super::leading::Leading;
 use crate::EngineError;
 use crate::frozen::read_frozen;
+use crate::surroundings::now;
 
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
@@ -65,7 +65,7 @@ impl Leading {
                     continue;
                 }
             };
-            let (epoch, at) = (self.epoch, Utc::now());
+            let (epoch, at) = (self.epoch, now());
             let resume = ResumeRun { epoch, run: run.clone(), request_id: None, at };
             self.append(Command::ResumeRun(resume)).await?;
             self.start(run, facts.backfill.map(|of| of.backfill), frozen);

@@ -16,6 +16,7 @@ use weir_spec::PipelineSpec;
 use super::leading::{Leading, Settings, unless_it_panics};
 use super::node::Node;
 use super::serve::{ServeError, lead_when_elected};
+use super::systems::SystemsMaker;
 use crate::frozen::write_frozen;
 use crate::raft::RaftMember;
 use crate::raft::tests::Cluster;
@@ -55,6 +56,7 @@ impl Place {
             storage: self.storage(),
             context: ConnectorContext::new(self.folder.path(), Secrets::default(), redactor),
             memory_bytes: 64 << 20,
+            systems: SystemsMaker::registry(),
         }
     }
 

@@ -30,6 +30,8 @@ pub use member::{AppendError, RaftMember, RaftOptions};
 pub use service::RaftService;
 #[cfg(test)]
 use simulation::Runtime;
+#[cfg(test)]
+pub(crate) use simulation::simulated_uuid;
 
 /// A member's number, given to it once and never used for another.
 pub type MemberId = u64;

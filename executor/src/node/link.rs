@@ -1,13 +1,16 @@
 //! The stream to the leader: opened, kept alive, and opened again when it breaks.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{self, Stream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use weir_proto::internal::executors_client::ExecutorsClient;
 use weir_proto::internal::{
@@ -75,13 +78,41 @@ fn message(message: from_executor::Message) -> FromExecutor {
     FromExecutor { message: Some(message) }
 }
 
+/// How a node reaches coordinators, and where its chance comes from: others in simulations.
+#[async_trait]
+pub trait Network: Send + Sync + fmt::Debug {
+    /// A connection to the coordinator at this URL, with the waits of [`with_waits`]; or why there is none.
+    async fn connect(&self, url: &str) -> Result<Channel, String>;
+
+    /// Between 0 and 1.
+    fn jitter(&self) -> f64;
+}
+
+/// The network of this machine.
+#[derive(Debug)]
+pub(super) struct Tcp {
+    /// Read again for each connection.
+    pub(super) tls: Option<TlsFiles>,
+}
+
+#[async_trait]
+impl Network for Tcp {
+    async fn connect(&self, url: &str) -> Result<Channel, String> {
+        let endpoint = endpoint(url, self.tls.as_ref())?;
+        endpoint.connect().await.map_err(|error| with_causes(&error))
+    }
+
+    fn jitter(&self) -> f64 {
+        f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+    }
+}
+
 /// Keeps a stream to the leader until the process leaves.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) hello: Hello,
     pub(super) peers: Peers,
-    /// Read again for each connection.
-    pub(super) tls: Option<TlsFiles>,
+    pub(super) network: Arc<dyn Network>,
     pub(super) leaving: watch::Receiver<Leaving>,
     pub(super) events: mpsc::Sender<LinkEvent>,
 }
@@ -128,7 +159,7 @@ impl Link {
         let mut epoch = 0;
         let mut last_refusal = String::new();
         while *self.leaving.borrow() != Leaving::Now && !self.events.is_closed() {
-            let (url, wait) = self.peers.next(jitter());
+            let (url, wait) = self.peers.next(self.network.jitter());
             tokio::time::sleep(wait).await;
             match self.open(&url, epoch).await {
                 Ok(opened) => {
@@ -156,9 +187,7 @@ impl Link {
 
     /// Calls one coordinator; returns once it has welcomed this executor.
     async fn open(&self, url: &str, last_epoch: u64) -> Result<Opened, Refusal> {
-        let endpoint = endpoint(url, self.tls.as_ref()).map_err(Refusal::because)?;
-        let channel =
-            endpoint.connect().await.map_err(|error| Refusal::because(with_causes(&error)))?;
+        let channel = self.network.connect(url).await.map_err(Refusal::because)?;
         let mut client = ExecutorsClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -203,6 +232,14 @@ impl Link {
         }
         let reason = loop {
             tokio::select! {
+                biased;
+                Ok(()) = self.leaving.changed() => {
+                    self.send_heartbeat(heartbeats.as_ref());
+                    if *self.leaving.borrow() == Leaving::Now {
+                        heartbeats = None;
+                    }
+                }
+                _ = ticks.tick() => self.send_heartbeat(heartbeats.as_ref()),
                 received = incoming.message() => match received {
                     Ok(Some(ToExecutor { message: Some(message) })) => {
                         // Nobody listens to a leader's last words to a process that leaves.
@@ -213,13 +250,6 @@ impl Link {
                     Ok(None) => break "the leader has closed it".to_owned(),
                     Err(status) => break Refusal::from(status).message,
                 },
-                _ = ticks.tick() => self.send_heartbeat(heartbeats.as_ref()),
-                Ok(()) = self.leaving.changed() => {
-                    self.send_heartbeat(heartbeats.as_ref());
-                    if *self.leaving.borrow() == Leaving::Now {
-                        heartbeats = None;
-                    }
-                }
             }
         };
         let _ = self.events.send(LinkEvent::Closed).await;
@@ -251,14 +281,14 @@ fn outgoing_messages(
 
 /// As [`address::endpoint`], with the waits of this module.
 pub(super) fn endpoint(url: &str, tls: Option<&TlsFiles>) -> Result<Endpoint, String> {
-    Ok(address::endpoint(url, tls)?
+    Ok(with_waits(address::endpoint(url, tls)?))
+}
+
+/// How long a node waits for a coordinator.
+pub fn with_waits(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(LONGEST_CONNECT)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true))
-}
-
-/// Between 0 and 1.
-fn jitter() -> f64 {
-    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+        .keep_alive_while_idle(true)
 }

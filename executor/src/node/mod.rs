@@ -33,19 +33,20 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use weir_connectors::ConnectorContext;
+use weir_connectors::{ConnectorContext, Redactor};
 use weir_plan::{Holder, StageGraph};
 use weir_proto::internal::report::Fact;
 use weir_proto::internal::{Hello, TaskId, Welcome, to_executor};
 
 use self::commit_log::{Call, answer_result};
-pub use self::link::MAX_MESSAGE_BYTES;
-use self::link::{Leaving, Link, LinkEvent, Outgoing};
+use self::link::{Leaving, Link, LinkEvent, Outgoing, Tcp};
+pub use self::link::{MAX_MESSAGE_BYTES, Network, with_waits};
 use self::peers::Peers;
 use self::progress::ProgressBuffer;
 use self::runs::{Runs, SystemsMaker};
 use self::state::{Effect, Event, State};
 use self::tasks::Tasks;
+pub use self::tasks::{GivenTask, TaskRunner, assigned_task};
 use crate::address;
 use crate::durable::{empty_folder, state_error};
 use crate::exchange::{self, FlightClients, Keeping};
@@ -132,38 +133,63 @@ async fn serve_with(
     let hello = hello(&options);
     let (keeping, serving) = keep(&options, &hello).await?;
     let runs = Runs::new(options.storage.clone(), resources, systems, keeping);
-
-    // Each task waits for one call at a time.
-    let (calls, called) = mpsc::channel(options.slots.get());
-    let (progress, progressed) = mpsc::unbounded_channel();
-    let (link_events, linked) = mpsc::channel(16);
-    let (leaving, is_leaving) = watch::channel(Leaving::Not);
-    let link = Link {
+    let process = Process {
         hello,
-        peers: Peers::new(options.coordinators),
-        tls: options.tls,
-        leaving: is_leaving,
-        events: link_events,
+        coordinators: options.coordinators,
+        network: Arc::new(Tcp { tls: options.tls }),
+        runner: Box::new(runs),
+        redactor: options.context.redactor,
     };
-    let link = AbortOnDropHandle::new(tokio::spawn(link.run()));
-    let node = Node {
-        state: State::default(),
-        tasks: Tasks::new(runs, options.context.redactor, calls, progress),
-        outgoing: None,
-        waiting: HashMap::new(),
-        progress: ProgressBuffer::default(),
-    };
-    let has_stream = node.work(Inputs { called, progressed, linked }, &leaving, &stop).await;
-    leaving.send_replace(Leaving::Now);
-    drop(serving);
-    // The stream ends now that the node has dropped its part of it.
-    let goodbye = if has_stream { LONGEST_GOODBYE } else { Duration::ZERO };
-    if let Ok(Err(ended)) = tokio::time::timeout(goodbye, link).await
-        && let Ok(panic) = ended.try_into_panic()
-    {
-        std::panic::resume_unwind(panic);
-    }
+    process.work(stop, move || drop(serving)).await;
     Ok(())
+}
+
+/// What is left of an executor once its machine is taken away: it keeps a stream to the leader, has its tasks
+/// carried out, and reports.
+#[derive(Debug)]
+pub struct Process {
+    pub hello: Hello,
+    /// URLs, at least one.
+    pub coordinators: Vec<String>,
+    pub network: Arc<dyn Network>,
+    pub runner: Box<dyn TaskRunner>,
+    pub redactor: Redactor,
+}
+
+impl Process {
+    /// As [`serve`]. `on_leaving`: no task is left, and the stream is about to end.
+    pub async fn work(self, stop: CancellationToken, on_leaving: impl FnOnce()) {
+        // Each task waits for one call at a time.
+        let (calls, called) = mpsc::channel(usize::try_from(self.hello.slots.max(1)).unwrap_or(1));
+        let (progress, progressed) = mpsc::unbounded_channel();
+        let (link_events, linked) = mpsc::channel(16);
+        let (leaving, is_leaving) = watch::channel(Leaving::Not);
+        let link = Link {
+            hello: self.hello,
+            peers: Peers::new(self.coordinators),
+            network: self.network,
+            leaving: is_leaving,
+            events: link_events,
+        };
+        let link = AbortOnDropHandle::new(tokio::spawn(link.run()));
+        let node = Node {
+            state: State::default(),
+            tasks: Tasks::new(self.runner, self.redactor, calls, progress),
+            outgoing: None,
+            waiting: HashMap::new(),
+            progress: ProgressBuffer::default(),
+        };
+        let has_stream = node.work(Inputs { called, progressed, linked }, &leaving, &stop).await;
+        leaving.send_replace(Leaving::Now);
+        on_leaving();
+        // The stream ends now that the node has dropped its part of it.
+        let goodbye = if has_stream { LONGEST_GOODBYE } else { Duration::ZERO };
+        if let Ok(Err(ended)) = tokio::time::timeout(goodbye, link).await
+            && let Ok(panic) = ended.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
 }
 
 /// Begins to serve what this process keeps; until the handle is dropped.
@@ -265,20 +291,9 @@ impl Node {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leave_at = None;
         while !self.state.may_leave() {
+            // What comes seldom comes first; nothing of the rest can come without end.
             tokio::select! {
-                event = linked.recv() => match event {
-                    Some(event) => self.linked(event),
-                    // It never ends by itself; its panic is the caller's.
-                    None => break,
-                },
-                Some(call) = called.recv() => self.called(call),
-                Some((task, end)) = self.tasks.next_end() => self.ended(task, &end),
-                Some(event) = progressed.recv() => self.progress.add(event),
-                _ = progress_ticks.tick() => self.send_progress(),
-                _ = ticks.tick() => {
-                    self.tasks.runs.drop_idle(Instant::now());
-                    self.step(Event::Tick);
-                }
+                biased;
                 () = stop.cancelled(), if leave_at.is_none() => {
                     tracing::info!(tasks = self.state.task_count(), "leaving");
                     leave_at = Some(Instant::now() + LONGEST_DRAIN);
@@ -291,6 +306,19 @@ impl Node {
                     tracing::warn!(tasks = self.state.task_count(), "tasks are left behind");
                     break;
                 }
+                _ = progress_ticks.tick() => self.send_progress(),
+                _ = ticks.tick() => {
+                    self.tasks.runner.tick(Instant::now());
+                    self.step(Event::Tick);
+                }
+                event = linked.recv() => match event {
+                    Some(event) => self.linked(event),
+                    // It never ends by itself; its panic is the caller's.
+                    None => break,
+                },
+                Some((task, end)) = self.tasks.next_end() => self.ended(task, &end),
+                Some(call) = called.recv() => self.called(call),
+                Some(event) = progressed.recv() => self.progress.add(event),
             }
         }
         self.outgoing.is_some()
@@ -316,7 +344,9 @@ impl Node {
                     }
                 }
                 to_executor::Message::Answer(answer) => self.step(Event::Answered(answer)),
-                to_executor::Message::RunOver(over) => self.tasks.runs.forget(&over.run_folder),
+                to_executor::Message::RunOver(over) => {
+                    self.tasks.runner.run_over(&over.run_folder);
+                }
                 // Only the first message of a stream means anything as a welcome.
                 to_executor::Message::Welcome(_) => {}
             },

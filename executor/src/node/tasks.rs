@@ -1,10 +1,14 @@
 //! The tasks that run in this process.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use weir_connectors::Redactor;
@@ -13,12 +17,35 @@ use weir_proto::internal::{Assign, TaskId};
 
 use super::commit_log::{Call, RemoteCommitLog};
 use super::runs::{OpenRun, Runs};
-use crate::{ProgressEvent, Task, TaskEnd, TaskError, TaskOutcome, run_task};
+use crate::{CommitLog, ProgressEvent, Task, TaskEnd, TaskError, TaskOutcome, run_task};
+
+/// Carries out what a node is given to do: [`run_task`], or what a simulation has in its place.
+pub trait TaskRunner: Send + fmt::Debug {
+    /// The work on a task. What is wrong with the assignment is how it ends; dropping it gives it up.
+    fn run(&mut self, given: GivenTask) -> BoxFuture<'static, Result<TaskOutcome, TaskError>>;
+
+    /// Nobody will read again what is kept of the run.
+    fn run_over(&mut self, run_folder: &str);
+
+    /// Some time has passed.
+    fn tick(&mut self, now: Instant);
+}
+
+/// A task with its ways to the leader.
+#[derive(Debug)]
+pub struct GivenTask {
+    pub id: TaskId,
+    pub assign: Assign,
+    pub log: Arc<dyn CommitLog>,
+    pub events: mpsc::UnboundedSender<ProgressEvent>,
+    /// Ends the task at its next commit.
+    pub stop: CancellationToken,
+}
 
 /// Starts tasks, and tells how they have ended.
 #[derive(Debug)]
 pub(super) struct Tasks {
-    pub(super) runs: Runs,
+    pub(super) runner: Box<dyn TaskRunner>,
     redactor: Redactor,
     calls: mpsc::Sender<Call>,
     events: mpsc::UnboundedSender<ProgressEvent>,
@@ -35,37 +62,28 @@ struct Running {
 
 impl Tasks {
     pub(super) fn new(
-        runs: Runs,
+        runner: Box<dyn TaskRunner>,
         redactor: Redactor,
         calls: mpsc::Sender<Call>,
         events: mpsc::UnboundedSender<ProgressEvent>,
     ) -> Self {
         let (running, ids) = (HashMap::new(), HashMap::new());
-        Self { runs, redactor, calls, events, set: JoinSet::new(), running, ids }
+        Self { runner, redactor, calls, events, set: JoinSet::new(), running, ids }
     }
 
-    /// Begins the work; what is wrong with the assignment is how the task ends.
+    /// Begins the work.
     pub(super) fn start(&mut self, id: TaskId, assign: Assign) {
-        let run = self.runs.open(&id, &assign);
         let stop = CancellationToken::new();
         let log = RemoteCommitLog { task: id.clone(), calls: self.calls.clone() };
-        let (events, stopping) = (self.events.clone(), stop.clone());
         let key = id.clone();
-        let work = self.set.spawn(async move {
-            let run = run.map_err(|error| malformed(&id, &error))?;
-            let stage = run.stage(StageId(id.stage)).await?;
-            let OpenRun { env, .. } = run.as_ref();
-            let span = tracing::info_span!(
-                "task",
-                run = id.run,
-                stage = stage.name,
-                slice = id.slice,
-                attempt = id.attempt
-            );
-            let task = assigned_task(&id, assign, stage)?;
-            let work = run_task(task, Arc::clone(env), Arc::new(log), events, stopping);
-            work.instrument(span).await
-        });
+        let given = GivenTask {
+            id,
+            assign,
+            log: Arc::new(log),
+            events: self.events.clone(),
+            stop: stop.clone(),
+        };
+        let work = self.set.spawn(self.runner.run(given));
         self.ids.insert(work.id(), key.clone());
         self.running.insert(key, Running { stop, work });
     }
@@ -119,7 +137,38 @@ impl Tasks {
     }
 }
 
-fn assigned_task(id: &TaskId, assign: Assign, stage: Arc<Stage>) -> Result<Task, TaskError> {
+impl TaskRunner for Runs {
+    fn run(&mut self, given: GivenTask) -> BoxFuture<'static, Result<TaskOutcome, TaskError>> {
+        let GivenTask { id, assign, log, events, stop } = given;
+        let run = self.open(&id, &assign);
+        let work = async move {
+            let run = run.map_err(|error| malformed(&id, &error))?;
+            let stage = run.stage(StageId(id.stage)).await?;
+            let OpenRun { env, .. } = run.as_ref();
+            let span = tracing::info_span!(
+                "task",
+                run = id.run,
+                stage = stage.name,
+                slice = id.slice,
+                attempt = id.attempt
+            );
+            let task = assigned_task(&id, assign, stage)?;
+            run_task(task, Arc::clone(env), log, events, stop).instrument(span).await
+        };
+        work.boxed()
+    }
+
+    fn run_over(&mut self, run_folder: &str) {
+        self.forget(run_folder);
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.drop_idle(now);
+    }
+}
+
+/// What an assignment says, of a stage of the run's graph.
+pub fn assigned_task(id: &TaskId, assign: Assign, stage: Arc<Stage>) -> Result<Task, TaskError> {
     let start = serde_json::from_slice(&assign.start)
         .map_err(|error| malformed(id, &format!("its start: {error}")))?;
     let inputs = serde_json::from_slice(&assign.inputs)

@@ -14,12 +14,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use indexmap::IndexMap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use weir_executor::{ProgressEvent, Task, TaskOutcome};
 use weir_ledger::{RunId, SliceAttempt};
 use weir_plan::Holder;
@@ -56,7 +58,7 @@ pub(super) struct Pool {
 struct State {
     is_closed: bool,
     executors: BTreeMap<String, Executor>,
-    tasks: HashMap<SliceAttempt, Assigned>,
+    tasks: IndexMap<SliceAttempt, Assigned>,
     wishes: BTreeMap<Share, Instant>,
     streams: u64,
 }
@@ -383,12 +385,12 @@ impl Pool {
 
     /// Nobody waits for the task any more. What it reports is refused from now on.
     pub(super) fn forget(&self, key: &SliceAttempt) {
-        self.state().tasks.remove(key);
+        self.state().tasks.swap_remove(key);
     }
 
     /// The task is over.
     pub(super) fn end(&self, key: &SliceAttempt, result: Result<TaskOutcome, WorkError>) {
-        if let Some(assigned) = self.state().tasks.remove(key)
+        if let Some(assigned) = self.state().tasks.swap_remove(key)
             && let Some(end) = assigned.end
         {
             let _ = end.send(result);
@@ -456,7 +458,7 @@ impl State {
             .map(|(key, _)| key.clone())
             .collect();
         for key in lost {
-            if let Some(Assigned { end: Some(end), .. }) = self.tasks.remove(&key) {
+            if let Some(Assigned { end: Some(end), .. }) = self.tasks.swap_remove(&key) {
                 let _ = end.send(Err(WorkError::ExecutorLost(name.to_owned())));
             }
         }

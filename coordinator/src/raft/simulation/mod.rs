@@ -21,6 +21,7 @@ mod world;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) use runtime::Runtime;
+pub(crate) use runtime::simulated_uuid;
 pub(super) use wire::connect_lazy;
 use world::{Outcome, World};
 

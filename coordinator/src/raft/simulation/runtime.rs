@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng as _};
+use uuid::Uuid;
 
 thread_local! {
     static RANDOM: RefCell<StdRng> = RefCell::new(StdRng::from_entropy());
@@ -37,6 +38,13 @@ impl RngCore for Seeded {
         self.fill_bytes(bytes);
         Ok(())
     }
+}
+
+/// That nobody else in this thread's world has.
+pub(crate) fn simulated_uuid() -> Uuid {
+    let mut bytes = [0; 16];
+    Seeded.fill_bytes(&mut bytes);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use weir_plan::is_later_cursor;
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use super::plan::{RunPlan, StagePlan};
-use super::target::Target;
 use super::world::{Event, World};
+use crate::tests::target::Target;
 
 /// What has happened to the ledger so far.
 #[derive(Debug, Default)]
@@ -188,21 +188,19 @@ impl World {
     fn missing(&self, run: usize, stage: usize) -> Option<String> {
         let target: &Target = &self.targets[&(run, stage)];
         let mut seen: BTreeMap<(u32, u64), u32> = BTreeMap::new();
-        for (slice, (from, to)) in target.visible() {
-            for row in from..to {
-                *seen.entry((slice, row)).or_default() += 1;
+        for (slice, rows) in target.visible() {
+            for row in rows {
+                *seen.entry((slice, *row)).or_default() += 1;
             }
         }
-        for (slice, rows) in (0..).zip(&self.plans[run].stages[stage].rows) {
+        let plan = &self.plans[run].stages[stage];
+        for (slice, rows) in (0..).zip(&plan.rows) {
             for row in 0..*rows {
-                match seen.remove(&(slice, row)) {
-                    Some(1) => {}
-                    found => {
-                        let times = found.unwrap_or(0);
-                        return Some(format!(
-                            "run {run}, stage {stage}, slice {slice}, row {row}: {times} times"
-                        ));
-                    }
+                let times = seen.remove(&(slice, row)).unwrap_or(0);
+                if times != u32::from(plan.accepts(slice, row)) {
+                    return Some(format!(
+                        "run {run}, stage {stage}, slice {slice}, row {row}: {times} times"
+                    ));
                 }
             }
         }

@@ -8,9 +8,9 @@ use weir_plan::StageId;
 use super::executors::End;
 use super::leader::Place;
 use super::log::{Appended, Waiter};
-use super::target::Refusal;
 use super::world::{Control, Event, World};
 use crate::decide::{Job, decide};
+use crate::tests::target::Refusal;
 
 /// Tasks that were asked to stop are dropped after this time.
 const LONGEST_STOP: u64 = 15_000;

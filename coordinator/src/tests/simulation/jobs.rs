@@ -13,9 +13,9 @@ use super::driver::{Active, Failure, JobEnd, WorkEnd};
 use super::executors::{End, bytes_of};
 use super::leader::{Assigned, task_id};
 use super::log::Waiter;
-use super::target::Refusal;
 use super::world::{Control, Event, World};
 use crate::decide::Job;
+use crate::tests::target::Refusal;
 
 /// As the policy of a pipeline says.
 const MOST_FAILURES: u32 = 4;

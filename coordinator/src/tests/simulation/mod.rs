@@ -21,7 +21,6 @@ mod network;
 mod plan;
 mod random;
 mod reports;
-mod target;
 mod tasks;
 mod world;
 

@@ -6,7 +6,7 @@ use weir_plan::{NodeCounts, RowAccount, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use super::random::{Random, mix};
-use super::target::Kind;
+use crate::tests::target::Kind;
 
 #[derive(Debug)]
 pub(super) struct RunPlan {

@@ -9,8 +9,8 @@ use weir_proto::internal::report::Fact;
 use weir_proto::internal::{Assign, TaskId};
 
 use super::executors::{End, bytes_of, number_of};
-use super::target::{Kind, Refusal, Writer};
 use super::world::{Batch, Event, World};
+use crate::tests::target::{Kind, Refusal, Rows, Writer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -38,6 +38,8 @@ pub(super) struct Working {
     row: u64,
     /// Of the open batch.
     to: u64,
+    /// Of the open batch, those that reach the sink.
+    rows: Rows,
     is_last: bool,
     sequence: u64,
     commit: Option<Commit>,
@@ -51,7 +53,7 @@ impl Working {
 
     pub(super) fn batch(&self) -> Batch {
         let commit = self.commit.as_ref().expect("a batch is staged");
-        Batch { manifest: commit.manifest.clone(), range: (self.row, self.to) }
+        Batch { manifest: commit.manifest.clone(), rows: self.rows.clone() }
     }
 }
 
@@ -71,6 +73,7 @@ impl World {
             step: Step::Open,
             row,
             to: row,
+            rows: Rows::new(),
             is_last: false,
             sequence: start.next_sequence,
             commit: None,
@@ -163,11 +166,12 @@ impl World {
             Step::Stage => {
                 let (from, to) = (task.row, task.to);
                 let account = self.plans[run].stages[stage].batch_account(slice, from, to);
-                let (rows, checksum) = (account.rows_written, account.checksum);
+                let plan = &self.plans[run].stages[stage];
+                task.rows = (from..to).filter(|row| plan.accepts(slice, *row)).collect();
                 let name = self.new_number();
                 let target = self.target(run, stage);
                 let manifest =
-                    target.stage(writer, task.sequence, (from, to), rows, checksum, name);
+                    target.stage(writer, task.sequence, &task.rows, account.checksum, name);
                 let resume_at = (!task.is_last)
                     .then(|| SlicePosition { split: 0, inner: Some(Position(to.to_string())) });
                 task.commit = Some(Commit { manifest, account, resume_at });

@@ -17,7 +17,7 @@ use super::log::Group;
 use super::network::{FromExecutor, Stream};
 use super::plan::RunPlan;
 use super::random::Random;
-use super::target::{Range, Refusal, Rules, Target, Writer};
+use crate::tests::target::{Refusal, Rows, Rules, Target, Writer};
 
 /// After so many events the run counts as stuck.
 const MOST_EVENTS: u64 = 60_000;
@@ -146,7 +146,7 @@ pub(super) enum Event {
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
     pub(super) manifest: Manifest,
-    pub(super) range: Range,
+    pub(super) rows: Rows,
 }
 
 #[derive(Debug)]
@@ -182,7 +182,7 @@ impl World {
         let runs = if random.percent(25) { 2 } else { 1 };
         let plans: Vec<RunPlan> =
             (0..runs).map(|number| RunPlan::random(number, &mut random)).collect();
-        let rules = Rules { tombstones: control != Control::NoTombstones };
+        let rules = Rules { tombstones: control != Control::NoTombstones, ..Rules::ALL };
         let targets = (plans.iter().enumerate())
             .flat_map(|(run, plan)| {
                 (plan.stages.iter().enumerate()).filter_map(move |(stage, plan)| {
@@ -334,7 +334,7 @@ impl World {
             Event::Step { process, boot, task } => self.step(process, boot, task),
             Event::Publish { process, boot, task, stage, writer, batch } => {
                 let target = self.target(stage.0, stage.1);
-                let result = target.publish(writer, &batch.manifest, batch.range);
+                let result = target.publish(writer, &batch.manifest, &batch.rows);
                 self.soon(1, 10, Event::Published { process, boot, task, result });
             }
             Event::Published { process, boot, task, result } => {

@@ -8,7 +8,7 @@ use weir_spec::CommitMode;
 
 /// How the system behind a sink keeps writers apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// One transaction for each batch, which raises the fences (SQLite).
     Late,
     /// As above; the fences are raised when a writer opens (PostgreSQL).
@@ -19,12 +19,19 @@ pub(super) enum Kind {
 
 /// What a target can be told to neglect: a test that still passes would prove nothing.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    pub(super) tombstones: bool,
+pub(crate) struct Rules {
+    /// Attempts that were given up publish nothing.
+    pub(crate) tombstones: bool,
+    /// Nor do epochs that are over.
+    pub(crate) fences: bool,
+}
+
+impl Rules {
+    pub(crate) const ALL: Self = Self { tombstones: true, fences: true };
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     Fenced,
     /// Somebody holds the lock: to be asked again.
     Busy,
@@ -34,18 +41,18 @@ pub(super) enum Refusal {
 
 /// Who writes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Writer {
-    pub(super) epoch: u64,
-    pub(super) slice: u32,
-    pub(super) attempt: u32,
+pub(crate) struct Writer {
+    pub(crate) epoch: u64,
+    pub(crate) slice: u32,
+    pub(crate) attempt: u32,
 }
 
-/// Rows `from..to` of a slice.
-pub(super) type Range = (u64, u64);
+/// By numbers that tell them apart.
+pub(crate) type Rows = Vec<u64>;
 type FileName = (u32, u64, usize);
 
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     kind: Kind,
     commit: CommitMode,
     rules: Rules,
@@ -53,10 +60,10 @@ pub(super) struct Target {
     /// By slice, the least attempt that may publish.
     least: BTreeMap<u32, u32>,
     /// What a reader sees once it is shown, of tables.
-    batches: BTreeMap<(u32, u64), (Range, u64)>,
+    batches: BTreeMap<(u32, u64), Rows>,
     /// Files by their names before and after they are renamed.
-    staged: BTreeMap<u64, Range>,
-    files: BTreeMap<FileName, Range>,
+    staged: BTreeMap<u64, Rows>,
+    files: BTreeMap<FileName, Rows>,
     is_shown: bool,
     /// Tasks that rename.
     holders: BTreeSet<u64>,
@@ -64,11 +71,11 @@ pub(super) struct Target {
     given_up: BTreeMap<u32, u32>,
     seen_epoch: u64,
     /// What must never happen.
-    pub(super) violations: Vec<String>,
+    pub(crate) violations: Vec<String>,
 }
 
 impl Target {
-    pub(super) fn new(kind: Kind, commit: CommitMode, rules: Rules) -> Self {
+    pub(crate) fn new(kind: Kind, commit: CommitMode, rules: Rules) -> Self {
         Self {
             kind,
             commit,
@@ -86,11 +93,11 @@ impl Target {
         }
     }
 
-    pub(super) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
-    pub(super) fn open(&mut self, writer: Writer) -> Result<(), Refusal> {
+    pub(crate) fn open(&mut self, writer: Writer) -> Result<(), Refusal> {
         match self.kind {
             Kind::Late => Ok(()),
             Kind::Early => {
@@ -102,61 +109,60 @@ impl Target {
     }
 
     /// `number` is the first name that the batch's files may have.
-    pub(super) fn stage(
+    pub(crate) fn stage(
         &mut self,
         writer: Writer,
         sequence: u64,
-        range: Range,
-        rows: u64,
+        rows: &[u64],
         checksum: u64,
         number: u64,
     ) -> Manifest {
-        let (from, to) = range;
-        let middle = from + (to - from) / 2;
+        let (first, second) = rows.split_at(rows.len() / 2);
         let mut files = Vec::new();
-        for (name, (from, to)) in (number..).zip([(from, middle), (middle, to)]) {
-            if from < to {
-                files.push(json!([name, from, to]));
+        for (name, rows) in (number..).zip([first, second]) {
+            if !rows.is_empty() {
+                files.push(json!([name, rows.len()]));
                 if self.kind == Kind::Files {
-                    self.staged.insert(name, (from, to));
+                    self.staged.insert(name, rows.to_vec());
                 }
             }
         }
+        let rows = rows.len() as u64;
         let Writer { epoch, slice, .. } = writer;
         // Only files say in their manifest what they hold; a table's writer knows its rows itself.
         Manifest { slice, sequence, rows, checksum, epoch, payload: Value::Array(files) }
     }
 
     /// One transaction.
-    pub(super) fn publish(
+    pub(crate) fn publish(
         &mut self,
         writer: Writer,
         manifest: &Manifest,
-        range: Range,
+        rows: &[u64],
     ) -> Result<(), Refusal> {
         self.raise_epoch(writer.epoch)?;
         self.raise_attempt(writer.slice, writer.attempt)?;
         let key = (writer.slice, manifest.sequence);
         if !self.batches.contains_key(&key) {
             self.note_change(writer);
-            self.batches.insert(key, (range, manifest.rows));
+            self.batches.insert(key, rows.to_vec());
         }
         Ok(())
     }
 
     /// Begins to rename; nobody of another epoch may, until [`Self::release`].
-    pub(super) fn hold(&mut self, task: u64, epoch: u64) -> Result<(), Refusal> {
+    pub(crate) fn hold(&mut self, task: u64, epoch: u64) -> Result<(), Refusal> {
         self.check_epoch(epoch)?;
         self.holders.insert(task);
         Ok(())
     }
 
-    pub(super) fn release(&mut self, task: u64) {
+    pub(crate) fn release(&mut self, task: u64) {
         self.holders.remove(&task);
     }
 
     /// Renames the batch's file with this number; whether there are more.
-    pub(super) fn rename(
+    pub(crate) fn rename(
         &mut self,
         writer: Writer,
         manifest: &Manifest,
@@ -166,15 +172,15 @@ impl Target {
         if self.commit == CommitMode::Run {
             return Ok(false);
         }
-        if let Some((staged, range)) = files.get(number)
-            && self.show(*staged, (writer.slice, manifest.sequence, number), *range)?
+        if let Some((staged, rows)) = files.get(number)
+            && self.show(*staged, (writer.slice, manifest.sequence, number), *rows)?
         {
             self.note_change(writer);
         }
         Ok(number + 1 < files.len())
     }
 
-    pub(super) fn recover(
+    pub(crate) fn recover(
         &mut self,
         manifest: &Manifest,
         attempt: u32,
@@ -204,13 +210,13 @@ impl Target {
     fn recover_files(&mut self, manifest: &Manifest) -> Result<Recovery, Refusal> {
         let key = |number| (manifest.slice, manifest.sequence, number);
         let files = files_of(manifest);
-        let is_there = |(number, (staged, range)): (usize, &(u64, Range))| {
-            self.staged.contains_key(staged) || self.has_size(key(number), *range)
+        let is_there = |(number, (staged, rows)): (usize, &(u64, usize))| {
+            self.staged.contains_key(staged) || self.has_size(key(number), *rows)
         };
         if files.iter().enumerate().all(is_there) {
             if self.commit == CommitMode::Batch {
-                for (number, (staged, range)) in files.iter().enumerate() {
-                    self.show(*staged, key(number), *range)?;
+                for (number, (staged, rows)) in files.iter().enumerate() {
+                    self.show(*staged, key(number), *rows)?;
                 }
             }
             return Ok(Recovery::Published);
@@ -223,7 +229,7 @@ impl Target {
     }
 
     /// `is_whole: false`: interrupted, as far as what is shown can be shown in parts.
-    pub(super) fn commit_run(
+    pub(crate) fn commit_run(
         &mut self,
         manifests: &[Manifest],
         epoch: u64,
@@ -232,8 +238,8 @@ impl Target {
         if self.kind == Kind::Files {
             self.raise_files(epoch)?;
             for manifest in manifests {
-                for (number, (staged, range)) in files_of(manifest).into_iter().enumerate() {
-                    self.show(staged, (manifest.slice, manifest.sequence, number), range)?;
+                for (number, (staged, rows)) in files_of(manifest).into_iter().enumerate() {
+                    self.show(staged, (manifest.slice, manifest.sequence, number), rows)?;
                     if !is_whole {
                         return Ok(());
                     }
@@ -245,7 +251,7 @@ impl Target {
         self.raise_epoch(epoch)?;
         for manifest in manifests {
             let key = (manifest.slice, manifest.sequence);
-            if self.batches.get(&key).is_none_or(|(_, rows)| *rows != manifest.rows) {
+            if self.batches.get(&key).is_none_or(|rows| rows.len() as u64 != manifest.rows) {
                 return Err(Refusal::Changed(format!("batch {key:?} is not staged")));
             }
         }
@@ -257,19 +263,19 @@ impl Target {
     }
 
     /// What a reader sees: slices with rows.
-    pub(super) fn visible(&self) -> Vec<(u32, Range)> {
+    pub(crate) fn visible(&self) -> Vec<(u32, &[u64])> {
         match (self.kind, self.commit) {
             (Kind::Files, _) => {
-                self.files.iter().map(|((slice, ..), range)| (*slice, *range)).collect()
+                self.files.iter().map(|((slice, ..), rows)| (*slice, rows.as_slice())).collect()
             }
             (_, CommitMode::Run) if !self.is_shown => Vec::new(),
-            _ => self.batches.iter().map(|((slice, _), (range, _))| (*slice, *range)).collect(),
+            _ => self.batches.iter().map(|((slice, _), rows)| (*slice, rows.as_slice())).collect(),
         }
     }
 
-    fn show(&mut self, staged: u64, name: FileName, range: Range) -> Result<bool, Refusal> {
+    fn show(&mut self, staged: u64, name: FileName, rows: usize) -> Result<bool, Refusal> {
         if !self.staged.contains_key(&staged) {
-            return match self.has_size(name, range) {
+            return match self.has_size(name, rows) {
                 true => Ok(false),
                 false => Err(Refusal::Changed(format!("{staged} is gone, {name:?} not there"))),
             };
@@ -277,19 +283,17 @@ impl Target {
         if self.files.contains_key(&name) {
             return Err(Refusal::Changed(format!("{name:?} exists already")));
         }
-        let range = self.staged.remove(&staged).expect("looked at above");
-        self.files.insert(name, range);
+        let rows = self.staged.remove(&staged).expect("looked at above");
+        self.files.insert(name, rows);
         Ok(true)
     }
 
-    fn has_size(&self, name: FileName, (from, to): Range) -> bool {
-        self.files
-            .get(&name)
-            .is_some_and(|(known_from, known_to)| known_to - known_from == to - from)
+    fn has_size(&self, name: FileName, rows: usize) -> bool {
+        self.files.get(&name).is_some_and(|known| known.len() == rows)
     }
 
     fn check_epoch(&mut self, epoch: u64) -> Result<(), Refusal> {
-        if epoch < self.epoch { Err(Refusal::Fenced) } else { Ok(()) }
+        if epoch < self.epoch && self.rules.fences { Err(Refusal::Fenced) } else { Ok(()) }
     }
 
     fn raise_epoch(&mut self, epoch: u64) -> Result<(), Refusal> {
@@ -309,7 +313,7 @@ impl Target {
     /// Waits only for writers of another epoch.
     fn join(&mut self, epoch: u64) -> Result<(), Refusal> {
         self.check_epoch(epoch)?;
-        if self.epoch == epoch { Ok(()) } else { self.raise_files(epoch) }
+        if self.epoch >= epoch { Ok(()) } else { self.raise_files(epoch) }
     }
 
     fn raise_attempt(&mut self, slice: u32, attempt: u32) -> Result<(), Refusal> {
@@ -334,8 +338,10 @@ impl Target {
     }
 }
 
-fn files_of(manifest: &Manifest) -> Vec<(u64, Range)> {
+/// Names and numbers of rows.
+fn files_of(manifest: &Manifest) -> Vec<(u64, usize)> {
     let files = manifest.payload.as_array().expect("as it was staged");
     let number = |file: &Value, index: usize| file[index].as_u64().expect("as it was staged");
-    files.iter().map(|file| (number(file, 0), (number(file, 1), number(file, 2)))).collect()
+    let size = |file: &Value| usize::try_from(number(file, 1)).expect("few rows");
+    files.iter().map(|file| (number(file, 0), size(file))).collect()
 }

@@ -1,0 +1,44 @@
+//! What work on runs takes from around it: the time of day, names that nobody else has, and threads for what
+//! is slow. A simulation has its own of each, and otherwise the same code.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+pub(crate) fn now() -> DateTime<Utc> {
+    #[cfg(test)]
+    if let Some(now) = simulated::now() {
+        return now;
+    }
+    Utc::now()
+}
+
+pub(crate) fn new_uuid() -> Uuid {
+    #[cfg(test)]
+    if turmoil::in_simulation() {
+        return crate::raft::simulated_uuid();
+    }
+    Uuid::new_v4()
+}
+
+/// Work on files, beside what must not wait for it. `Err`: it has panicked.
+pub(crate) async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    // A simulation has no other threads, whose moments would be different each time.
+    #[cfg(test)]
+    if turmoil::in_simulation() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
+}
+
+#[cfg(test)]
+pub(crate) mod simulated {
+    use chrono::{DateTime, TimeDelta, Utc};
+
+    pub(super) fn now() -> Option<DateTime<Utc>> {
+        let elapsed = TimeDelta::from_std(turmoil::sim_elapsed()?).ok()?;
+        let start = DateTime::from_timestamp(1_700_000_000, 0)?;
+        Some(start + elapsed)
+    }
+}
