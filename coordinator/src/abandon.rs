@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorError, PreparedSink, Recovery, Sink};
-use weir_executor::{RunFolder, Systems};
+use weir_executor::Systems;
 use weir_ledger::{
     Command, CommitDone, CommitLost, OpenIntent, RunCommit, RunCommitDone, RunFacts, RunId,
     SliceAttempt,
@@ -14,9 +14,9 @@ use weir_plan::{StageGraph, StageId, StageOutput};
 use weir_spec::{NodeName, PipelineSpec};
 
 use crate::frozen::read_graph;
+use crate::pipeline_files::PipelineFiles;
 use crate::progress_files::read_manifests;
 use crate::retry::retrying;
-use crate::state_dir::PipelineDir;
 
 /// Batches whose publication was intended and is not known to have happened.
 pub(crate) fn open_intents(facts: &RunFacts) -> Vec<(StageId, u32, OpenIntent)> {
@@ -48,9 +48,9 @@ pub(crate) async fn ask_targets(
     run: &RunId,
     epoch: u64,
     systems: &dyn Systems,
-    dir: &PipelineDir,
+    files: &PipelineFiles,
 ) -> Result<Vec<Command>, String> {
-    let graph = planned(dir, run, facts)?;
+    let graph = planned(files, run, facts).await?;
     let mut answers = Vec::new();
     for (stage, slice, intent) in intents {
         let (node, sink, prepared) = sink_of(&graph, facts, run, stage, systems)?;
@@ -80,16 +80,16 @@ pub(crate) async fn finish_run_commits(
     run: &RunId,
     epoch: u64,
     systems: &dyn Systems,
-    dir: &PipelineDir,
+    files: &PipelineFiles,
 ) -> Result<Vec<Command>, String> {
-    let graph = planned(dir, run, facts)?;
-    let folder = RunFolder::new(dir.run(run));
+    let graph = planned(files, run, facts).await?;
+    let folder = files.run(run);
     let mut done = Vec::new();
     for stage in stages {
         let (node, sink, prepared) = sink_of(&graph, facts, run, stage, systems)?;
         let stage_facts = facts.stage(stage).expect("taken from these facts");
-        let manifests =
-            read_manifests(&folder, stage, stage_facts).map_err(|error| error.to_string())?;
+        let read = read_manifests(&folder, stage, stage_facts).await;
+        let manifests = read.map_err(|error| error.to_string())?;
         let never = CancellationToken::new();
         retrying(&spec.retry, &never, || sink.commit_run(prepared, &manifests, epoch))
             .await
@@ -99,8 +99,12 @@ pub(crate) async fn finish_run_commits(
     Ok(done)
 }
 
-fn planned(dir: &PipelineDir, run: &RunId, facts: &RunFacts) -> Result<StageGraph, String> {
-    read_graph(dir, run, facts)
+async fn planned(
+    files: &PipelineFiles,
+    run: &RunId,
+    facts: &RunFacts,
+) -> Result<StageGraph, String> {
+    (read_graph(files, run, facts).await)
         .map_err(|error| error.to_string())?
         .ok_or_else(|| format!("run {run} has batches but no plan"))
 }

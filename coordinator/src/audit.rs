@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use weir_connectors::{ConnectorContext, Manifest, PublishedBatch};
-use weir_executor::{RunFolder, Systems};
+use weir_executor::Systems;
 use weir_ledger::{Ledger, RunCommit, RunFacts, RunId, StageFacts};
 use weir_plan::{StageId, StageOutput};
 use weir_spec::{CommitMode, NodeName};
 
 use crate::frozen::read_graph;
+use crate::pipeline_files::PipelineFiles;
 use crate::progress_files::read_manifests;
-use crate::state_dir::PipelineDir;
 use crate::{AuditReport, EngineError, NodeAudit, SinkAudit};
 
 pub(crate) async fn audit_run(
-    dir: &PipelineDir,
+    files: &PipelineFiles,
     ledger: &Ledger,
     id: &RunId,
     run: &RunFacts,
@@ -33,12 +33,12 @@ pub(crate) async fn audit_run(
             dropped: totals.counts.dropped,
         })
         .collect();
-    let folder = RunFolder::new(dir.run(id));
+    let folder = files.run(id);
     let mut sinks = Vec::new();
-    for stage in read_graph(dir, id, run)?.iter().flat_map(|graph| &graph.stages) {
+    for stage in read_graph(files, id, run).await?.iter().flat_map(|graph| &graph.stages) {
         let StageOutput::Sink { node, sink, .. } = &stage.output else { continue };
         let Some(facts) = run.stage(stage.id) else { continue };
-        let manifests = read_manifests(&folder, stage.id, facts)?;
+        let manifests = read_manifests(&folder, stage.id, facts).await?;
         let published = match (run.prepared.get(node), is_visible(facts)) {
             (Some(prepared), true) => {
                 let opened = systems.open_sink(node, sink);

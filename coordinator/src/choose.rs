@@ -24,8 +24,8 @@ pub(crate) struct Wanted<'request> {
     pub(crate) window: Option<(chrono::DateTime<chrono::Utc>, chrono::DateTime<chrono::Utc>)>,
     pub(crate) fresh: bool,
     pub(crate) resume: Option<&'request str>,
-    /// The run whose dead letters a run replays, if it does.
-    pub(crate) replay_of: &'request (dyn Fn(&RunId) -> Option<String> + Sync),
+    /// The run whose dead letters the unfinished run replays, if it does.
+    pub(crate) replay_of: Option<&'request str>,
 }
 
 /// An unfinished run goes on if it is the same pipeline with the same values; otherwise the caller
@@ -41,7 +41,7 @@ pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, Eng
         return Ok(Choice::Start { abandon: Some(id.clone()) });
     }
     if run.spec_hash != wanted.spec_hash
-        && let Some(of) = (wanted.replay_of)(id)
+        && let Some(of) = wanted.replay_of
     {
         return Err(EngineError::Refused(format!(
             "run {id}, which replays dead letters of run {of}, is not finished. Either finish it: `weir \
@@ -236,7 +236,7 @@ mod tests {
             window: None,
             fresh,
             resume: None,
-            replay_of: &|_| None,
+            replay_of: None,
         };
         choose(ledger, &wanted).map_err(|error| error.to_string())
     }
@@ -267,7 +267,7 @@ mod tests {
             window: None,
             fresh: false,
             resume: None,
-            replay_of: &|_| Some("20250101-z".into()),
+            replay_of: Some("20250101-z"),
         };
         let error = choose(&ledger, &wanted).expect_err("it is not finished").to_string();
         assert!(error.contains("dead letters of run 20250101-z"), "{error}");

@@ -48,10 +48,10 @@ impl LedgerCommitLog {
         if commit.account.nodes.get(&node).is_some_and(|counts| counts.dead_lettered > 0) {
             let sequence = commit.manifest.sequence;
             let Task { stage, slice, attempt, .. } = task;
-            let path = self.folder.dead_letter_file(&node, stage.id, *slice, sequence, *attempt);
+            let name = RunFolder::dead_letter_file(&node, stage.id, *slice, sequence, *attempt);
             message.push_str(&format!(
                 ". The batch with the last of them is not committed; its rejected rows are in {}",
-                path.display()
+                self.folder.storage().shown(&name)
             ));
         }
         Err(CommitLogError::Refused(message))

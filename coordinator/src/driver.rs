@@ -31,7 +31,7 @@ use crate::decide::{Job, decide};
 use crate::limits::{Moment, exceeded_limit};
 use crate::progress_files::read_manifests;
 use crate::retry::{retrying, task_delay_after};
-use crate::session::{Failure, OpenSink, Session, blocking};
+use crate::session::{Failure, OpenSink, Session};
 use crate::store::StoreError;
 use crate::surroundings::now;
 use crate::workers::{Slot, TaskContext, WorkError, Workers};
@@ -106,7 +106,7 @@ impl<'session> Driver<'session> {
         sinks: &'session IndexMap<StageId, OpenSink>,
         workers: Arc<dyn Workers>,
     ) -> Self {
-        let folder = RunFolder::new(session.dir.run(&session.run));
+        let folder = session.files.run(&session.run);
         let (progress, mut received) = mpsc::unbounded_channel();
         let events = session.events.clone();
         tokio::spawn(async move {
@@ -390,10 +390,9 @@ impl<'session> Driver<'session> {
             return Err(Failure::Run(exceeded.message));
         }
         let stage_facts = facts.stage(stage).expect("decided from these facts").clone();
-        let folder = self.folder.clone();
-        // Perhaps very many, on a slow share; a leader's heartbeats do not wait for them.
+        let reading = read_manifests(&self.folder, stage, &stage_facts);
         let manifests: Vec<Manifest> =
-            blocking(move || read_manifests(&folder, stage, &stage_facts)).await?;
+            session.unless_stopped(reading).await?.map_err(Failure::Engine)?;
         let run = session.run.clone();
         let intent = RunCommitIntent { epoch: session.epoch, run, stage };
         session.append(Command::RunCommitIntent(intent)).await?;

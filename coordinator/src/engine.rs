@@ -15,10 +15,11 @@ use weir_plan::StageGraph;
 use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
 
 use crate::abandon::{ask_targets, finish_run_commits, open_intents, open_run_commits};
-use crate::choose::{Choice, Wanted, choose};
+use crate::choose::{Choice, Wanted, choose, unfinished_run};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
 use crate::lock::{BETWEEN_ASKING, Holder, PipelineLock, interrupt};
 use crate::params::complete_params;
+use crate::pipeline_files::PipelineFiles;
 use crate::session::{Failure, Session, Workplace, ledger_error, plan_run, remove_staging};
 use crate::sources::open_given;
 use crate::state_dir::{PipelineDir, StateDir};
@@ -114,7 +115,8 @@ impl Engine {
             .await
             .map_err(|error| ledger_error(&path, &error))?;
         let store = Arc::new(store);
-        let result = self.run_locked(spec, spec_text, request, events, stop, &dir, &store).await;
+        let files = dir.files();
+        let result = self.run_locked(spec, spec_text, request, events, stop, &files, &store).await;
         match Arc::try_unwrap(store) {
             Ok(store) => store.close().await,
             // A task that was dropped still has it for a moment; the file closes with the process.
@@ -131,15 +133,15 @@ impl Engine {
         request: RunRequest,
         events: UnboundedSender<RunEvent>,
         stop: CancellationToken,
-        dir: &PipelineDir,
+        files: &PipelineFiles,
         store: &Arc<LedgerStore>,
     ) -> Result<RunSummary, EngineError> {
-        let chosen = self.choose(spec, &request, dir, store).await?;
+        let chosen = self.choose(spec, &request, files, store).await?;
         let epoch = self.begin_epoch(store).await?;
-        let begun = self.begin(chosen, spec, spec_text, request, dir, store, epoch).await?;
+        let begun = self.begin(chosen, spec, spec_text, request, files, store, epoch).await?;
         let (run, frozen) = begun;
         let session = Session {
-            dir: dir.clone(),
+            files: files.clone(),
             store: Arc::clone(store),
             epoch,
             run: run.clone(),
@@ -162,10 +164,18 @@ impl Engine {
         &self,
         spec: &PipelineSpec,
         request: &RunRequest,
-        dir: &PipelineDir,
+        files: &PipelineFiles,
         store: &LedgerStore,
     ) -> Result<Chosen, EngineError> {
         let spec_hash = spec_hash(spec, request)?;
+        let unfinished = {
+            let ledger = store.ledger().await;
+            unfinished_run(&ledger, &spec.pipeline).map(|(run, _)| run.clone())
+        };
+        let replay_of = match unfinished {
+            Some(run) => read_frozen(files, &run).await.ok().and_then(|run| run.request.replay_of),
+            None => None,
+        };
         let wanted = Wanted {
             pipeline: &spec.pipeline,
             spec_hash: &spec_hash,
@@ -173,7 +183,7 @@ impl Engine {
             window: request.window,
             fresh: request.fresh,
             resume: request.resume.as_deref(),
-            replay_of: &|run| read_frozen(dir, run).ok()?.request.replay_of,
+            replay_of: replay_of.as_deref(),
         };
         let choice = choose(&*store.ledger().await, &wanted)?;
         Ok(Chosen { choice, spec_hash })
@@ -187,13 +197,13 @@ impl Engine {
         spec: &PipelineSpec,
         spec_text: &str,
         request: RunRequest,
-        dir: &PipelineDir,
+        files: &PipelineFiles,
         store: &LedgerStore,
         epoch: u64,
     ) -> Result<(RunId, Frozen), EngineError> {
         let abandon = match choice {
             Choice::Resume(run) => {
-                let frozen = read_frozen(dir, &run)?;
+                let frozen = read_frozen(files, &run).await?;
                 let (request_id, at) = (request.request_id, now());
                 let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
                 self.append(store, Command::ResumeRun(resume)).await?;
@@ -202,9 +212,9 @@ impl Engine {
             Choice::Start { abandon } => abandon,
         };
         if let Some(abandoned) = abandon {
-            self.abandon(store, dir, epoch, &abandoned).await?;
+            self.abandon(store, files, epoch, &abandoned).await?;
         }
-        self.clean_up_failed(store, dir, epoch, &spec.pipeline).await?;
+        self.clean_up_failed(store, files, epoch, &spec.pipeline).await?;
         let run = new_run_id();
         let frozen = Frozen {
             run: run.0.clone(),
@@ -214,7 +224,7 @@ impl Engine {
             base_dir: self.options.context.base_dir.clone(),
             request: RunRequest { fresh: false, ..request.clone() },
         };
-        write_frozen(dir, &frozen)?;
+        write_frozen(files, &frozen).await?;
         let start = StartRun {
             epoch,
             run: run.clone(),
@@ -301,7 +311,7 @@ impl Engine {
     pub(crate) async fn abandon(
         &self,
         store: &LedgerStore,
-        dir: &PipelineDir,
+        files: &PipelineFiles,
         epoch: u64,
         run: &RunId,
     ) -> Result<(), EngineError> {
@@ -314,11 +324,11 @@ impl Engine {
                 let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
                 self.append(store, Command::ResumeRun(resume)).await?;
             }
-            let frozen = read_frozen(dir, run)?;
+            let frozen = read_frozen(files, run).await?;
             let (spec, systems) = (&frozen.spec, self.systems.as_ref());
-            let asking = ask_targets(&facts, intents, spec, run, epoch, systems, dir);
+            let asking = ask_targets(&facts, intents, spec, run, epoch, systems, files);
             let mut answers = asking.await.map_err(|error| self.not_abandoned(run, &error))?;
-            let showing = finish_run_commits(&facts, run_commits, spec, run, epoch, systems, dir);
+            let showing = finish_run_commits(&facts, run_commits, spec, run, epoch, systems, files);
             answers.extend(showing.await.map_err(|error| self.not_abandoned(run, &error))?);
             for answer in answers {
                 self.append(store, answer).await?;
@@ -327,7 +337,7 @@ impl Engine {
         let outcome = RunOutcome::Abandoned;
         let finish = FinishRun { epoch, run: run.clone(), outcome, at: now() };
         self.append(store, Command::FinishRun(finish)).await?;
-        self.remove_staging(store, dir, epoch, run, Some(&facts)).await
+        self.remove_staging(store, files, epoch, run, Some(&facts)).await
     }
 
     fn not_abandoned(&self, run: &RunId, error: &str) -> EngineError {
@@ -340,7 +350,7 @@ impl Engine {
     async fn clean_up_failed(
         &self,
         store: &LedgerStore,
-        dir: &PipelineDir,
+        files: &PipelineFiles,
         epoch: u64,
         pipeline: &PipelineName,
     ) -> Result<(), EngineError> {
@@ -356,7 +366,7 @@ impl Engine {
             .map(|(id, run)| (id.clone(), run.clone()))
             .collect();
         for (run, facts) in left {
-            self.remove_staging(store, dir, epoch, &run, Some(&facts)).await?;
+            self.remove_staging(store, files, epoch, &run, Some(&facts)).await?;
         }
         Ok(())
     }
@@ -364,15 +374,15 @@ impl Engine {
     pub(crate) async fn remove_staging(
         &self,
         store: &LedgerStore,
-        dir: &PipelineDir,
+        files: &PipelineFiles,
         epoch: u64,
         run: &RunId,
         facts: Option<&RunFacts>,
     ) -> Result<(), EngineError> {
         let Some(facts) = facts.filter(|facts| !facts.cleaned_up) else { return Ok(()) };
-        let removed = match read_frozen(dir, run) {
+        let removed = match read_frozen(files, run).await {
             Ok(frozen) => {
-                remove_staging(facts, &frozen.spec, run, epoch, self.systems.as_ref(), dir).await
+                remove_staging(facts, &frozen.spec, run, epoch, self.systems.as_ref(), files).await
             }
             // Somebody has removed the run's folder.
             Err(error) => Err(error.to_string()),

@@ -1,14 +1,18 @@
 //! What a run keeps of its start: the pipeline as it was written, and the plan.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weir_executor::RunFolder;
+use weir_executor::storage::Storage;
 use weir_ledger::{BackfillId, RunFacts, RunId};
 use weir_plan::StageGraph;
 use weir_spec::PipelineSpec;
 
-use crate::state_dir::{PipelineDir, state_error, write_durably};
+use crate::pipeline_files::{PipelineFiles, storage_error};
+use crate::state_dir::state_error;
 use crate::{EngineError, Frozen, RunRequest};
 
 /// Identifies what a run does. Parts of a file that change nothing about the rows (descriptions,
@@ -31,42 +35,47 @@ pub(crate) fn spec_hash(spec: &PipelineSpec, request: &RunRequest) -> Result<Str
     Ok(hasher.finalize().to_hex()[..32].to_owned())
 }
 
-pub(crate) fn write_frozen(dir: &PipelineDir, frozen: &Frozen) -> Result<(), EngineError> {
-    write_durably(&frozen_path(dir, &RunId(frozen.run.clone())), &to_json(frozen))
+const FROZEN: &str = "spec.json";
+const ENDED: &str = "ended.json";
+
+pub(crate) async fn write_frozen(
+    files: &PipelineFiles,
+    frozen: &Frozen,
+) -> Result<(), EngineError> {
+    write(files.run(&RunId(frozen.run.clone())).storage(), FROZEN, frozen).await
 }
 
-pub(crate) fn read_frozen(dir: &PipelineDir, run: &RunId) -> Result<Frozen, EngineError> {
-    let path = frozen_path(dir, run);
-    let bytes = std::fs::read(&path).map_err(|cause| state_error("read", &path, cause))?;
-    serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))
-}
-
-fn frozen_path(dir: &PipelineDir, run: &RunId) -> std::path::PathBuf {
-    dir.run(run).join("spec.json")
+pub(crate) async fn read_frozen(files: &PipelineFiles, run: &RunId) -> Result<Frozen, EngineError> {
+    read(files.run(run).storage(), FROZEN).await
 }
 
 /// Writes the graph under its hash, durably, and returns the hash.
-pub(crate) fn write_graph(
-    dir: &PipelineDir,
+pub(crate) async fn write_graph(
+    files: &PipelineFiles,
     run: &RunId,
     graph: &StageGraph,
 ) -> Result<String, EngineError> {
     let bytes = to_json(graph);
     let hash = blake3::hash(&bytes).to_hex().to_string();
-    write_durably(&RunFolder::new(dir.run(run)).graph_file(&hash), &bytes)?;
+    let (folder, name) = (files.run(run), RunFolder::graph_file(&hash));
+    let storage = folder.storage();
+    let written = storage.put(&name, bytes).await;
+    written.map_err(|cause| storage_error("write", storage, &name, cause))?;
     Ok(hash)
 }
 
 /// Reads the graph that the ledger names; `None` for a run without a plan.
-pub(crate) fn read_graph(
-    dir: &PipelineDir,
+pub(crate) async fn read_graph(
+    files: &PipelineFiles,
     run: &RunId,
     facts: &RunFacts,
 ) -> Result<Option<StageGraph>, EngineError> {
     let Some(hash) = &facts.graph_hash else { return Ok(None) };
-    let folder = RunFolder::new(dir.run(run));
-    let read = folder.read_graph(hash);
-    read.map(Some).map_err(|cause| state_error("read", &folder.graph_file(hash), cause))
+    let folder = files.run(run);
+    let read = folder.read_graph(hash).await;
+    read.map(Some).map_err(|cause| {
+        storage_error("read", folder.storage(), &RunFolder::graph_file(hash), cause)
+    })
 }
 
 /// What a backfill keeps of its creation: each window's run is started with it.
@@ -81,49 +90,49 @@ pub(crate) struct FrozenBackfill {
     pub(crate) request: RunRequest,
 }
 
-pub(crate) fn write_backfill(
-    dir: &PipelineDir,
+pub(crate) async fn write_backfill(
+    files: &PipelineFiles,
     frozen: &FrozenBackfill,
 ) -> Result<(), EngineError> {
-    write_durably(&dir.backfill(&frozen.backfill), &to_json(frozen))
+    write(files.storage(), &PipelineFiles::backfill_file(&frozen.backfill), frozen).await
 }
 
-pub(crate) fn read_backfill(
-    dir: &PipelineDir,
+pub(crate) async fn read_backfill(
+    files: &PipelineFiles,
     backfill: &BackfillId,
 ) -> Result<FrozenBackfill, EngineError> {
-    let path = dir.backfill(backfill);
-    let bytes = std::fs::read(&path).map_err(|cause| state_error("read", &path, cause))?;
-    serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))
+    read(files.storage(), &PipelineFiles::backfill_file(backfill)).await
 }
 
 /// Keeps the facts of a run that the ledger is about to forget.
-pub(crate) fn write_ended(
-    dir: &PipelineDir,
+pub(crate) async fn write_ended(
+    files: &PipelineFiles,
     run: &RunId,
     facts: &RunFacts,
 ) -> Result<(), EngineError> {
-    write_durably(&ended_path(dir, run), &to_json(facts))
+    write(files.run(run).storage(), ENDED, facts).await
 }
 
-pub(crate) fn read_ended(dir: &PipelineDir, run: &RunId) -> Result<RunFacts, EngineError> {
-    let path = ended_path(dir, run);
-    let bytes = std::fs::read(&path).map_err(|cause| state_error("read", &path, cause))?;
-    serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))
+pub(crate) async fn read_ended(
+    files: &PipelineFiles,
+    run: &RunId,
+) -> Result<RunFacts, EngineError> {
+    read(files.run(run).storage(), ENDED).await
 }
 
-fn ended_path(dir: &PipelineDir, run: &RunId) -> PathBuf {
-    dir.run(run).join("ended.json")
+async fn write<T: Serialize>(storage: &Storage, name: &str, value: &T) -> Result<(), EngineError> {
+    let written = storage.put(name, to_json(value)).await;
+    written.map_err(|cause| storage_error("write", storage, name, cause))
 }
 
-fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+async fn read<T: DeserializeOwned>(storage: &Storage, name: &str) -> Result<T, EngineError> {
+    let read = storage.get(name).await.and_then(|bytes| {
+        serde_json::from_slice(&bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    });
+    read.map_err(|cause| storage_error("read", storage, name, cause))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("specs and plans can be written as JSON")
-}
-
-fn damaged(path: &Path, error: impl std::fmt::Display) -> EngineError {
-    state_error(
-        "read",
-        path,
-        std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string()),
-    )
 }

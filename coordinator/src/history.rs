@@ -1,14 +1,13 @@
 //! What has happened: read from the ledgers of a state directory, while runs may be going on.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use chrono::Utc;
 use indexmap::IndexMap;
 use uuid::Uuid;
 use weir_connectors::ConnectorContext;
-use weir_executor::{Registry, RunFolder, Systems};
+use weir_executor::{Registry, Systems};
 use weir_ledger::{
     Command, Ledger, NewEpoch, Rejection, ResetWatermark, RunFacts, RunId, SetWatermark,
 };
@@ -45,7 +44,7 @@ pub async fn run(state_dir: &Path, id: &str) -> Result<RunDetail, EngineError> {
 /// What a run was started with.
 pub async fn frozen(state_dir: &Path, id: &str) -> Result<Frozen, EngineError> {
     let Found { dir, id, .. } = find(state_dir, id).await?;
-    read_frozen(&dir, &id)
+    read_frozen(&dir.files(), &id).await
 }
 
 /// Adds up a run's rows, and asks its targets whether they agree.
@@ -65,7 +64,7 @@ pub async fn audit_with(
     systems: &dyn Systems,
 ) -> Result<AuditReport, EngineError> {
     let Found { dir, ledger, id, facts, .. } = find(state_dir, id).await?;
-    audit_run(&dir, &ledger, &id, &facts, context, systems).await
+    audit_run(&dir.files(), &ledger, &id, &facts, context, systems).await
 }
 
 /// Committed watermarks, by source.
@@ -134,24 +133,17 @@ pub async fn dead_letters(
     is_wanted: impl Fn(&DeadLetter) -> bool + Send + 'static,
 ) -> Result<(Vec<DeadLetter>, u64), EngineError> {
     let Found { dir, id, facts, .. } = find(state_dir, id).await?;
-    let folder = RunFolder::new(dir.run(&id));
+    let folder = dir.files().run(&id);
     let pipeline = facts.pipeline.0.clone();
-    let node = node.cloned();
-    let read = move || {
-        let total = dead_letters::count_dead_letters(&facts, node.as_ref());
-        let mut letters = Vec::new();
-        let mut each = |letter: DeadLetter| {
-            if letters.len() < limit && is_wanted(&letter) {
-                letters.push(letter);
-            }
-            if letters.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        };
-        dead_letters::read_dead_letters(&folder, &pipeline, &facts, node.as_ref(), &mut each)?;
-        Ok((letters, total))
-    };
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|panicked| {
-        Err(EngineError::NotFound(format!("what was to be read of the dead letters ({panicked})")))
-    })
+    let total = dead_letters::count_dead_letters(&facts, node);
+    let mut read = dead_letters::read_dead_letters(folder, pipeline, facts, node.cloned());
+    let mut letters = Vec::new();
+    while letters.len() < limit
+        && let Some(letter) = read.recv().await
+    {
+        letters.extend(Some(letter?).filter(&is_wanted));
+    }
+    Ok((letters, total))
 }
 
 /// The columns that came into the `validate` nodes of a run, for rows that are replayed into them.
@@ -160,7 +152,7 @@ pub async fn validated_columns(
     id: &str,
 ) -> Result<IndexMap<NodeName, DeclaredColumns>, EngineError> {
     let Found { dir, id, facts, .. } = find(state_dir, id).await?;
-    match read_graph(&dir, &id, &facts)? {
+    match read_graph(&dir.files(), &id, &facts).await? {
         None => Ok(IndexMap::new()),
         Some(graph) => crate::validated::validated_columns(&graph)
             .map_err(|error| EngineError::Invalid(format!("the plan of run {id}: {error}"))),

@@ -24,6 +24,7 @@ pub mod history;
 mod limits;
 mod lock;
 mod params;
+mod pipeline_files;
 mod preview;
 mod progress_files;
 pub mod raft;

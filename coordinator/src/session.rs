@@ -22,20 +22,20 @@ use crate::cluster::Cluster;
 use crate::driver::Driver;
 use crate::frozen::{read_graph, write_ended, write_graph};
 use crate::limits::{Moment, exceeded_limit};
+use crate::pipeline_files::PipelineFiles;
 use crate::render::render_nodes;
 use crate::retry::retrying;
 use crate::shape::stage_shapes;
 use crate::sources::{SourceFailure, describe_sources, open_given};
-use crate::state_dir::PipelineDir;
 use crate::store::{LedgerStore, StoreError};
-use crate::surroundings::{beside, now};
+use crate::surroundings::now;
 use crate::workers::{LocalWorkers, Workers};
 use crate::{Again, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
 
 /// Everything that the work on one run needs.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) dir: PipelineDir,
+    pub(crate) files: PipelineFiles,
     pub(crate) store: Arc<LedgerStore>,
     pub(crate) epoch: u64,
     pub(crate) run: RunId,
@@ -149,13 +149,15 @@ impl Session {
             return Ok(cluster.workers(&self.run, &self.frozen, graph_hash));
         }
         let slots = self.options.slots;
-        let folder = self.dir.run(&self.run);
+        let folder = self.files.run(&self.run);
         let memory_bytes = NonZeroU64::new(self.options.memory_bytes).unwrap_or(NonZeroU64::MIN);
-        let spill = RunFolder::new(&folder).spill();
+        // Without a cluster files are in a folder of this machine.
+        let here = folder.storage().local().unwrap_or(&self.options.state_dir);
+        let spill = here.join(RunFolder::SPILL);
         let resources = Resources::new(spill, memory_bytes, slots)
             .map_err(|error| Failure::Run(error.to_string()))?;
         let env = ExecutorEnv::new(ExecutorOptions {
-            run_dir: folder,
+            folder,
             systems: Arc::clone(&self.systems),
             resources: Arc::new(resources),
             checkpoint_every: self.frozen.spec.checkpoint.every,
@@ -205,8 +207,8 @@ impl Session {
                 StageGraph::ENGINE_VERSION
             ))));
         }
-        let (dir, run) = (self.dir.clone(), self.run.clone());
-        blocking(move || read_graph(&dir, &run, &facts)).await
+        let reading = read_graph(&self.files, &self.run, &facts);
+        self.unless_stopped(reading).await?.map_err(Failure::Engine)
     }
 
     /// Plans the run and freezes the plan.
@@ -235,9 +237,9 @@ impl Session {
             &self.stop,
         );
         let graph = self.unless_stopped(planning).await??;
-        let (dir, run, graph) = (self.dir.clone(), self.run.clone(), Arc::new(graph));
-        let written = Arc::clone(&graph);
-        let graph_hash = blocking(move || write_graph(&dir, &run, &written)).await?;
+        let graph = Arc::new(graph);
+        let writing = write_graph(&self.files, &self.run, &graph);
+        let graph_hash = self.unless_stopped(writing).await?.map_err(Failure::Engine)?;
         self.append(Command::PlanRun(PlanRun {
             epoch: self.epoch,
             run: self.run.clone(),
@@ -353,7 +355,7 @@ impl Session {
         let done = CleanUpDone { epoch: self.epoch, run: self.run.clone() };
         let appended = self.store.append(Command::CleanUpDone(done)).await;
         appended.map_err(|error| error.to_string())?;
-        remove_working_files(&self.dir, &self.run).await;
+        remove_working_files(&self.files, &self.run).await;
         if let Some(cluster) = &self.cluster {
             cluster.run_over(&self.run, &self.frozen);
         }
@@ -372,7 +374,7 @@ impl Session {
             RunOutcome::Failed { error } => RunState::Failed { at, error: error.clone() },
             RunOutcome::Abandoned => RunState::Abandoned { at, error: None },
         };
-        write_ended(&self.dir, &self.run, &facts)
+        write_ended(&self.files, &self.run, &facts).await
     }
 
     async fn finish(&self, outcome: RunOutcome) -> Result<(), EngineError> {
@@ -401,7 +403,7 @@ impl Session {
                 &self.run,
                 self.epoch,
                 self.systems.as_ref(),
-                &self.dir,
+                &self.files,
             )
             .await;
             match removed {
@@ -420,19 +422,6 @@ impl Session {
     }
 }
 
-/// Work on files, beside what must not wait for it.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
-) -> Result<T, Failure> {
-    match beside(work).await {
-        Ok(done) => done.map_err(Failure::Engine),
-        Err(error) => Err(Failure::Run(format!(
-            "work on files has ended without a result ({error}); this is a defect of Weir, please \
-             report it"
-        ))),
-    }
-}
-
 /// Removes the staging of a run that nobody will finish.
 pub(crate) async fn remove_staging(
     facts: &RunFacts,
@@ -440,10 +429,10 @@ pub(crate) async fn remove_staging(
     run: &RunId,
     epoch: u64,
     systems: &dyn Systems,
-    dir: &PipelineDir,
+    files: &PipelineFiles,
 ) -> Result<(), String> {
     // The plan has the sinks as they were rendered; without one nothing was prepared.
-    let graph = read_graph(dir, run, facts).map_err(|error| error.to_string())?;
+    let graph = read_graph(files, run, facts).await.map_err(|error| error.to_string())?;
     for stage in graph.iter().flat_map(|graph| &graph.stages) {
         let StageOutput::Sink { node, sink, .. } = &stage.output else { continue };
         let Some(prepared) = facts.prepared.get(node) else { continue };
@@ -453,22 +442,17 @@ pub(crate) async fn remove_staging(
         let never = CancellationToken::new();
         retrying(&spec.retry, &never, || sink.clean_up(prepared, epoch)).await.map_err(failed)?;
     }
-    remove_working_files(dir, run).await;
+    remove_working_files(files, run).await;
     Ok(())
 }
 
 /// Exchanges and spilled rows: large, and of no use once the run is over.
-async fn remove_working_files(dir: &PipelineDir, run: &RunId) {
-    for name in ["exchange", "spill"] {
-        let path = dir.run(run).join(name);
-        let removed = beside({
-            let path = path.clone();
-            move || std::fs::remove_dir_all(path)
-        });
-        if let Ok(Err(error)) = removed.await
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "working files are left");
+async fn remove_working_files(files: &PipelineFiles, run: &RunId) {
+    let folder = files.run(run);
+    for name in [RunFolder::EXCHANGE, RunFolder::SPILL] {
+        if let Err(error) = folder.storage().delete_all(name).await {
+            let path = folder.storage().shown(name);
+            tracing::warn!(path, %error, "working files are left");
         }
     }
 }

@@ -4,18 +4,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use weir_connectors::durable::create_dir_all_durable;
-use weir_ledger::{BackfillId, RunId};
+use weir_executor::storage::Storage;
 use weir_spec::PipelineName;
 
 use crate::EngineError;
+use crate::pipeline_files::PipelineFiles;
 
 /// The state directory of one machine.
 ///
 /// ```text
 /// <pipeline>/lock                 held by the process that writes; names it
 /// <pipeline>/ledger.db            the ledger
-/// <pipeline>/runs/<run>/          of one run: see PipelineDir::run
-/// <pipeline>/backfills/<id>.json  what a backfill was created with; clusters only
+/// <pipeline>/                     what is kept of its runs: see PipelineFiles
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StateDir(PathBuf);
@@ -62,22 +62,8 @@ impl PipelineDir {
         self.0.join("ledger.db")
     }
 
-    /// Files of one run:
-    ///
-    /// ```text
-    /// spec.json                        the pipeline, `env` and `secret` templates unrendered
-    /// plan/<hash>.json                 the frozen stage graph
-    /// ended.json                       of a backfill's window: its facts, which the ledger forgets
-    /// log.jsonl                        what happened, for people
-    /// progress/ dead-letters/ exchange/ spill/     see weir_executor::RunFolder
-    /// ```
-    pub(crate) fn run(&self, run: &RunId) -> PathBuf {
-        self.0.join("runs").join(&run.0)
-    }
-
-    /// What a backfill was created with.
-    pub(crate) fn backfill(&self, backfill: &BackfillId) -> PathBuf {
-        self.0.join("backfills").join(format!("{backfill}.json"))
+    pub(crate) fn files(&self) -> PipelineFiles {
+        PipelineFiles::new(Storage::folder(&self.0))
     }
 
     pub(crate) fn create(&self) -> Result<(), EngineError> {
@@ -90,20 +76,4 @@ impl PipelineDir {
 
 pub(crate) fn state_error(attempt: &'static str, path: &Path, source: io::Error) -> EngineError {
     EngineError::State { attempt, path: path.display().to_string(), source }
-}
-
-/// Writes a file so that a reader, even after a power cut, sees all of it or nothing.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
-    use std::io::Write as _;
-    let parent = path.parent().expect("files of the state directory have a folder");
-    let temporary = path.with_extension("tmp");
-    let write = || {
-        create_dir_all_durable(parent)?;
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        std::fs::File::open(parent)?.sync_all()
-    };
-    write().map_err(|cause| state_error("write", path, cause))
 }

@@ -1,5 +1,6 @@
-//! What work on runs takes from around it: the time of day, names that nobody else has, and threads for what
-//! is slow. A simulation has its own of each, and otherwise the same code.
+//! What work on runs takes from around it: the time of day, and names that nobody else has. A simulation has
+//! its own of each, and a storage without threads ([`weir_executor::storage::Storage::inline`]), and otherwise
+//! the same code.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -18,18 +19,6 @@ pub(crate) fn new_uuid() -> Uuid {
         return crate::raft::simulated_uuid();
     }
     Uuid::new_v4()
-}
-
-/// Work on files, beside what must not wait for it. `Err`: it has panicked.
-pub(crate) async fn beside<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, tokio::task::JoinError> {
-    // A simulation has no other threads, whose moments would be different each time.
-    #[cfg(test)]
-    if turmoil::in_simulation() {
-        return Ok(work());
-    }
-    tokio::task::spawn_blocking(work).await
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,7 +67,7 @@ impl Systems for Registry {
 #[derive(Clone, Debug)]
 pub struct ExecutorOptions {
     /// The run's own folder; what is missing of it is created.
-    pub run_dir: PathBuf,
+    pub folder: RunFolder,
     pub systems: Arc<dyn Systems>,
     pub resources: Arc<Resources>,
     /// A batch is committed at the latest after this time: `checkpoint.every` of the pipeline.
@@ -94,7 +93,7 @@ pub struct ExecutorEnv {
 
 impl ExecutorEnv {
     pub fn new(options: ExecutorOptions) -> Self {
-        let folder = RunFolder::new(options.run_dir);
+        let ExecutorOptions { folder, .. } = options;
         Self {
             places: Places { storage: folder.clone(), keeping: None },
             folder,

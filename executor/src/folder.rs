@@ -1,89 +1,101 @@
 //! Where the files of a run are. One place knows the names.
 
-use std::path::{Path, PathBuf};
+use std::io;
 
+use bytes::Bytes;
 use weir_plan::StageId;
 use weir_spec::NodeName;
 
-/// The folder of one run.
+use crate::storage::Storage;
+
+/// The folder of one run. Names are relative to it.
 ///
 /// ```text
 /// progress/<stage>/<slice>/<sequence>-<attempt>.json    a Commit, written before its intent
 /// dead-letters/<node>/<stage>-<slice>-<sequence>-<attempt>.jsonl
 /// exchange/<stage>/<file id>/<partition>.arrow          Arrow IPC files, LZ4
-/// spill/                                                of running operators
+/// spill/                                                of running operators; in one process only
 /// ```
 ///
 /// Names that end in `.tmp` belong to a running or dead task and mean nothing. No two attempts share a
 /// name: one that was given up may be paused, and write its files when it wakes up. The ledger says
 /// whose a batch is; the files of other attempts mean nothing either.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RunFolder {
-    root: PathBuf,
+    storage: Storage,
 }
 
 impl RunFolder {
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+    /// All outputs of whole stages.
+    pub const EXCHANGE: &str = "exchange";
+    /// The rejected rows of all nodes.
+    pub const DEAD_LETTERS: &str = "dead-letters";
+    pub const SPILL: &str = "spill";
+
+    pub fn new(storage: Storage) -> Self {
+        Self { storage }
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// The checkpoints of a slice.
-    pub fn progress(&self, stage: StageId, slice: u32) -> PathBuf {
-        self.root.join("progress").join(stage.to_string()).join(slice.to_string())
+    pub fn progress(stage: StageId, slice: u32) -> String {
+        format!("progress/{stage}/{slice}")
     }
 
     /// The checkpoint of one batch, as an attempt has written it.
-    pub fn progress_file(
-        &self,
-        stage: StageId,
-        slice: u32,
-        sequence: u64,
-        attempt: u32,
-    ) -> PathBuf {
-        self.progress(stage, slice).join(BatchFile { sequence, attempt }.name("", "json"))
+    pub fn progress_file(stage: StageId, slice: u32, sequence: u64, attempt: u32) -> String {
+        let name = BatchFile { sequence, attempt }.name("", "json");
+        format!("{}/{name}", Self::progress(stage, slice))
     }
 
-    /// The rejected rows of all nodes.
-    pub fn dead_letters(&self) -> PathBuf {
-        self.root.join("dead-letters")
+    /// The rejected rows of a node.
+    pub fn dead_letters_of(node: &NodeName) -> String {
+        format!("{}/{node}", Self::DEAD_LETTERS)
     }
 
     /// The rows that a node has rejected in one batch, as an attempt has written them. Whole stages
     /// have one batch, 0.
     pub fn dead_letter_file(
-        &self,
         node: &NodeName,
         stage: StageId,
         slice: u32,
         sequence: u64,
         attempt: u32,
-    ) -> PathBuf {
+    ) -> String {
         let name = BatchFile { sequence, attempt }.name(&format!("{stage}-{slice}-"), "jsonl");
-        self.dead_letters().join(node.as_str()).join(name)
-    }
-
-    /// The file of an attempt that the ledger has accepted, by its name of today or of earlier versions.
-    pub fn accepted(attempt: u32, file: impl Fn(u32) -> PathBuf) -> PathBuf {
-        let (path, former) = (file(attempt), file(0));
-        if !path.exists() && former.exists() { former } else { path }
+        format!("{}/{name}", Self::dead_letters_of(node))
     }
 
     /// All outputs of a whole stage, one folder for each attempt that finished.
-    pub fn exchange(&self, stage: StageId) -> PathBuf {
-        self.root.join("exchange").join(stage.to_string())
+    pub fn exchange(stage: StageId) -> String {
+        format!("{}/{stage}", Self::EXCHANGE)
     }
 
     /// One partition of an attempt's output.
-    pub fn exchange_file(&self, stage: StageId, file_id: &str, partition: usize) -> PathBuf {
-        self.exchange(stage).join(file_id).join(format!("{partition}.arrow"))
+    pub fn exchange_file(stage: StageId, file_id: &str, partition: usize) -> String {
+        format!("{}/{file_id}/{partition}.arrow", Self::exchange(stage))
     }
 
-    pub fn spill(&self) -> PathBuf {
-        self.root.join("spill")
+    /// A file of an attempt that the ledger has accepted, by its name of today or of earlier versions.
+    /// `NotFound` if there is neither.
+    pub async fn get_accepted(
+        &self,
+        attempt: u32,
+        name: impl Fn(u32) -> String,
+    ) -> io::Result<Bytes> {
+        match self.storage.get(&name(attempt)).await {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound && attempt != 0 => {
+                // The error is about the name of today.
+                self.storage.get(&name(0)).await.map_err(|former| match former.kind() {
+                    io::ErrorKind::NotFound => cause,
+                    _ => former,
+                })
+            }
+            read => read,
+        }
     }
 }
 
@@ -104,8 +116,10 @@ impl BatchFile {
         }
     }
 
+    /// What is between the numbers and the extension tells unfinished files apart.
     fn parse(name: &str, prefix: &str, extension: &str) -> Option<Self> {
-        let numbers = name.strip_prefix(prefix)?.strip_suffix(extension)?.strip_suffix('.')?;
+        let name = name.strip_prefix(prefix)?.strip_suffix(extension)?.strip_suffix('.')?;
+        let numbers = name.split('.').next()?;
         let (sequence, attempt) = numbers.split_once('-').unwrap_or((numbers, "0"));
         Some(Self { sequence: sequence.parse().ok()?, attempt: attempt.parse().ok()? })
     }
@@ -129,12 +143,11 @@ mod tests {
 
     #[test]
     fn names_say_which_attempt_has_written_which_batch() {
-        let folder = RunFolder::new("/run");
         let node = NodeName::new("valid");
-        let path = folder.dead_letter_file(&node, StageId(1), 2, 30, 4);
-        assert_eq!(path, Path::new("/run/dead-letters/valid/1-2-30-4.jsonl"));
-        let path = folder.progress_file(StageId(1), 2, 30, 4);
-        assert_eq!(path, Path::new("/run/progress/1/2/30-4.json"));
+        let name = RunFolder::dead_letter_file(&node, StageId(1), 2, 30, 4);
+        assert_eq!(name, "dead-letters/valid/1-2-30-4.jsonl");
+        let name = RunFolder::progress_file(StageId(1), 2, 30, 4);
+        assert_eq!(name, "progress/1/2/30-4.json");
         let file = Some(BatchFile { sequence: 30, attempt: 4 });
         assert_eq!(BatchFile::parse("1-2-30-4.jsonl", "1-2-", "jsonl"), file);
         assert_eq!(BatchFile::parse("30-4.json", "", "json"), file);
@@ -145,9 +158,8 @@ mod tests {
 
     #[test]
     fn names_of_earlier_versions_are_those_of_attempt_0() {
-        let folder = RunFolder::new("/run");
-        let path = folder.progress_file(StageId(1), 2, 30, 0);
-        assert_eq!(path, Path::new("/run/progress/1/2/30.json"));
+        let name = RunFolder::progress_file(StageId(1), 2, 30, 0);
+        assert_eq!(name, "progress/1/2/30.json");
         assert_eq!(
             BatchFile::parse("30.json", "", "json"),
             Some(BatchFile { sequence: 30, attempt: 0 })
@@ -159,6 +171,7 @@ mod tests {
         let found = |name| is_left_over(name, "1-2-", "jsonl", (4, 30));
         assert!(found("1-2-30-3.jsonl") && found("1-2-31-1.jsonl") && found("1-2-30.jsonl"));
         assert!(!found("1-2-29-3.jsonl"), "committed");
+        assert!(is_left_over("30-3.6ab1.tmp", "", "tmp", (4, 30)), "was never finished");
         assert!(!found("1-2-30-4.jsonl") && !found("1-2-30-5.jsonl"), "of a later attempt");
     }
 }

@@ -31,6 +31,7 @@ mod recorder;
 mod resources;
 mod run;
 mod services;
+pub mod storage;
 mod streaming;
 mod task;
 #[cfg(test)]

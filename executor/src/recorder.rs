@@ -14,6 +14,7 @@ use weir_spec::{NodeName, OnError};
 
 use crate::cursor::GreatestCursor;
 use crate::dead_letters::DeadLetterBox;
+use crate::storage::Storage;
 use crate::{ProgressEvent, Task, TaskError};
 
 /// Shared by everything that handles rows of one task. What is recorded between two calls of
@@ -138,12 +139,16 @@ impl Recorder {
     }
 
     /// Makes the dead letters since the last call durable, as part of batch `sequence`.
-    pub(crate) fn publish_dead_letters(&self, sequence: u64) -> Result<(), TaskError> {
-        self.state().dead_letters.publish(sequence)
-    }
-
-    pub(crate) fn remove_uncommitted(&self, next_sequence: u64) -> Result<(), TaskError> {
-        self.state().dead_letters.remove_uncommitted(next_sequence)
+    pub(crate) async fn publish_dead_letters(
+        &self,
+        sequence: u64,
+        storage: &Storage,
+    ) -> Result<(), TaskError> {
+        let drafts = self.state().dead_letters.take(sequence);
+        for draft in drafts {
+            draft.publish(storage).await?;
+        }
+        Ok(())
     }
 
     /// Progress may be lost: nobody may be listening.

@@ -8,14 +8,15 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_plan::StageKind;
 
-use crate::dead_letters::DeadLetterBox;
-use crate::durable::{off_thread, remove_files, state_error};
+use crate::dead_letters::{DeadLetterBox, remove_uncommitted};
+use crate::durable::storage_error;
 use crate::failure::FailureSite;
 use crate::folder::is_left_over;
 use crate::recorder::Recorder;
+use crate::storage::Storage;
 use crate::streaming::run_streaming;
 use crate::whole::run_whole;
-use crate::{CommitLog, ExecutorEnv, ProgressEvent, Task, TaskError, TaskOutcome};
+use crate::{CommitLog, ExecutorEnv, ProgressEvent, RunFolder, Task, TaskError, TaskOutcome};
 
 /// Runs a task to its end.
 ///
@@ -50,25 +51,25 @@ async fn run_here(
     stop: CancellationToken,
 ) -> Result<TaskOutcome, TaskError> {
     let site = FailureSite::new(&task.stage.name, &env);
-    let dead_letters = DeadLetterBox::new(env.folder.clone(), &task);
+    let dead_letters = DeadLetterBox::new(env.places.drafts(), &task);
     let recorder = Recorder::new(&task, dead_letters, events);
-    let next_sequence = task.start.next_sequence;
-    let cleaning = Arc::clone(&recorder);
-    let progress = env.folder.progress(task.stage.id, task.slice);
-    let start = (task.attempt, next_sequence);
-    off_thread(move || {
-        cleaning.remove_uncommitted(next_sequence)?;
-        let is_meant = |name: &str| {
-            ["json", "tmp"].iter().any(|extension| is_left_over(name, "", extension, start))
-        };
-        remove_files(&progress, is_meant)
-            .map_err(|cause| state_error("remove checkpoints in", &progress, cause))
-    })
-    .await?;
+    remove_left_over(&task, env.folder.storage()).await?;
     match &task.stage.kind {
         StageKind::Streaming { .. } => {
             run_streaming(&task, &env, log.as_ref(), &recorder, &stop, &site).await
         }
         StageKind::Whole { .. } => run_whole(&task, &env, &recorder, &stop, &site).await,
     }
+}
+
+/// What earlier attempts have written for batches that they did not commit.
+async fn remove_left_over(task: &Task, storage: &Storage) -> Result<(), TaskError> {
+    remove_uncommitted(storage, task).await?;
+    let progress = RunFolder::progress(task.stage.id, task.slice);
+    let start = (task.attempt, task.start.next_sequence);
+    let is_meant = move |name: &str| {
+        ["json", "tmp"].iter().any(|extension| is_left_over(name, "", extension, start))
+    };
+    let removed = storage.delete_in(&progress, is_meant).await;
+    removed.map_err(|cause| storage_error("remove checkpoints in", storage, &progress, cause))
 }

@@ -10,7 +10,6 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
-use weir_connectors::durable::create_dir_all_durable;
 use weir_connectors::{ConnectorError, SinkTask, SinkWriter};
 use weir_plan::{
     Commit, EncodedPlan, RowAccount, Slice, SlicePosition, StageKind, StageOutput, StreamInput,
@@ -19,14 +18,14 @@ use weir_spec::{NodeName, SinkTarget};
 
 use crate::checksum::RowChecksum;
 use crate::context::{BATCH_ROWS, read_plan, task_context};
-use crate::durable::{off_thread, state_error, write_atomically};
+use crate::durable::storage_error;
 use crate::exchange;
 use crate::failure::FailureSite;
 use crate::morsel::{MorselBounds, MorselEnd, MorselFeed, Origin, SliceInput, Written};
 use crate::reading::SliceReader;
 use crate::recorder::Recorder;
 use crate::services::{ExecutorServices, open_source};
-use crate::{CommitLog, ExecutorEnv, ProgressEvent, Task, TaskError, TaskOutcome};
+use crate::{CommitLog, ExecutorEnv, ProgressEvent, RunFolder, Task, TaskError, TaskOutcome};
 
 /// Rows read for each row that a batch may have: bounds what a crash repeats when most rows are
 /// filtered out.
@@ -165,7 +164,7 @@ impl Driver<'_> {
         account.checksum = checksum;
         let manifest = self.writer.stage(sequence, rows, checksum).await.map_err(at_sink)?;
         let commit = Commit { manifest, account, resume_at };
-        self.keep_on_disk(&commit).await?;
+        self.keep_durably(&commit).await?;
         self.log.intent(self.task, &commit).await?;
         self.writer.publish(&commit.manifest).await.map_err(at_sink)?;
         self.log.done(self.task, sequence).await?;
@@ -182,21 +181,16 @@ impl Driver<'_> {
     }
 
     /// Dead letters first, then the checkpoint that vouches for them.
-    async fn keep_on_disk(&mut self, commit: &Commit) -> Result<(), TaskError> {
+    async fn keep_durably(&mut self, commit: &Commit) -> Result<(), TaskError> {
         let Task { stage, slice, attempt, .. } = self.task;
-        let folder = self.env.folder.progress(stage.id, *slice);
         let sequence = self.sequence;
-        let path = self.env.folder.progress_file(stage.id, *slice, sequence, *attempt);
         let json = serde_json::to_vec(commit)
             .map_err(|cause| self.site.internal(format!("a commit is not JSON: {cause}")))?;
-        let recorder = Arc::clone(self.recorder);
-        off_thread(move || {
-            recorder.publish_dead_letters(sequence)?;
-            create_dir_all_durable(&folder)
-                .and_then(|_| write_atomically(&path, &json))
-                .map_err(|cause| state_error("write the checkpoint", &path, cause))
-        })
-        .await
+        let storage = self.env.folder.storage();
+        self.recorder.publish_dead_letters(sequence, storage).await?;
+        let name = RunFolder::progress_file(stage.id, *slice, sequence, *attempt);
+        let created = storage.create(&name, json).await;
+        created.map_err(|cause| storage_error("write the checkpoint", storage, &name, cause))
     }
 }
 

@@ -96,12 +96,8 @@ pub(crate) async fn run_whole(
             }
         }
     }
-    let dead_letters = Arc::clone(recorder);
-    off_thread(move || {
-        dead_letters.publish_dead_letters(0)?;
-        folder.publish()
-    })
-    .await?;
+    recorder.publish_dead_letters(0, env.folder.storage()).await?;
+    off_thread(move || folder.publish()).await?;
     let mut account = recorder.take_account().map_err(|error| site.classify(error))?;
     account.rows_written = written.rows;
     account.checksum = written.checksum.value();

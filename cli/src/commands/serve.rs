@@ -9,6 +9,7 @@ use weir_connectors::Redactor;
 use weir_coordinator::cluster::{self, CoordinatorOptions};
 use weir_executor::address;
 use weir_executor::node::{self, NodeOptions};
+use weir_executor::storage::Storage;
 use weir_executor::tls::TlsFiles;
 
 use crate::args::{CoordinatorArgs, ExecutorArgs, Global};
@@ -51,7 +52,7 @@ pub(crate) async fn coordinator(
         url: arguments.url,
         members: arguments.members,
         dir: arguments.dir,
-        storage: arguments.storage,
+        storage: Storage::folder(arguments.storage),
         context: files::context(global, Path::new("."), redactor)?,
         memory_bytes: global.memory,
         security,
@@ -79,7 +80,7 @@ pub(crate) async fn executor(
         dir: arguments.dir,
         listen: arguments.listen,
         url: arguments.url,
-        storage: arguments.storage,
+        storage: Storage::folder(arguments.storage),
         slots: arguments.slots.or(global.parallelism).unwrap_or(cores),
         memory_bytes,
         context: files::context(global, Path::new("."), redactor)?,

@@ -27,8 +27,8 @@ use crate::frozen::{
     FrozenBackfill, read_backfill, read_ended, read_frozen, spec_hash, write_backfill, write_frozen,
 };
 use crate::params::complete_params;
+use crate::pipeline_files::PipelineFiles;
 use crate::session::ledger_error;
-use crate::state_dir::{PipelineDir, StateDir};
 use crate::store::StoreError;
 use crate::surroundings::{new_uuid, now};
 use crate::{EngineError, Frozen, RunRequest};
@@ -82,10 +82,10 @@ impl Leading {
         let params = complete_params(&spec.params, &wanted.request.params)?;
         let request = RunRequest { params: params.clone(), ..RunRequest::default() };
         let backfill = new_backfill_id();
-        let dir = StateDir::new(&self.settings.storage).pipeline(&spec.pipeline);
+        let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);
         let spec_hash = spec_hash(spec, &request)?;
         write_backfill(
-            &dir,
+            &files,
             &FrozenBackfill {
                 backfill: backfill.clone(),
                 spec: spec.clone(),
@@ -93,7 +93,8 @@ impl Leading {
                 base_dir,
                 request,
             },
-        )?;
+        )
+        .await?;
         let create = CreateBackfill {
             epoch: self.epoch,
             backfill: backfill.clone(),
@@ -201,17 +202,17 @@ impl Leading {
     /// A window's run that the ledger has forgotten, as its folder has it.
     pub(super) async fn forgotten_run(&self, id: &str) -> Option<(RunId, RunFacts)> {
         // `<backfill>-<window>` or `<backfill>-<window>-<n>`.
-        let dir = self
+        let files = self
             .with_ledger(|ledger| {
                 let of = format!("{BACKFILL_PREFIX}{id}");
                 let (_, facts) = (ledger.backfills.iter())
                     .find(|(backfill, _)| of.starts_with(&format!("{backfill}-")))?;
-                Some(StateDir::new(&self.settings.storage).pipeline(&facts.pipeline))
+                Some(PipelineFiles::of(&self.settings.storage, &facts.pipeline))
             })
             .await?;
         let is_plain = id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         let run = RunId(id.to_owned());
-        let facts = is_plain.then(|| read_ended(&dir, &run).ok())??;
+        let facts = if is_plain { read_ended(&files, &run).await.ok()? } else { return None };
         Some((run, facts))
     }
 
@@ -259,7 +260,7 @@ impl Leading {
         else {
             return Ok(());
         };
-        let dir = StateDir::new(&self.settings.storage).pipeline(&next.start.pipeline);
+        let files = PipelineFiles::of(&self.settings.storage, &next.start.pipeline);
         if let Some(before) = &next.before
             && let Some(run) = self.with_ledger(|ledger| ledger.run(before).cloned()).await
             && !run.state.is_terminal()
@@ -267,25 +268,25 @@ impl Leading {
             // It has failed, and is about to leave.
             self.session_gone(before).await;
             if !next.is_fresh && run.may_have_committed() {
-                return self.resume_window(&dir, of, before.clone()).await;
+                return self.resume_window(&files, of, before.clone()).await;
             }
-            if let Err(error) = self.give_up(&dir, before).await {
+            if let Err(error) = self.give_up(&files, before).await {
                 let error = format!("window {window} cannot begin afresh: {error}");
                 return self.fail_window(before, &error).await;
             }
         }
-        self.start_window(&dir, StartRun { epoch: self.epoch, ..next.start }).await
+        self.start_window(&files, StartRun { epoch: self.epoch, ..next.start }).await
     }
 
     async fn start_window(
         self: &Arc<Self>,
-        dir: &PipelineDir,
+        files: &PipelineFiles,
         start: StartRun,
     ) -> Result<(), EngineError> {
         let (run, backfill) = (start.run.clone(), start.backfill.clone().map(|of| of.backfill));
         let backfill = backfill.expect("it is of a window");
         let FrozenBackfill { spec, spec_text, base_dir, request, .. } =
-            read_backfill(dir, &backfill)?;
+            read_backfill(files, &backfill).await?;
         let frozen = Frozen {
             run: run.0.clone(),
             pipeline: spec.pipeline.to_string(),
@@ -294,7 +295,7 @@ impl Leading {
             base_dir,
             request: RunRequest { window: start.window, ..request },
         };
-        write_frozen(dir, &frozen)?;
+        write_frozen(files, &frozen).await?;
         if self.append_unless_changed(Command::StartRun(start)).await? {
             self.start(run, Some(backfill), frozen);
         }
@@ -303,11 +304,11 @@ impl Leading {
 
     async fn resume_window(
         self: &Arc<Self>,
-        dir: &PipelineDir,
+        files: &PipelineFiles,
         of: &WindowOf,
         run: RunId,
     ) -> Result<(), EngineError> {
-        let frozen = match read_frozen(dir, &run) {
+        let frozen = match read_frozen(files, &run).await {
             Ok(frozen) => frozen,
             Err(error) => return self.fail_window(&run, &error.to_string()).await,
         };
@@ -318,13 +319,13 @@ impl Leading {
         Ok(())
     }
 
-    async fn give_up(&self, dir: &PipelineDir, run: &RunId) -> Result<(), EngineError> {
-        let base_dir = match read_frozen(dir, run) {
+    async fn give_up(&self, files: &PipelineFiles, run: &RunId) -> Result<(), EngineError> {
+        let base_dir = match read_frozen(files, run).await {
             Ok(frozen) => frozen.base_dir,
             Err(_) => self.settings.context.base_dir.clone(),
         };
         let engine = engine(&self.settings, base_dir, self.slices());
-        engine.abandon(&self.store, dir, self.epoch, run).await
+        engine.abandon(&self.store, files, self.epoch, run).await
     }
 
     /// It fails as it had failed before, with another error.
@@ -370,10 +371,11 @@ impl Leading {
             })
             .await;
         for (run, facts) in left {
-            let dir = StateDir::new(&self.settings.storage).pipeline(&facts.pipeline);
-            let Ok(frozen) = read_frozen(&dir, &run) else { continue };
+            let files = self.files(&facts);
+            let Ok(frozen) = read_frozen(&files, &run).await else { continue };
             let engine = engine(&self.settings, frozen.base_dir, self.slices());
-            let removing = engine.remove_staging(&self.store, &dir, self.epoch, &run, Some(&facts));
+            let removing =
+                engine.remove_staging(&self.store, &files, self.epoch, &run, Some(&facts));
             if let Err(error) = removing.await {
                 tracing::warn!(%run, %error, "staging of a window is left");
             }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::ConnectorContext;
+use weir_executor::storage::Storage;
 use weir_ledger::{
     BackfillId, Command, FinishRun, JoinRun, Ledger, RunFacts, RunId, RunOutcome, RunState,
 };
@@ -26,9 +27,9 @@ use crate::choose::{Choice, find_run};
 use crate::engine::Engine;
 use crate::frozen::read_frozen;
 use crate::params::complete_params;
+use crate::pipeline_files::PipelineFiles;
 use crate::raft::RaftMember;
 use crate::session::{Session, ledger_error};
-use crate::state_dir::{PipelineDir, StateDir};
 use crate::store::LedgerStore;
 use crate::surroundings::now;
 use crate::workers::Workers;
@@ -44,7 +45,7 @@ const FEWEST_SLICES: usize = 4;
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     /// Shared by all coordinators and executors.
-    pub(super) storage: PathBuf,
+    pub(super) storage: Storage,
     /// Its `base_dir` is replaced by that of each run.
     pub(super) context: ConnectorContext,
     pub(super) memory_bytes: u64,
@@ -157,9 +158,9 @@ impl Leading {
         {
             return Ok((run.clone(), false));
         }
-        let dir = StateDir::new(&self.settings.storage).pipeline(&spec.pipeline);
+        let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);
         let engine = engine(&self.settings, base_dir, self.slices());
-        let chosen = engine.choose(spec, &request, &dir, &self.store).await?;
+        let chosen = engine.choose(spec, &request, &files, &self.store).await?;
         let is_new = match &chosen.choice {
             Choice::Resume(run) => {
                 if self.with_ledger(|ledger| is_going_on(ledger, run)).await
@@ -184,7 +185,8 @@ impl Leading {
             }
             Choice::Start { .. } => true,
         };
-        let begun = engine.begin(chosen, spec, text, request, &dir, &self.store, self.epoch).await;
+        let begun =
+            engine.begin(chosen, spec, text, request, &files, &self.store, self.epoch).await;
         let (run, frozen) = self.unless_broken(begun)?;
         self.start(run.clone(), None, frozen);
         Ok((run, is_new))
@@ -193,7 +195,7 @@ impl Leading {
     /// Goes on with a failed run.
     pub(super) async fn retry(self: &Arc<Self>, id: &str) -> Result<RunId, EngineError> {
         let (run, facts) = self.find(id).await?;
-        let frozen = read_frozen(&self.dir(&facts), &run)?;
+        let frozen = read_frozen(&self.files(&facts), &run).await?;
         let request =
             RunRequest { resume: Some(run.0), request_id: None, ..frozen.request.clone() };
         let (spec, text) = (&frozen.spec, &frozen.spec_text);
@@ -249,14 +251,14 @@ impl Leading {
         run: &RunId,
         facts: RunFacts,
     ) -> Result<AuditReport, EngineError> {
-        let dir = self.dir(&facts);
-        let frozen = read_frozen(&dir, run)?;
+        let files = self.files(&facts);
+        let frozen = read_frozen(&files, run).await?;
         let context = context(&self.settings, frozen.base_dir);
         let systems = self.settings.systems.make(&context);
         // Of the ledger it needs this run only, which the ledger may have forgotten.
         let mut ledger = Ledger::default();
         ledger.runs.insert(run.clone(), facts.clone());
-        crate::audit::audit_run(&dir, &ledger, run, &facts, &context, systems.as_ref()).await
+        crate::audit::audit_run(&files, &ledger, run, &facts, &context, systems.as_ref()).await
     }
 
     /// A run by its id or a unique beginning of it.
@@ -296,8 +298,8 @@ impl Leading {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn dir(&self, facts: &RunFacts) -> PipelineDir {
-        StateDir::new(&self.settings.storage).pipeline(&facts.pipeline)
+    pub(super) fn files(&self, facts: &RunFacts) -> PipelineFiles {
+        PipelineFiles::of(&self.settings.storage, &facts.pipeline)
     }
 
     pub(super) fn slices(&self) -> usize {
@@ -340,7 +342,7 @@ impl Leading {
         let span = tracing::info_span!("run", %run, pipeline = frozen.pipeline);
         let share = backfill.map_or_else(|| run.0.clone(), |backfill| backfill.0);
         let session = Session {
-            dir: StateDir::new(&self.settings.storage).pipeline(&frozen.spec.pipeline),
+            files: PipelineFiles::of(&self.settings.storage, &frozen.spec.pipeline),
             store: Arc::clone(&self.store),
             epoch: self.epoch,
             run: run.clone(),
@@ -435,7 +437,8 @@ fn context(settings: &Settings, base_dir: PathBuf) -> ConnectorContext {
 pub(super) fn engine(settings: &Settings, base_dir: PathBuf, slices: usize) -> Engine {
     let context = context(settings, base_dir);
     let options = EngineOptions {
-        state_dir: settings.storage.clone(),
+        // Where files are is said with every run.
+        state_dir: PathBuf::new(),
         memory_bytes: settings.memory_bytes,
         slots: std::num::NonZeroUsize::new(slices).unwrap_or(std::num::NonZeroUsize::MIN),
         context: context.clone(),

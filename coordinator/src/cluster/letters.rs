@@ -1,11 +1,9 @@
 //! The rejected rows of a run, as a stream: they are read as fast as the client takes them.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tonic::Status;
-use weir_executor::RunFolder;
 use weir_proto::v1;
 use weir_spec::NodeName;
 
@@ -22,35 +20,29 @@ impl Leading {
         request: v1::DeadLettersRequest,
     ) -> Result<mpsc::Receiver<Result<v1::DeadLetter, Status>>, EngineError> {
         let (run, facts) = self.find(&request.run).await?;
-        let folder = RunFolder::new(self.dir(&facts).run(&run));
+        let folder = self.files(&facts).run(&run);
         let v1::DeadLettersRequest { node, id, limit, .. } = request;
         let node = (!node.is_empty()).then(|| NodeName::new(node));
+        let pipeline = facts.pipeline.0.clone();
+        let mut letters = crate::dead_letters::read_dead_letters(folder, pipeline, facts, node);
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
-        tokio::task::spawn_blocking(move || {
+        tokio::spawn(async move {
             let mut left = if limit == 0 { u64::MAX } else { limit };
-            let mut each = |letter: DeadLetter| {
-                if !id.is_empty() && letter.id != id {
-                    return ControlFlow::Continue(());
-                }
+            while left > 0
+                && let Some(letter) = letters.recv().await
+            {
+                let letter = match letter {
+                    Ok(letter) if id.is_empty() || letter.id == id => Ok(message(letter)),
+                    Ok(_) => continue,
+                    Err(error) => {
+                        tracing::warn!(%run, %error, "dead letters cannot be read");
+                        Err(Status::internal(error.to_string()))
+                    }
+                };
                 left -= 1;
-                let is_taken = sender.blocking_send(Ok(message(letter))).is_ok();
-                if is_taken && left > 0 {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
+                if sender.send(letter).await.is_err() {
+                    return;
                 }
-            };
-            let pipeline = facts.pipeline.0.clone();
-            let read = crate::dead_letters::read_dead_letters(
-                &folder,
-                &pipeline,
-                &facts,
-                node.as_ref(),
-                &mut each,
-            );
-            if let Err(error) = read {
-                tracing::warn!(%run, %error, "dead letters cannot be read");
-                let _ = sender.blocking_send(Err(Status::internal(error.to_string())));
             }
         });
         Ok(receiver)

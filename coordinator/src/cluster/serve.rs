@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use weir_connectors::ConnectorContext;
 use weir_executor::node::MAX_MESSAGE_BYTES;
+use weir_executor::storage::Storage;
 use weir_executor::tls::TlsFiles;
 use weir_proto::internal::executors_server::ExecutorsServer;
 use weir_proto::v1::backfills_server::BackfillsServer;
@@ -58,7 +59,7 @@ pub struct CoordinatorOptions {
     /// Its own log and snapshots.
     pub dir: PathBuf,
     /// Plans, checkpoints, exchanges and dead letters: shared by all coordinators and executors.
-    pub storage: PathBuf,
+    pub storage: Storage,
     pub context: ConnectorContext,
     pub memory_bytes: u64,
     pub security: Security,
@@ -141,8 +142,8 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .await
         .map_err(|source| ServeError::Listen { address: listen, source })?;
     // Not made here: where it is a file system of its own, that may only be missing yet.
-    if !storage.is_dir() {
-        tracing::warn!(path = %storage.display(), "the storage is not there");
+    if storage.local().is_some_and(|folder| !folder.is_dir()) {
+        tracing::warn!(path = storage.shown(""), "the storage is not there");
     }
     let member = RaftMember::start(RaftOptions { tls: tls.clone(), ..RaftOptions::new(id, &dir) });
     let member = member.await.map_err(at(&dir))?;

@@ -51,7 +51,7 @@ impl Leading {
                 self.finish(&run, "cancelled").await?;
                 continue;
             }
-            let frozen = match read_frozen(&self.dir(&facts), &run) {
+            let frozen = match read_frozen(&self.files(&facts), &run).await {
                 Ok(frozen) => frozen,
                 // The window can be retried, and the others go on meanwhile.
                 Err(error) if facts.backfill.is_some() => {

@@ -9,6 +9,7 @@ use chrono::Utc;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorContext, Redactor, Secrets};
+use weir_executor::storage::Storage;
 use weir_ledger::{Command, PlanRun, RunFacts, RunId, RunState, StartRun};
 use weir_proto::internal::Hello;
 use weir_spec::PipelineSpec;
@@ -18,9 +19,9 @@ use super::node::Node;
 use super::serve::{ServeError, lead_when_elected};
 use super::systems::SystemsMaker;
 use crate::frozen::write_frozen;
+use crate::pipeline_files::PipelineFiles;
 use crate::raft::RaftMember;
 use crate::raft::tests::Cluster;
-use crate::state_dir::StateDir;
 use crate::{EngineError, Frozen, RunRequest};
 
 struct Place {
@@ -53,7 +54,7 @@ impl Place {
         let redactor = Redactor::default();
         redactor.register("canary");
         Settings {
-            storage: self.storage(),
+            storage: Storage::folder(self.storage()),
             context: ConnectorContext::new(self.folder.path(), Secrets::default(), redactor),
             memory_bytes: 64 << 20,
             systems: SystemsMaker::registry(),
@@ -90,9 +91,9 @@ impl Place {
         run
     }
 
-    fn freeze(&self, run: &RunId, pipeline: &str) {
+    async fn freeze(&self, run: &RunId, pipeline: &str) {
         let spec = spec(pipeline);
-        let dir = StateDir::new(self.storage()).pipeline(&spec.pipeline);
+        let files = PipelineFiles::of(&Storage::folder(self.storage()), &spec.pipeline);
         let frozen = Frozen {
             run: run.0.clone(),
             pipeline: spec.pipeline.to_string(),
@@ -101,7 +102,7 @@ impl Place {
             base_dir: self.folder.path().to_owned(),
             request: RunRequest::default(),
         };
-        write_frozen(&dir, &frozen).expect("room");
+        write_frozen(&files, &frozen).await.expect("room");
     }
 }
 
@@ -191,7 +192,7 @@ async fn a_run_that_another_version_has_planned_fails_with_what_can_be_done() {
     let place = Place::new().await;
     let first = place.leading().await;
     let run = place.start_run(&first, "old").await;
-    place.freeze(&run, "old");
+    place.freeze(&run, "old").await;
     let plan = PlanRun {
         epoch: first.epoch,
         run: run.clone(),
@@ -215,7 +216,7 @@ async fn a_run_that_nobody_works_on_is_taken_up_once_its_folder_can_be_read() {
     take_up(&leading).await;
     assert!(leading.watch(&run).is_none());
     assert_eq!(facts(&leading, &run).await.state, RunState::Running);
-    place.freeze(&run, "orphan");
+    place.freeze(&run, "orphan").await;
     take_up(&leading).await;
     assert!(leading.watch(&run).is_some());
     planned(&leading, &run).await;
@@ -287,7 +288,7 @@ async fn a_cancel_waits_for_what_is_beginning() {
     let place = Place::new().await;
     let leading = place.leading().await;
     let run = place.start_run(&leading, "p").await;
-    place.freeze(&run, "p");
+    place.freeze(&run, "p").await;
     let beginning = leading.beginning.lock().await;
     let cancelling = tokio::spawn({
         let (leading, run) = (Arc::clone(&leading), run.clone());
@@ -295,7 +296,8 @@ async fn a_cancel_waits_for_what_is_beginning() {
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(facts(&leading, &run).await.state, RunState::Running);
-    let frozen = crate::frozen::read_frozen(&leading.dir(&facts(&leading, &run).await), &run);
+    let files = leading.files(&facts(&leading, &run).await);
+    let frozen = crate::frozen::read_frozen(&files, &run).await;
     leading.start(run.clone(), None, frozen.expect("it is there"));
     drop(beginning);
     cancelling.await.expect("no panic").expect("it goes on");

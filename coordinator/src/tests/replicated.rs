@@ -15,11 +15,11 @@ async fn work(
 ) -> Option<crate::RunSummary> {
     let leader = cluster.leader().await;
     let store = Arc::new(LedgerStore::replicated(Arc::clone(&cluster.running[&leader].member)));
-    let dir = StateDir::new(place.state()).pipeline(&spec.pipeline);
+    let files = StateDir::new(place.state()).pipeline(&spec.pipeline).files();
     let (events, mut received) = mpsc::unbounded_channel();
     let (request, stop) = (RunRequest::default(), CancellationToken::new());
     let engine = place.engine().await;
-    let running = engine.run_locked(spec, "", request, events, stop, &dir, &store);
+    let running = engine.run_locked(spec, "", request, events, stop, &files, &store);
     let crash = async {
         let mut seen = 0;
         while let Some(event) = received.recv().await {

@@ -39,13 +39,14 @@ pub(crate) struct ExchangeFolder {
 }
 
 impl ExchangeFolder {
+    /// In the folder of a run on this machine.
     pub(crate) fn create(
-        folder: &RunFolder,
+        run: &Path,
         stage: StageId,
         file_id: &str,
         is_durable: bool,
     ) -> Result<Self, TaskError> {
-        let parent = folder.exchange(stage);
+        let parent = run.join(RunFolder::exchange(stage));
         let temporary = parent.join(format!(".{file_id}.tmp"));
         let failed = |cause| state_error("create", &temporary, cause);
         match fs::remove_dir_all(&temporary) {

@@ -1,7 +1,7 @@
 //! Where outputs are written, and where those that a task reads are.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -41,14 +41,20 @@ pub(crate) enum ExchangeFile {
 }
 
 impl Places {
-    /// Where the output of a task goes, and who has it then.
-    pub(crate) fn output(&self, durable: bool) -> (RunFolder, Option<Holder>) {
+    /// Where files of this machine get their names: in the run's folder, or in the executor's own.
+    pub(crate) fn drafts(&self) -> PathBuf {
+        let own = || self.keeping.as_ref().map(|(keeping, run)| keeping.root.join(run));
+        let stored = self.storage.storage().local().map(Path::to_owned);
+        stored.or_else(own).expect("a process that has no folder for a run has one of its own")
+    }
+
+    /// The folder of this machine that the output of a task goes to, and who has it then.
+    pub(crate) fn output(&self, durable: bool) -> (PathBuf, Option<Holder>) {
         match &self.keeping {
             Some((keeping, run_folder)) if !durable => {
-                let folder = RunFolder::new(keeping.root.join(run_folder));
-                (folder, Some(keeping.holder.clone()))
+                (keeping.root.join(run_folder), Some(keeping.holder.clone()))
             }
-            _ => (self.storage.clone(), None),
+            _ => (self.drafts(), None),
         }
     }
 
@@ -83,10 +89,9 @@ impl Places {
         stage: StageId,
         partition: u32,
     ) -> Result<ExchangeFile> {
-        let path =
-            |folder: &RunFolder| folder.exchange_file(stage, &output.file_id, partition as usize);
+        let name = RunFolder::exchange_file(stage, &output.file_id, partition as usize);
         let Some(holder) = &output.holder else {
-            return Ok(ExchangeFile::Here(path(&self.storage)));
+            return Ok(ExchangeFile::Here(self.drafts().join(name)));
         };
         let Some((keeping, run_folder)) = &self.keeping else {
             return Err(DataFusionError::Internal(format!(
@@ -97,7 +102,7 @@ impl Places {
         let is_own =
             keeping.holder.executor == holder.executor && keeping.holder.boot_id == holder.boot_id;
         if is_own {
-            return Ok(ExchangeFile::Here(path(&RunFolder::new(keeping.root.join(run_folder)))));
+            return Ok(ExchangeFile::Here(keeping.root.join(run_folder).join(name)));
         }
         let ticket = FileTicket {
             run_folder: run_folder.clone(),

@@ -39,8 +39,8 @@ impl FileTicket {
         if parts.len() != 3 || !parts.iter().all(is_number) {
             return Err(format!("`{}` is no output of a task", self.file_id));
         }
-        let folder = RunFolder::new(root.join(&self.run_folder));
-        Ok(folder.exchange_file(self.stage, &self.file_id, self.partition as usize))
+        let name = RunFolder::exchange_file(self.stage, &self.file_id, self.partition as usize);
+        Ok(root.join(&self.run_folder).join(name))
     }
 }
 

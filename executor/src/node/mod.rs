@@ -50,6 +50,7 @@ pub use self::tasks::{GivenTask, TaskRunner, assigned_task};
 use crate::address;
 use crate::durable::{empty_folder, state_error};
 use crate::exchange::{self, FlightClients, Keeping};
+use crate::storage::Storage;
 use crate::tls::TlsFiles;
 use crate::{CommitLogError, ProgressEvent, Registry, Resources, TaskEnd, TaskError};
 
@@ -77,7 +78,7 @@ pub struct NodeOptions {
     /// How they reach it; by default at the address that it listens on.
     pub url: Option<String>,
     /// The cluster's storage, the same for all processes.
-    pub storage: PathBuf,
+    pub storage: Storage,
     /// Tasks at once.
     pub slots: NonZeroUsize,
     /// For all operators of all tasks together.

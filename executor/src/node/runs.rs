@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use weir_plan::{Stage, StageGraph, StageId};
 use weir_proto::internal::{Assign, TaskId};
 
-use crate::durable::{off_thread, state_error};
+use crate::durable::storage_error;
 use crate::exchange::{Keeping, is_inside};
+use crate::storage::Storage;
 use crate::{ExecutorEnv, ExecutorOptions, Resources, RunFolder, Systems, TaskError};
 
 /// A run without tasks is kept for this long: the next task may be on its way.
@@ -23,7 +24,7 @@ const LONGEST_IDLE: Duration = Duration::from_secs(60);
 pub(super) type SystemsMaker = Arc<dyn Fn(&Path) -> Arc<dyn Systems> + Send + Sync>;
 
 pub(super) struct Runs {
-    storage: PathBuf,
+    storage: Storage,
     resources: Arc<Resources>,
     systems: SystemsMaker,
     keeping: Keeping,
@@ -62,7 +63,7 @@ impl fmt::Debug for Runs {
 
 impl Runs {
     pub(super) fn new(
-        storage: PathBuf,
+        storage: Storage,
         resources: Arc<Resources>,
         systems: SystemsMaker,
         keeping: Keeping,
@@ -88,7 +89,7 @@ impl Runs {
         };
         let entry = self.open.entry(key).or_insert_with(|| {
             let env = ExecutorEnv::new(ExecutorOptions {
-                run_dir: self.storage.join(&assign.run_folder),
+                folder: RunFolder::new(self.storage.within(&assign.run_folder)),
                 systems: (self.systems)(Path::new(&assign.base_dir)),
                 resources: Arc::clone(&self.resources),
                 checkpoint_every: Duration::from_millis(assign.checkpoint_every_millis),
@@ -138,35 +139,33 @@ impl OpenRun {
     /// A stage of the run's graph, which is read when it is first needed.
     pub(super) async fn stage(&self, id: StageId) -> Result<Arc<Stage>, TaskError> {
         let (folder, hash) = (self.env.folder(), &self.graph_hash);
-        let stages =
-            self.stages.get_or_try_init(|| read_stages(folder.clone(), hash.clone())).await?;
+        let stages = self.stages.get_or_try_init(|| read_stages(folder, hash)).await?;
         stages.iter().find(|stage| stage.id == id).cloned().ok_or_else(|| {
-            let path = folder.graph_file(hash);
             let missing = std::io::Error::other(format!("it has no stage {id}"));
-            state_error("find the plan of the task in", &path, missing)
+            let name = RunFolder::graph_file(hash);
+            storage_error("find the plan of the task in", folder.storage(), &name, missing)
         })
     }
 }
 
-async fn read_stages(folder: RunFolder, hash: String) -> Result<Vec<Arc<Stage>>, TaskError> {
-    off_thread(move || {
-        let path = folder.graph_file(&hash);
-        let failed = |cause| state_error("read the plan of the run from", &path, cause);
-        let graph = folder.read_graph(&hash).map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::NotFound => failed(std::io::Error::new(
-                cause.kind(),
-                format!("{cause}; executors need the same `--storage` as their coordinators"),
-            )),
-            _ => failed(cause),
-        })?;
-        if graph.engine_version != StageGraph::ENGINE_VERSION {
-            return Err(failed(std::io::Error::other(format!(
-                "it was made by {}, and this executor is {}",
-                graph.engine_version,
-                StageGraph::ENGINE_VERSION
-            ))));
-        }
-        Ok(graph.stages.into_iter().map(Arc::new).collect())
-    })
-    .await
+async fn read_stages(folder: &RunFolder, hash: &str) -> Result<Vec<Arc<Stage>>, TaskError> {
+    let failed = |cause| {
+        let name = RunFolder::graph_file(hash);
+        storage_error("read the plan of the run from", folder.storage(), &name, cause)
+    };
+    let graph = folder.read_graph(hash).await.map_err(|cause| match cause.kind() {
+        std::io::ErrorKind::NotFound => failed(std::io::Error::new(
+            cause.kind(),
+            format!("{cause}; executors need the same `--storage` as their coordinators"),
+        )),
+        _ => failed(cause),
+    })?;
+    if graph.engine_version != StageGraph::ENGINE_VERSION {
+        return Err(failed(std::io::Error::other(format!(
+            "it was made by {}, and this executor is {}",
+            graph.engine_version,
+            StageGraph::ENGINE_VERSION
+        ))));
+    }
+    Ok(graph.stages.into_iter().map(Arc::new).collect())
 }

@@ -1,5 +1,6 @@
 //! Exchange files: round trip, resumption, visibility.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::compute::concat_batches;
@@ -13,11 +14,11 @@ use crate::{RunFolder, Task};
 const ROWS: i64 = 40_000;
 
 /// A finished exchange of stage 0 with one partition.
-fn written(folder: &RunFolder) {
+fn written(folder: &Path) {
     written_as(folder, "first", 0..ROWS);
 }
 
-fn written_as(folder: &RunFolder, file_id: &str, ids: std::ops::Range<i64>) {
+fn written_as(folder: &Path, file_id: &str, ids: std::ops::Range<i64>) {
     let exchange = ExchangeFolder::create(folder, StageId(0), file_id, true).expect("writable");
     let mut writer = exchange.writer(0, &row_schema()).expect("writable");
     // Odd sizes in, even sizes out.
@@ -31,10 +32,9 @@ fn written_as(folder: &RunFolder, file_id: &str, ids: std::ops::Range<i64>) {
 #[tokio::test]
 async fn rows_come_back_in_order_and_counted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let folder = RunFolder::new(folder.path());
-    written(&folder);
+    written(folder.path());
     let (sender, receiver) = std::sync::mpsc::channel();
-    let path = folder.exchange_file(StageId(0), "first", 0);
+    let path = folder.path().join(RunFolder::exchange_file(StageId(0), "first", 0));
     let on_rows = move |rows| sender.send(rows).expect("counted");
     let stream = read_files(vec![ExchangeFile::Here(path)], "reader", on_rows);
     let batches: Vec<_> = stream.try_collect().await.expect("readable");
@@ -46,9 +46,8 @@ async fn rows_come_back_in_order_and_counted() {
 #[test]
 fn reading_goes_on_at_any_batch_even_the_end() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let folder = RunFolder::new(folder.path());
-    written(&folder);
-    let path = folder.exchange_file(StageId(0), "first", 0);
+    written(folder.path());
+    let path = folder.path().join(RunFolder::exchange_file(StageId(0), "first", 0));
     let all: Vec<_> = open(&path, 0).expect("readable").map(|rows| rows.expect("rows")).collect();
     assert_eq!(all.len(), 5);
     for first in 0..=all.len() {
@@ -60,14 +59,15 @@ fn reading_goes_on_at_any_batch_even_the_end() {
 
 #[test]
 fn unfinished_exchange_is_invisible_and_vanishes() {
-    let temporary = tempfile::tempdir().expect("a temporary folder");
-    let folder = RunFolder::new(temporary.path());
-    let exchange = ExchangeFolder::create(&folder, StageId(0), "first", true).expect("writable");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let exchange =
+        ExchangeFolder::create(folder.path(), StageId(0), "first", true).expect("writable");
     let writer = exchange.writer(0, &row_schema()).expect("writable");
-    assert!(!folder.exchange(StageId(0)).join("first").exists());
+    assert!(!folder.path().join(RunFolder::exchange(StageId(0))).join("first").exists());
     drop(writer);
     drop(exchange);
-    let left = std::fs::read_dir(folder.exchange(StageId(0))).expect("the stage's folder");
+    let left = std::fs::read_dir(folder.path().join(RunFolder::exchange(StageId(0))))
+        .expect("the stage's folder");
     assert_eq!(left.count(), 0);
 }
 
@@ -84,7 +84,7 @@ async fn resumes_behind_an_exchange_of(slices: u32) {
     let per_slice = ROWS / i64::from(slices);
     let output = |slice: u32| {
         let (file_id, from) = (format!("{slice}-1-1"), i64::from(slice) * per_slice);
-        written_as(world.env.folder(), &file_id, from..from + per_slice);
+        written_as(world.folder.path(), &file_id, from..from + per_slice);
         ExchangeOutput { file_id, first: 0, partitions: 3, holder: None }
     };
     let elsewhere =

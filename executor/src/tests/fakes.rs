@@ -39,9 +39,10 @@ use weir_spec::{
     TemplateText, WriteMode,
 };
 
+use crate::storage::Storage;
 use crate::{
-    Commit, CommitLog, CommitLogError, ExecutorEnv, ExecutorOptions, Resources, SliceStart,
-    Systems, Task, TaskError, TaskOutcome, run_task,
+    Commit, CommitLog, CommitLogError, ExecutorEnv, ExecutorOptions, Resources, RunFolder,
+    SliceStart, Systems, Task, TaskError, TaskOutcome, run_task,
 };
 
 pub(crate) fn row_schema() -> SchemaRef {
@@ -449,7 +450,7 @@ impl World {
         )
         .expect("the folder is writable");
         let env = ExecutorEnv::new(ExecutorOptions {
-            run_dir: folder.path().to_owned(),
+            folder: RunFolder::new(Storage::folder(folder.path())),
             systems: Arc::new(systems),
             resources: Arc::new(resources),
             checkpoint_every,
@@ -457,6 +458,11 @@ impl World {
         });
         let log = Arc::new(FakeLog { timeline, ..FakeLog::default() });
         Self { folder, sink, log, env: Arc::new(env), stop: CancellationToken::new() }
+    }
+
+    /// A file of the run.
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
     }
 
     pub(crate) async fn run(&self, task: Task) -> Result<TaskOutcome, TaskError> {

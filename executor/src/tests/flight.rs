@@ -14,6 +14,7 @@ use weir_plan::{ExchangeOutput, Holder, StageId};
 
 use super::fakes::*;
 use crate::exchange::{ExchangeFolder, FlightClients, Keeping, Places, read_files, serve};
+use crate::storage::Storage;
 use crate::{RunFolder, TaskError};
 
 const RUN_FOLDER: &str = "orders/runs/1";
@@ -61,7 +62,7 @@ impl Server {
     }
 
     fn places(&self, executor: &str) -> Places {
-        let storage = RunFolder::new(self.root.path().join("storage"));
+        let storage = RunFolder::new(Storage::folder(self.root.path().join("storage")));
         Places { storage, keeping: Some((self.keeping(executor), RUN_FOLDER.to_owned())) }
     }
 }

@@ -13,7 +13,7 @@ use weir_plan::{Slice, StageKind, StreamInput};
 use weir_spec::OnError;
 
 use super::fakes::*;
-use crate::{DeadLetterLine, RowChecksum, Task, TaskError, TaskOutcome};
+use crate::{DeadLetterLine, RowChecksum, RunFolder, Task, TaskError, TaskOutcome};
 
 /// Lets ids pass for which `id % modulus = 0`.
 fn filtered(modulus: i64) -> Arc<dyn ExecutionPlan> {
@@ -182,15 +182,15 @@ async fn each_account_holds_exactly_the_rows_of_its_batch() {
 fn dead_letters(world: &World, sequence: u64) -> Vec<DeadLetterLine> {
     let stage = weir_plan::StageId(1);
     let text = (1..10).rev().find_map(|attempt| {
-        let path = world.env.folder().dead_letter_file(&source_node(), stage, 0, sequence, attempt);
-        std::fs::read_to_string(path).ok()
+        let name = RunFolder::dead_letter_file(&source_node(), stage, 0, sequence, attempt);
+        std::fs::read_to_string(world.path(&name)).ok()
     });
     let text = text.unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).expect("a dead letter")).collect()
 }
 
 fn dead_letter_files(world: &World) -> usize {
-    let folder = world.env.folder().dead_letters().join("numbers");
+    let folder = world.path(&RunFolder::dead_letters_of(&source_node()));
     std::fs::read_dir(folder).map_or(0, |entries| entries.count())
 }
 
@@ -259,7 +259,7 @@ async fn checkpoint_on_disk_is_the_commit() {
     world.run(streaming_task(vec![split(0, 500)], 300)).await.expect("nothing fails");
     for commit in world.log.commits() {
         let (stage, sequence) = (weir_plan::StageId(1), commit.manifest.sequence);
-        let json = std::fs::read(world.env.folder().progress_file(stage, 0, sequence, 1));
+        let json = std::fs::read(world.path(&RunFolder::progress_file(stage, 0, sequence, 1)));
         let kept: crate::Commit =
             serde_json::from_slice(&json.expect("a checkpoint")).expect("a commit");
         assert_eq!(kept, commit);

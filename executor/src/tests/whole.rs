@@ -21,7 +21,7 @@ use weir_spec::OnError;
 
 use super::fakes::*;
 use crate::exchange::files::read_stream;
-use crate::{Task, TaskError, TaskOutcome};
+use crate::{RunFolder, Task, TaskError, TaskOutcome};
 
 pub(super) fn whole_task(partitions: u32) -> Task {
     task(
@@ -82,7 +82,7 @@ async fn exchanged(world: &World, outcome: TaskOutcome) -> (Vec<i64>, crate::Row
     let mut ids = Vec::new();
     for partition in output.first..output.first + output.partitions {
         let path =
-            world.env.folder().exchange_file(StageId(1), &output.file_id, partition as usize);
+            world.path(&RunFolder::exchange_file(StageId(1), &output.file_id, partition as usize));
         let batches = collect(read_stream(path).expect("readable")).await;
         for rows in batches.expect("readable") {
             ids.extend(rows.column(0).as_primitive::<Int64Type>().values());
@@ -114,7 +114,7 @@ async fn sort_larger_than_the_memory_spills_and_stays_right() {
     let outcome = world.run(whole_task(1)).await.expect("it spills");
     let (ids, _) = exchanged(&world, outcome).await;
     assert!(ids.iter().copied().eq(0..300_000));
-    let spill = std::fs::read_dir(world.env.folder().spill()).expect("the spill folder");
+    let spill = std::fs::read_dir(world.path(RunFolder::SPILL)).expect("the spill folder");
     for entry in spill {
         let inside = std::fs::read_dir(entry.expect("an entry").path()).expect("a folder");
         assert_eq!(inside.count(), 0, "spilled files are removed");
@@ -127,7 +127,7 @@ async fn too_little_memory_is_an_error_that_says_what_to_raise() {
     let error = world.run(whole_task(1)).await.expect_err("4 KiB are too few");
     assert!(matches!(error, TaskError::Operator { .. }));
     assert!(error.to_string().contains("raise it with `--memory`"), "{error}");
-    let exchange = std::fs::read_dir(world.env.folder().exchange(StageId(1)));
+    let exchange = std::fs::read_dir(world.path(&RunFolder::exchange(StageId(1))));
     assert_eq!(exchange.expect("the stage's folder").count(), 0);
 }
 
@@ -139,8 +139,9 @@ async fn source_error_inside_a_whole_plan_names_its_node_and_can_be_retried() {
     let error = world.run(whole_task(1)).await.expect_err("the source fails once");
     assert_eq!(error.to_string(), "node `numbers`: the fake server went away");
     assert!(error.is_retryable());
-    let letters =
-        |attempt| world.env.folder().dead_letter_file(&source_node(), StageId(1), 0, 0, attempt);
+    let letters = |attempt| {
+        world.path(&RunFolder::dead_letter_file(&source_node(), StageId(1), 0, 0, attempt))
+    };
     assert!(!letters(1).exists());
 
     let outcome = world.run(Task { attempt: 2, ..whole_task(1) }).await.expect("it works now");
@@ -161,7 +162,7 @@ async fn stopped_or_panicking_whole_task_leaves_nothing_visible() {
         stop.cancel();
     });
     assert_eq!(world.run(whole_task(1)).await.expect("no failure"), TaskOutcome::Stopped);
-    let left = std::fs::read_dir(world.env.folder().exchange(StageId(1)));
+    let left = std::fs::read_dir(world.path(&RunFolder::exchange(StageId(1))));
     assert_eq!(left.expect("the stage's folder").count(), 0);
 
     let world = World::new(FakeSource::default(), || {
@@ -201,7 +202,8 @@ async fn slices_deal_out_their_rows_by_key() {
         );
         assert_eq!(account.rows_written, 5_000);
         for partition in 0..4 {
-            let path = world.env.folder().exchange_file(StageId(1), &file_id, partition as usize);
+            let path =
+                world.path(&RunFolder::exchange_file(StageId(1), &file_id, partition as usize));
             for batch in collect(read_stream(path).expect("readable")).await.unwrap() {
                 for id in batch.column(0).as_primitive::<Int64Type>().values() {
                     partitions_of.entry(*id).or_default().insert(partition);

@@ -10,6 +10,7 @@ use weir_proto::internal::{Assign, TaskId};
 
 use crate::exchange::{FlightClients, Keeping};
 use crate::node::runs::Runs;
+use crate::storage::Storage;
 use crate::tests::fakes::{FakeSink, FakeSource, FakeSystems};
 use crate::{Resources, Systems};
 
@@ -28,7 +29,7 @@ fn runs(folder: &std::path::Path) -> Runs {
     };
     let clients = Arc::new(FlightClients::new(None));
     let keeping = Keeping { root: folder.join("exchange"), holder, clients };
-    Runs::new(folder.to_owned(), Arc::new(resources), Arc::new(systems), keeping)
+    Runs::new(Storage::folder(folder), Arc::new(resources), Arc::new(systems), keeping)
 }
 
 #[test]

@@ -14,6 +14,7 @@ use weir_proto::internal::{Assign, TaskId};
 
 use super::leader::{FakeLeader, LeaderStream, end_of, freezing_proxy, soon};
 use crate::node::{NodeError, NodeOptions, SystemsMaker, serve_with};
+use crate::storage::Storage;
 use crate::tests::fakes::{
     FakeSink, FakeSource, FakeSystems, Leaf, sink_node, split, streaming_task,
 };
@@ -51,8 +52,8 @@ impl World {
         };
         let bytes = serde_json::to_vec(&graph).expect("graphs are JSON");
         let graph_hash = blake3::hash(&bytes).to_hex().to_string();
-        let run = RunFolder::new(folder.path().join("storage").join(RUN_FOLDER));
-        let path = run.graph_file(&graph_hash);
+        let run = folder.path().join("storage").join(RUN_FOLDER);
+        let path = run.join(RunFolder::graph_file(&graph_hash));
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("created");
         std::fs::write(path, bytes).expect("written");
         let assign = Assign {
@@ -83,7 +84,7 @@ impl World {
             coordinators: coordinators.iter().map(|leader| leader.url.clone()).collect(),
             tls: None,
             dir: self.folder.path().join("local"),
-            storage: self.folder.path().join("storage"),
+            storage: Storage::folder(self.folder.path().join("storage")),
             slots: NonZeroUsize::new(2).expect("two is not zero"),
             memory_bytes: NonZeroU64::new(64 << 20).expect("some memory"),
             context: ConnectorContext::new("/nowhere", Secrets::default(), Redactor::default()),
@@ -308,7 +309,7 @@ async fn assignments_that_cannot_be_carried_out_end_with_a_reason() {
     let stage = text(&|assign| assign.task.as_mut().expect("a task").stage = 9).await;
     assert!(stage.contains("it has no stage 9"), "{stage}");
     let storage = world.folder.path().join("storage");
-    let graph = RunFolder::new(storage.join(RUN_FOLDER)).graph_file(&world.assign.graph_hash);
+    let graph = storage.join(RUN_FOLDER).join(RunFolder::graph_file(&world.assign.graph_hash));
     std::fs::write(graph, "{}").expect("written");
     let damaged = text(&|assign| assign.base_dir = "/pipelines/.".to_owned()).await;
     assert!(damaged.contains("its content does not fit its name"), "{damaged}");
