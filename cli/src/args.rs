@@ -131,6 +131,12 @@ pub(crate) enum Command {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
+    /// List the tasks of a run on a cluster: what has been tried, where, and whose work counts.
+    Tasks {
+        id: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
     /// Load a pipeline window by window on a cluster.
     #[command(subcommand)]
     Backfill(BackfillCommand),

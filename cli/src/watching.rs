@@ -87,7 +87,7 @@ mod tests {
             slices_done,
             attempts,
             rows_written,
-            running: Vec::new(),
+            ..Stage::default()
         };
         Update::Run(Run { run: "r".to_owned(), stages: vec![stage], ..Run::default() })
     }

@@ -129,7 +129,7 @@ mod tests {
                 slices_done: 3,
                 attempts: 5,
                 rows_written: 4,
-                running: Vec::new(),
+                ..v1::Stage::default()
             }],
         };
         let detail = detail(&run).map_err(|error| error.message().to_owned()).expect("it is right");

@@ -24,7 +24,8 @@ use tonic::{Code, Response, Status};
 use weir_proto::v1::runs_client::RunsClient;
 use weir_proto::v1::{
     AuditReport, AuditRunRequest, CancelRunRequest, DeadLetter, DeadLettersRequest, GetRunRequest,
-    ListRunsRequest, RetryRunRequest, Run, RunStatus, SubmitRequest, SubmitResponse,
+    ListRunsRequest, ListTasksRequest, RetryRunRequest, Run, RunStatus, SubmitRequest,
+    SubmitResponse, Task,
 };
 
 use crate::args::ClusterArgs;
@@ -128,6 +129,25 @@ impl Client {
             async move { runs(line).get(request).await }
         })
         .await
+    }
+
+    /// All of them, by stage and slice.
+    pub(crate) async fn tasks(&mut self, run: &str) -> Result<Vec<Task>> {
+        let mut tasks = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListTasksRequest { run: run.to_owned(), page_token, page_size: 0 };
+            let answer = self.call(move |line| {
+                let request = request.clone();
+                async move { runs(line).list_tasks(request).await }
+            });
+            let answer = answer.await?;
+            tasks.extend(answer.tasks);
+            page_token = answer.next_page_token;
+            if page_token.is_empty() {
+                return Ok(tasks);
+            }
+        }
     }
 
     pub(crate) async fn runs(&mut self, pipeline: Option<&str>, limit: u32) -> Result<Vec<Run>> {

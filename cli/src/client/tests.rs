@@ -10,7 +10,7 @@ use tonic::transport::Server;
 use tonic::{Request, async_trait};
 use weir_proto::v1::run_update::Update;
 use weir_proto::v1::runs_server::{Runs, RunsServer};
-use weir_proto::v1::{ListRunsResponse, RunStatus, RunUpdate, WatchRunRequest};
+use weir_proto::v1::{ListRunsResponse, ListTasksResponse, RunStatus, RunUpdate, WatchRunRequest};
 
 use super::*;
 
@@ -64,6 +64,18 @@ impl Runs for Fake {
         _: Request<ListRunsRequest>,
     ) -> Result<Response<ListRunsResponse>, Status> {
         self.leads(Ok(ListRunsResponse { runs: vec![run(RunStatus::Failed)] }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListTasksResponse>, Status> {
+        let (slice, next) = match request.into_inner().page_token.as_str() {
+            "" => (0, "1"),
+            _ => (1, ""),
+        };
+        let tasks = vec![Task { slice, ..Task::default() }];
+        self.leads(Ok(ListTasksResponse { tasks, next_page_token: next.to_owned(), epoch: 1 }))
     }
 
     type WatchStream = tokio_stream::Iter<std::vec::IntoIter<Result<RunUpdate, Status>>>;
@@ -155,6 +167,13 @@ async fn the_leader_that_a_follower_names_is_asked() {
     let answer = client.submit(SubmitRequest::default()).await.expect("there is a leader");
     assert_eq!(answer.run, "r-1");
     assert_eq!(client.search.url(), leader, "it is asked first from now on");
+}
+
+#[tokio::test]
+async fn tasks_are_asked_for_until_the_last_page() {
+    let leader = serve(Fake::default()).await;
+    let tasks = client(vec![leader]).tasks("r").await.expect("there is a leader");
+    assert_eq!(tasks.iter().map(|task| task.slice).collect::<Vec<_>>(), [0, 1]);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod runs;
 mod serve;
 mod state;
 mod submit;
+mod tasks;
 mod test;
 mod validate;
 
@@ -60,6 +61,7 @@ pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failu
         Command::Connection(command) => connection::connection(global, command, redactor).await,
         Command::Submit(arguments) => submit::submit(global, arguments).await,
         Command::Cancel { id, cluster } => submit::cancel(global, &id, &cluster).await,
+        Command::Tasks { id, cluster } => tasks::tasks(global, &id, &cluster).await,
         Command::Backfill(command) => backfill::backfill(global, command).await,
         Command::Backfills { pipeline, cluster } => {
             backfill::list(global, pipeline.as_deref(), &cluster).await

@@ -38,7 +38,10 @@ pub(super) fn run(id: &RunId, facts: &RunFacts, running: &[(SliceAttempt, String
             .collect(),
         sessions: summary.sessions,
         stages: (stages.into_iter())
-            .map(|stage| v1::Stage {
+            .zip(&facts.stages)
+            .map(|(stage, facts)| v1::Stage {
+                inputs: facts.shape.inputs.iter().map(|input| input.0).collect(),
+                sink: facts.sink().map(|(sink, _)| sink.to_string()).unwrap_or_default(),
                 running: (running.iter())
                     .filter(|(task, _)| task.stage.0 == stage.stage)
                     .map(|(task, executor)| v1::Attempt {

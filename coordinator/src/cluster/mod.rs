@@ -26,6 +26,7 @@ mod runs_service;
 mod serve;
 mod systems;
 mod taking_up;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod wire;

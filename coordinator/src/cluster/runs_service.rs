@@ -77,6 +77,19 @@ impl Runs for RunsService {
         self.answer(&leading, &request.into_inner().run).await
     }
 
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let leading = self.leading().await?;
+        let request = request.into_inner();
+        let (id, facts) = leading.find(&request.run).await.map_err(|error| self.failed(&error))?;
+        let (tasks, next_page_token) =
+            super::tasks::page(&facts, &leading.pool.running(&id), &request)?;
+        let epoch = leading.epoch;
+        Ok(Response::new(v1::ListTasksResponse { tasks, next_page_token, epoch }))
+    }
+
     async fn list(
         &self,
         request: Request<v1::ListRunsRequest>,

@@ -138,6 +138,16 @@ fn a_submitted_pipeline_fills_its_targets() {
     assert_eq!(runs[0]["status"], "succeeded", "{runs:#}");
     assert_eq!(runs[0]["rows_written"]["lake"], ROWS, "{runs:#}");
     scenario.assert_exact(&cluster, run);
+    let tasks = cluster.run(&["tasks", run, "--output", "json"]).expect_code(0).json();
+    let tasks = tasks.as_array().expect("a list");
+    let is_done = |task: &Value| {
+        task["state"] == "finished"
+            && task["attempts"] == 1
+            && task["committed_by"] == serde_json::json!([{ "from_batch": 0, "attempt": 1 }])
+    };
+    assert!(tasks.len() > 3 && tasks.iter().all(is_done), "{tasks:#?}");
+    let listed = cluster.run(&["tasks", run]).expect_code(0);
+    assert_eq!(listed.stdout.lines().count(), tasks.len() + 1, "a header and a line each");
 
     let stopped = cluster.down();
     assert!(stopped.stdout.contains("6 processes stopped"), "{}", stopped.all());
