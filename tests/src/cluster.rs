@@ -134,12 +134,17 @@ impl Cluster {
     }
 
     pub fn kill_all(&self) {
-        let processes = self.processes();
-        for (name, _) in &processes {
+        let names: Vec<String> = self.processes().into_iter().map(|(name, _)| name).collect();
+        self.kill_each(&names);
+    }
+
+    /// All at once.
+    pub fn kill_each(&self, names: &[String]) {
+        for name in names {
             self.signal(name, Signal::KILL);
         }
-        for (_, pid) in processes {
-            wait_until("the killed process to be gone", || !self.is_alive(pid));
+        for name in names {
+            wait_until("the killed process to be gone", || !self.is_alive(self.pid(name)));
         }
     }
 

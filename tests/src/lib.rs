@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod cluster;
 pub mod dataset;
+pub mod faults;
 pub mod foreign;
 pub mod moments;
 pub mod postgres;

@@ -34,6 +34,12 @@ impl Moments {
         bound.mul_f64(self.fraction())
     }
 
+    /// One of these, each as likely as the others.
+    pub fn one_of<'all, T>(&mut self, all: &'all [T]) -> &'all T {
+        let index = (self.fraction() * all.len() as f64) as usize;
+        all.get(index).expect("there is something to choose from")
+    }
+
     /// Uniform in `[0, 1)`.
     pub fn fraction(&mut self) -> f64 {
         self.0 ^= self.0 << 13;

@@ -19,10 +19,11 @@ use crate::targets;
 const SCALE: &str = "0.05";
 const REQUEST: &str = "the-only-one";
 
-fn generate(folder: &Path) {
-    let scale = std::env::var("WEIR_TEST_SCALE").unwrap_or_else(|_| SCALE.to_owned());
+pub(crate) fn generate(folder: &Path, scale: &str, more: &[&str]) {
+    let scale = std::env::var("WEIR_TEST_SCALE").unwrap_or_else(|_| scale.to_owned());
     let status = Command::new(foreign::installed("tpchgen-cli"))
         .args(["parquet", "--quiet", "-s", &scale, "--tables=orders,lineitem"])
+        .args(more)
         .arg("--output-dir")
         .arg(folder.join("data"))
         .status();
@@ -40,7 +41,7 @@ fn content(url: &str) -> Vec<String> {
 fn a_join_of_tpch_into_postgres_is_exact_though_the_leader_and_an_executor_are_killed() {
     let mut moments = Moments::random("TPC-H");
     let (_guard, folder) = copied("tpch-join");
-    generate(&folder);
+    generate(&folder, SCALE, &[]);
     // Small batches: what is lost must be a part of the run.
     let file = folder.join("pipeline.yaml");
     let text = std::fs::read_to_string(&file).expect("the example is there");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sqlx::{Connection as _, Row as _};
 use weir_tests::dataset::Checker;
+use weir_tests::faults::rows::{Booked, Rows};
 use weir_tests::postgres::PostgresServer;
 
 pub(crate) trait Target {
@@ -300,6 +301,41 @@ pub(crate) fn rows(url: &str, query: &str) -> Vec<String> {
             .fetch_all(&mut connection)
             .await
             .expect("the query is right")
+    })
+}
+
+/// A hash of each row of a table; none while there is no table.
+pub(crate) fn row_hashes(url: &str, table: &str) -> Rows {
+    let query = format!("SELECT hashtextextended(t::text, 0) FROM {table} t");
+    Rows::new(numbers(url, &query))
+}
+
+/// The first column of a query; nothing if the table is not there.
+pub(crate) fn numbers(url: &str, query: &str) -> Vec<i64> {
+    block_on(async {
+        let mut connection = sqlx::PgConnection::connect(url).await.expect("the server answers");
+        let query = sqlx::query(sqlx::AssertSqlSafe(query.to_owned()));
+        let rows = rows_if_any(query.fetch_all(&mut connection).await);
+        rows.iter().map(|row| row.get(0)).collect()
+    })
+}
+
+/// The batches of a run that a database with one target has booked.
+pub(crate) fn booked(url: &str, run: &str) -> Vec<Booked> {
+    let query = format!(
+        "SELECT slice::bigint, sequence, rows FROM _weir_ledger WHERE run = '{run}' AND slice >= 0"
+    );
+    let number = |row: &sqlx::postgres::PgRow, index| row.get::<i64, _>(index).cast_unsigned();
+    block_on(async {
+        let mut connection = sqlx::PgConnection::connect(url).await.expect("the server answers");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(&mut connection).await;
+        (rows_if_any(rows).iter())
+            .map(|row| Booked {
+                slice: u32::try_from(number(row, 0)).expect("slices are few"),
+                sequence: number(row, 1),
+                rows: number(row, 2),
+            })
+            .collect()
     })
 }
 

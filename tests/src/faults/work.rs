@@ -1,0 +1,131 @@
+//! Which work was done again after a fault, and whether it had been lost.
+
+use std::collections::BTreeSet;
+
+use weir_proto::v1::{Stage, Task, TaskState};
+
+use super::observer::Seen;
+
+/// A task: stage and slice.
+type Place = (u32, u32);
+
+/// What a fault has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Attempts at tasks that had been attempted before.
+    pub again: u32,
+    /// Tasks whose work was lost.
+    pub lost: u32,
+}
+
+/// A run just before a fault, and when what it has set off was over.
+#[derive(Clone, Debug)]
+pub struct Disturbance {
+    pub before: Seen,
+    pub until: Seen,
+    /// Executors whose process or lease is gone.
+    pub lost: Vec<String>,
+    /// Any task at work may have failed for it: its disk was full, its target did not answer.
+    pub any_task_may_fail: bool,
+}
+
+/// Over all faults that a run has met, in their order, and how it has ended.
+///
+/// A task may be attempted once more for each fault that has met it at work with a lost executor, or at all when
+/// another epoch has begun; or that has reset it, as the only copy of what it made or has read was with a
+/// lost executor ([`reset_with`]). One that had not begun may have begun in between, and been lost like that.
+/// No other task may: above all none that was finished and is in the storage.
+pub fn only_lost_work_is_done_again(faults: &[Disturbance], end: &Seen) -> Result<Cost, String> {
+    let mut cost = Cost::default();
+    let planned = faults.iter().position(|fault| !fault.before.tasks.is_empty());
+    // Not planned before: nothing could be lost.
+    let Some(planned) = planned else { return Ok(cost) };
+    let faults = &faults[planned..];
+    let sizes = faults.iter().map(|fault| fault.before.tasks.len());
+    if sizes.into_iter().any(|size| size != end.tasks.len()) {
+        return Err("the run was planned again".to_owned());
+    }
+    let resets: Vec<_> =
+        faults.iter().map(|fault| reset_with(&fault.before, &fault.lost)).collect();
+    for (index, is) in end.tasks.iter().enumerate() {
+        let was = &faults[0].before.tasks[index];
+        let begun = is.attempts.checked_sub(was.attempts);
+        let begun = begun.ok_or_else(|| format!("attempts are forgotten: {was:?}, {is:?}"))?;
+        let due = match was.state() {
+            TaskState::Running | TaskState::Finished => 0,
+            // Its next attempt would have begun without any fault.
+            TaskState::Pending | TaskState::Failed | TaskState::Unspecified => 1,
+        };
+        let hits = faults.iter().zip(&resets).filter(|(fault, reset)| {
+            let (was, until) = (&fault.before.tasks[index], &fault.until.tasks[index]);
+            reset.contains(&place(was)) || is_lost(fault, was, until)
+        });
+        let hits = u32::try_from(hits.count()).expect("faults are few");
+        let again = begun.saturating_sub(due);
+        cost.lost += hits;
+        cost.again += again;
+        if again > hits {
+            return Err(format!(
+                "stage {}, slice {} was {} on `{}` before the first fault, and has been attempted \
+                 {begun} times since, though its work was lost {hits} times",
+                was.stage,
+                was.slice,
+                was.state().as_str_name(),
+                was.executor,
+            ));
+        }
+    }
+    Ok(cost)
+}
+
+/// Whether a fault has taken an attempt that was at work, or may have.
+fn is_lost(fault: &Disturbance, was: &Task, until: &Task) -> bool {
+    let is_new_epoch = fault.before.epoch != fault.until.epoch;
+    match was.state() {
+        TaskState::Finished => false,
+        TaskState::Running => {
+            is_new_epoch || fault.any_task_may_fail || fault.lost.contains(&was.executor)
+        }
+        // It has begun meanwhile.
+        TaskState::Pending | TaskState::Failed | TaskState::Unspecified => {
+            let may_be_lost = is_new_epoch || fault.any_task_may_fail || !fault.lost.is_empty();
+            until.attempts > was.attempts && may_be_lost
+        }
+    }
+}
+
+/// The documented rule (docs/cluster.md, `checkpoint.exchange: off`): what executors kept and somebody still has
+/// to read is computed again, and so is everything that may have read of it, unless that is finished and
+/// safe, or read by nobody any more.
+fn reset_with(seen: &Seen, lost: &[String]) -> BTreeSet<Place> {
+    let stages = &seen.run.stages;
+    let of = |stage: u32| seen.tasks.iter().filter(move |task| task.stage == stage);
+    let is_finished =
+        |stage: &Stage| of(stage.stage).all(|task| task.state() == TaskState::Finished);
+    let is_still_read = |stage: u32| {
+        let mut readers = stages.iter().filter(|reader| reader.inputs.contains(&stage));
+        readers.any(|reader| !is_finished(reader))
+    };
+    let mut reset = BTreeSet::new();
+    let mut is_reset = BTreeSet::new();
+    for stage in stages {
+        let id = stage.stage;
+        let gone = of(id).filter(|task| lost.contains(&task.holder) && is_still_read(id));
+        let gone: Vec<Place> = gone.map(place).collect();
+        let reads_lost = stage.inputs.iter().any(|input| is_reset.contains(input));
+        let is_durable = of(id).all(|task| task.holder.is_empty());
+        let is_safe = is_finished(stage) && (is_durable || !is_still_read(id));
+        if reads_lost && !is_safe {
+            reset.extend(of(id).map(place));
+            is_reset.insert(id);
+        } else if !gone.is_empty() {
+            reset.extend(gone);
+            is_reset.insert(id);
+        }
+    }
+    reset
+}
+
+fn place(task: &Task) -> Place {
+    (task.stage, task.slice)
+}
