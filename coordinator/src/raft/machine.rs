@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Cursor, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use openraft::{
@@ -107,22 +108,31 @@ impl LedgerMachine {
     async fn build(&self) -> io::Result<Snapshot<Types>> {
         // What is applied now is not older than the file, and nobody else replaces it meanwhile.
         let _file = self.file.lock().await;
-        let kept = {
+        let began = Instant::now();
+        let (kept, held) = {
             // In this order everywhere: what is applied meanwhile waits.
             let ledger = self.ledger.read().await;
             let state = self.state.read().await;
+            let copying = Instant::now();
             let index = state.applied.map_or(0, |applied| applied.index);
             let meta = SnapshotMeta {
                 last_log_id: state.applied,
                 last_membership: state.membership.clone(),
                 snapshot_id: format!("{index}-{}", Uuid::new_v4().simple()),
             };
-            Kept { meta, ledger: ledger.clone() }
+            (Kept { meta, ledger: ledger.clone() }, copying.elapsed())
         };
         let folder = self.folder.clone();
         let meta = beside(move || keep(&folder, &kept).map(|()| kept.meta)).await?;
+        let index = meta.last_log_id.map_or(0, |last| last.index);
         self.state.write().await.snapshot = Some(meta);
-        self.read_current().await?.ok_or_else(|| io::Error::other("the snapshot is gone"))
+        let snapshot = self.read_current().await?;
+        let snapshot = snapshot.ok_or_else(|| io::Error::other("the snapshot is gone"))?;
+        let bytes = snapshot.snapshot.get_ref().len();
+        let (held_millis, millis) = (held.as_millis(), began.elapsed().as_millis());
+        // For so long nothing was applied, and for so long it has taken.
+        tracing::info!(index, bytes, held_millis, millis, "snapshot written");
+        Ok(snapshot)
     }
 
     async fn install(
