@@ -164,7 +164,8 @@ mod tests {
             slices: vec![SliceFacts {
                 account: PackedAccount::from(&RowAccount { rows_written, ..RowAccount::default() }),
                 ..SliceFacts::default()
-            }],
+            }]
+            .into(),
             finished_slices: 1,
             run_commit: RunCommit::Open,
         };

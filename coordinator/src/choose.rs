@@ -201,7 +201,7 @@ mod tests {
                     nodes: vec![],
                     output: weir_ledger::StageOutputShape::Exchange,
                 },
-                slices: vec![slice],
+                slices: vec![slice].into(),
                 finished_slices: 0,
                 run_commit: weir_ledger::RunCommit::Open,
             }],

@@ -35,6 +35,9 @@ pub(crate) struct Decision {
 /// goes on. A stage is ready once all exchanges that it reads are complete. `commit: run` sinks are
 /// shown last, when every slice of every stage is finished, so that a run that fails before shows
 /// nothing of them.
+///
+/// Takes time for what is at work or has failed, and for what it decides; not for slices that are finished or have
+/// their turn later.
 pub(crate) fn decide(
     run: &RunFacts,
     epoch: u64,
@@ -48,9 +51,9 @@ pub(crate) fn decide(
         if !is_ready(run, stage) {
             continue;
         }
-        let id = StageId(id);
-        for (slice, number) in stage.slices.iter().zip(0..) {
-            let Some((job, at)) = next_of(id, number, slice, epoch) else { continue };
+        let stage_id = StageId(id);
+        for (slice, facts) in stage.slices.unsettled() {
+            let Some((job, at)) = next_of(stage_id, slice, facts, epoch) else { continue };
             match at {
                 _ if busy.contains(&job) => {}
                 Some(at) if at > now => {
@@ -60,6 +63,8 @@ pub(crate) fn decide(
                 Some(_) | None => decision.jobs.push(job),
             }
         }
+        let fresh = stage.slices.pending().map(|slice| Job::Attempt { stage: stage_id, slice });
+        decision.jobs.extend(fresh.filter(|job| !busy.contains(job)).take(free_slots));
     }
     if run.stages.iter().all(StageFacts::are_slices_finished) {
         decision.jobs.extend(
@@ -113,7 +118,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use weir_connectors::Manifest;
-    use weir_ledger::{OpenIntent, RunState, StageOutputShape, StageShape};
+    use weir_ledger::{OpenIntent, RunState, SliceMut, StageOutputShape, StageShape};
     use weir_plan::{Commit, RowAccount};
     use weir_spec::{NodeName, PipelineName};
 
@@ -135,7 +140,7 @@ mod tests {
                 nodes: Vec::new(),
                 output,
             },
-            slices: (0..slices).map(|_| SliceFacts::default()).collect(),
+            slices: vec![SliceFacts::default(); slices as usize].into(),
             finished_slices: 0,
             run_commit: RunCommit::Open,
         }
@@ -184,10 +189,15 @@ mod tests {
     }
 
     fn finish(stage: &mut StageFacts) {
-        for slice in &mut stage.slices {
-            slice.state = SliceState::Finished;
+        for slice in 0..stage.shape.slices {
+            stage.slices.get_mut(slice).expect("it is there").state = SliceState::Finished;
         }
         stage.finished_slices = stage.shape.slices;
+    }
+
+    /// Of the first stage.
+    fn slice_of(run: &mut RunFacts, slice: u32) -> SliceMut<'_> {
+        run.stages[0].slices.get_mut(slice).expect("it is there")
     }
 
     fn attempt(stage: u32, slice: u32) -> Job {
@@ -213,35 +223,36 @@ mod tests {
     fn slots_bound_what_runs_at_once() {
         let mut run = run(vec![stage(5, &[], sink("kept", CommitMode::Batch))]);
         assert_eq!(decide_now(&run, 2, &[]).jobs, [attempt(0, 0), attempt(0, 1)]);
-        run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH };
+        slice_of(&mut run, 0).state = SliceState::Running { epoch: EPOCH };
         assert_eq!(decide_now(&run, 2, &[attempt(0, 0)]).jobs, [attempt(0, 1)]);
-        run.stages[0].slices[1].state = SliceState::Running { epoch: EPOCH };
+        slice_of(&mut run, 1).state = SliceState::Running { epoch: EPOCH };
         assert_eq!(decide_now(&run, 2, &[attempt(0, 0), attempt(0, 1)]).jobs, []);
     }
 
     #[test]
     fn attempts_of_an_earlier_epoch_are_dead() {
         let mut run = run(vec![stage(1, &[], sink("kept", CommitMode::Batch))]);
-        run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH - 1 };
+        slice_of(&mut run, 0).state = SliceState::Running { epoch: EPOCH - 1 };
         assert_eq!(decide_now(&run, 1, &[]).jobs, [attempt(0, 0)]);
-        run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH };
+        slice_of(&mut run, 0).state = SliceState::Running { epoch: EPOCH };
         assert_eq!(decide_now(&run, 1, &[]).jobs, []);
     }
 
     #[test]
     fn a_leader_that_has_been_replaced_leaves_later_attempts_alone() {
         let mut run = run(vec![stage(1, &[], sink("kept", CommitMode::Batch))]);
-        run.stages[0].slices[0].state = SliceState::Running { epoch: EPOCH + 1 };
-        run.stages[0].slices[0].intent = Some(Box::new(intent(EPOCH + 1, 0)));
+        slice_of(&mut run, 0).state = SliceState::Running { epoch: EPOCH + 1 };
+        slice_of(&mut run, 0).intent = Some(Box::new(intent(EPOCH + 1, 0)));
         assert_eq!(decide_now(&run, 1, &[]).jobs, []);
     }
 
     #[test]
     fn an_open_intent_is_resolved_before_the_next_attempt() {
         let mut run = run(vec![stage(2, &[], sink("kept", CommitMode::Batch))]);
-        let slice = &mut run.stages[0].slices[1];
+        let mut slice = slice_of(&mut run, 1);
         slice.state = SliceState::Running { epoch: EPOCH - 1 };
         slice.intent = Some(Box::new(intent(EPOCH - 1, 1)));
+        drop(slice);
         let recover = Job::Recover { stage: StageId(0), slice: 1 };
         assert_eq!(decide_now(&run, 1, &[]).jobs, [recover], "recovery comes first");
         assert_eq!(decide_now(&run, 4, &[recover]).jobs, [attempt(0, 0)], "and only once");
@@ -254,8 +265,8 @@ mod tests {
             error: "connection refused".into(),
             retry_at: Some(at(second)),
         };
-        run.stages[0].slices[0].state = failed(9);
-        run.stages[0].slices[1].state = failed(5);
+        slice_of(&mut run, 0).state = failed(9);
+        slice_of(&mut run, 1).state = failed(5);
         let decision = decide_now(&run, 4, &[]);
         assert_eq!((decision.jobs, decision.wake_at), (vec![], Some(at(5))));
         let later = decide(&run, EPOCH, 4, &BTreeSet::new(), at(5));
@@ -265,7 +276,7 @@ mod tests {
     #[test]
     fn a_slice_that_failed_for_good_is_left_alone() {
         let mut run = run(vec![stage(1, &[], sink("kept", CommitMode::Batch))]);
-        run.stages[0].slices[0].state =
+        slice_of(&mut run, 0).state =
             SliceState::Failed { error: "division by zero".into(), retry_at: None };
         assert_eq!(decide_now(&run, 4, &[]), Decision::default());
     }

@@ -84,7 +84,8 @@ mod tests {
                     CommittedBy { from: 2, attempt: 2 },
                 ],
                 ..SliceFacts::default()
-            }],
+            }]
+            .into(),
             finished_slices: 0,
             run_commit: RunCommit::Open,
         };

@@ -11,6 +11,7 @@ use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use crate::PackedAccount;
 use crate::backfills::{BackfillFacts, BackfillId, WindowOf};
+use crate::slices::Slices;
 
 /// One execution of a pipeline. Ids sort by the time of their start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -188,7 +189,7 @@ pub enum StageOutputShape {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageFacts {
     pub shape: StageShape,
-    pub slices: Vec<SliceFacts>,
+    pub slices: Slices,
     pub finished_slices: u32,
     /// `commit: run` sinks only.
     pub run_commit: RunCommit,
@@ -360,7 +361,7 @@ impl RunFacts {
 
 impl StageFacts {
     pub(crate) fn new(shape: StageShape) -> Self {
-        let slices = (0..shape.slices).map(|_| SliceFacts::default()).collect();
+        let slices = Slices::new(shape.slices);
         Self { shape, slices, finished_slices: 0, run_commit: RunCommit::Open }
     }
 

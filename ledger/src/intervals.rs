@@ -34,6 +34,32 @@ impl Intervals {
         starts.zip(ends).map(|(start, end)| start..end)
     }
 
+    /// `[0, count)`.
+    pub(crate) fn first(count: u32) -> Self {
+        Self(if count == 0 { Vec::new() } else { vec![(0, count)] })
+    }
+
+    /// Whether it was there.
+    pub(crate) fn remove(&mut self, number: u32) -> bool {
+        if !self.contains(number) {
+            return false;
+        }
+        let at = self.0.partition_point(|(start, _)| *start <= number) - 1;
+        let (start, end) = self.0[at];
+        match (start == number, end == number + 1) {
+            (true, true) => {
+                self.0.remove(at);
+            }
+            (true, false) => self.0[at].0 += 1,
+            (false, true) => self.0[at].1 -= 1,
+            (false, false) => {
+                self.0[at].1 = number;
+                self.0.insert(at + 1, (number + 1, end));
+            }
+        }
+        true
+    }
+
     /// Whether it was not there.
     pub(crate) fn insert(&mut self, number: u32) -> bool {
         if self.contains(number) {
@@ -67,10 +93,13 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn intervals_are_a_set(numbers in prop::collection::vec(0u32..60, 0..100)) {
+        fn intervals_are_a_set(numbers in prop::collection::vec((0u32..60, any::<bool>()), 0..200)) {
             let (mut intervals, mut set) = (Intervals::default(), BTreeSet::new());
-            for number in numbers {
-                prop_assert_eq!(intervals.insert(number), set.insert(number));
+            for (number, is_inserted) in numbers {
+                match is_inserted {
+                    true => prop_assert_eq!(intervals.insert(number), set.insert(number)),
+                    false => prop_assert_eq!(intervals.remove(number), set.remove(&number)),
+                }
                 prop_assert_eq!(intervals.len() as usize, set.len());
             }
             let inside: Vec<u32> = intervals.iter().flat_map(|(start, end)| start..end).collect();

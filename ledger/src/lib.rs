@@ -16,6 +16,7 @@ mod facts;
 mod intervals;
 mod packed_account;
 mod rejection;
+mod slices;
 mod watermark;
 
 #[cfg(test)]
@@ -42,3 +43,4 @@ pub use facts::{
 pub use intervals::Intervals;
 pub use packed_account::PackedAccount;
 pub use rejection::Rejection;
+pub use slices::{SliceMut, Slices};

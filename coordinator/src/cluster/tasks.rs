@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_task_says_what_has_been_tried_and_whose_work_counts() {
         let mut run = run();
-        run.stages[1].slices[0] = SliceFacts {
+        *run.stages[1].slices.get_mut(0).expect("it is there") = SliceFacts {
             attempts: 3,
             state: SliceState::Running { epoch: 9 },
             next_sequence: 5,

@@ -145,11 +145,13 @@ impl<'session> Driver<'session> {
             let slots = self.workers.capacity();
             let mut is_waiting = slots == 0;
             if self.ending.is_none() {
-                let started = Instant::now();
                 let decision = {
                     let ledger = self.session.store.ledger().await;
                     let run = ledger.run(&self.session.run).expect("the run is in the ledger");
-                    decide(run, self.session.epoch, slots, &self.busy, now())
+                    let started = Instant::now();
+                    let decision = decide(run, self.session.epoch, slots, &self.busy, now());
+                    self.rest_until = started + started.elapsed() * SHARE_OF_DECIDING;
+                    decision
                 };
                 if decision.is_complete && self.busy.is_empty() {
                     return Ok(());
@@ -164,7 +166,6 @@ impl<'session> Driver<'session> {
                     }
                 }
                 wake_at = decision.wake_at;
-                self.rest_until = started + started.elapsed() * SHARE_OF_DECIDING;
             }
             if self.busy.is_empty() {
                 if let Some(ending) = self.ending {

@@ -56,7 +56,7 @@ impl StartAttempt {
                 return Err(Rejection::InputNotReady { stage: task.stage, input });
             }
         }
-        let slice = slice_of(run, task)?;
+        let mut slice = slice_of(run, task)?;
         match slice.state {
             SliceState::Finished => {
                 return Err(Rejection::SliceFinished { stage: task.stage, slice: task.slice });
@@ -78,7 +78,7 @@ impl StartAttempt {
             });
         }
         if Some(task.attempt) != slice.attempts.checked_add(1) {
-            return Err(task.old_attempt(slice));
+            return Err(task.old_attempt(&slice));
         }
         slice.attempts = task.attempt;
         slice.state = SliceState::Running { epoch: task.epoch };
@@ -99,8 +99,8 @@ pub struct FailAttempt {
 impl FailAttempt {
     pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
         let run = running_run(ledger, &self.task.run)?;
-        let slice = slice_of(run, &self.task)?;
-        self.task.check_current(slice)?;
+        let mut slice = slice_of(run, &self.task)?;
+        self.task.check_current(&slice)?;
         slice.failures += 1;
         slice.state = SliceState::Failed { error: self.error.clone(), retry_at: self.retry_at };
         Ok(true)
@@ -120,11 +120,11 @@ pub struct LoseAttempt {
 impl LoseAttempt {
     pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
         let run = running_run(ledger, &self.task.run)?;
-        let slice = slice_of(run, &self.task)?;
+        let mut slice = slice_of(run, &self.task)?;
         if slice.is_finished() {
             return Ok(false);
         }
-        self.task.check_current(slice)?;
+        self.task.check_current(&slice)?;
         slice.losses += 1;
         slice.state = match self.is_last {
             true => SliceState::Failed { error: self.error.clone(), retry_at: None },
@@ -149,17 +149,18 @@ impl FinishExchange {
         if stage.shape.output != StageOutputShape::Exchange {
             return Err(Rejection::WrongOutput { stage: self.task.stage, expected: "an exchange" });
         }
-        let slice = slice_of(run, &self.task)?;
+        let mut slice = slice_of(run, &self.task)?;
         if slice.is_finished() {
             return Ok(false);
         }
-        self.task.check_current(slice)?;
+        self.task.check_current(&slice)?;
         slice.exchange = Some(Box::new(self.output.clone()));
         slice.note_committed(0, self.task.attempt);
         slice.account = PackedAccount::from(&self.account);
         slice.failures = 0;
         slice.losses = 0;
         slice.state = SliceState::Finished;
+        drop(slice);
         planned_stage(&self.task.run, run, self.task.stage)?.finished_slices += 1;
         Ok(true)
     }

@@ -30,8 +30,8 @@ impl CommitIntent {
         if stage.shape.output == StageOutputShape::Exchange {
             return Err(Rejection::WrongOutput { stage: task.stage, expected: "a sink" });
         }
-        let slice = slice_of(run, task)?;
-        task.check_current(slice)?;
+        let mut slice = slice_of(run, task)?;
+        task.check_current(&slice)?;
         let manifest = &self.commit.manifest;
         if let Some(open) = &slice.intent {
             if open.attempt == task.attempt && open.commit == self.commit {
@@ -86,8 +86,8 @@ impl CommitDone {
     pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
         let task = &self.task;
         let run = running_run(ledger, &task.run)?;
-        let slice = slice_of(run, task)?;
-        let Some(intent) = take_intent(slice, task, self.sequence)? else { return Ok(false) };
+        let mut slice = slice_of(run, task)?;
+        let Some(intent) = take_intent(&mut slice, task, self.sequence)? else { return Ok(false) };
         slice.note_committed(self.sequence, intent.attempt);
         let commit = intent.commit;
         slice.next_sequence += 1;
@@ -99,6 +99,7 @@ impl CommitDone {
         slice.position = commit.resume_at.map(Box::new);
         if slice.position.is_none() {
             slice.state = SliceState::Finished;
+            drop(slice);
             let stage = planned_stage(&task.run, run, task.stage)?;
             stage.finished_slices += 1;
             if stage.is_complete() {
@@ -121,7 +122,7 @@ impl CommitLost {
     pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
         let task = &self.task;
         let run = running_run(ledger, &task.run)?;
-        let slice = slice_of(run, task)?;
+        let mut slice = slice_of(run, task)?;
         if slice.state == (SliceState::Running { epoch: task.epoch }) {
             return Err(Rejection::AttemptRunning {
                 stage: task.stage,
@@ -129,7 +130,7 @@ impl CommitLost {
                 attempt: slice.attempts,
             });
         }
-        match take_intent(slice, task, self.sequence)? {
+        match take_intent(&mut slice, task, self.sequence)? {
             Some(_) => Ok(true),
             // Published: that cannot be taken back.
             None => Err(Rejection::NoIntent {

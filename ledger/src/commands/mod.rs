@@ -23,8 +23,9 @@ pub use sinks::{PrepareSink, RunCommitDone, RunCommitIntent};
 pub use tokens::{CreateToken, RevokeToken};
 pub use watermarks::{ResetWatermark, SetWatermark};
 
-use crate::facts::{Ledger, RunFacts, RunId, RunState, SliceFacts, StageFacts};
+use crate::facts::{Ledger, RunFacts, RunId, RunState, StageFacts};
 use crate::rejection::Rejection;
+use crate::slices::SliceMut;
 
 /// A fact on its way into the ledger.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,10 +135,9 @@ fn planned_stage<'run>(
 fn slice_of<'run>(
     run: &'run mut RunFacts,
     task: &SliceAttempt,
-) -> Result<&'run mut SliceFacts, Rejection> {
+) -> Result<SliceMut<'run>, Rejection> {
     let stage = planned_stage(&task.run, run, task.stage)?;
     let unknown =
         || Rejection::UnknownSlice { run: task.run.clone(), stage: task.stage, slice: task.slice };
-    let index = usize::try_from(task.slice).map_err(|_| unknown())?;
-    stage.slices.get_mut(index).ok_or_else(unknown)
+    stage.slices.get_mut(task.slice).ok_or_else(unknown)
 }

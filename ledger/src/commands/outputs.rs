@@ -37,7 +37,7 @@ impl LoseOutputs {
             let known = run.slice(*stage, *slice).and_then(|slice| slice.exchange.as_ref());
             if known.is_some_and(|output| output.file_id == *file_id) {
                 let stage_facts = &mut run.stages[stage.0 as usize];
-                stage_facts.reset(*slice as usize);
+                stage_facts.reset(*slice);
                 lost.insert(*stage);
             }
         }
@@ -50,7 +50,7 @@ impl LoseOutputs {
                 && (stage.sink().is_some() || stage.is_durable() || !run.is_still_read(id));
             if reads_lost && !is_safe {
                 let stage = &mut run.stages[index];
-                (0..stage.slices.len()).for_each(|slice| stage.reset(slice));
+                (0..stage.slices.count()).for_each(|slice| stage.reset(slice));
                 lost.insert(id);
             }
         }
@@ -64,14 +64,13 @@ impl RunFacts {
         let mut outputs = Vec::new();
         for (stage, id) in self.stages.iter().zip(0..) {
             let stage_id = StageId(id);
+            if !stage.slices.are_held() || !self.is_still_read(stage_id) {
+                continue;
+            }
             let held = stage.slices.iter().zip(0..).filter_map(|(slice, number)| {
                 let output = slice.exchange.as_ref()?;
                 Some((number, output.holder.as_ref()?, &output.file_id))
             });
-            let mut held = held.peekable();
-            if held.peek().is_none() || !self.is_still_read(stage_id) {
-                continue;
-            }
             outputs.extend(held.filter(|(_, holder, _)| is_lost(holder)).map(
                 |(slice, _, file_id)| LostOutput {
                     stage: stage_id,
@@ -91,12 +90,11 @@ impl RunFacts {
 
 impl StageFacts {
     fn is_durable(&self) -> bool {
-        let outputs = self.slices.iter().filter_map(|slice| slice.exchange.as_ref());
-        outputs.into_iter().all(|output| output.holder.is_none())
+        !self.slices.are_held()
     }
 
-    fn reset(&mut self, slice: usize) {
-        let slice = &mut self.slices[slice];
+    fn reset(&mut self, slice: u32) {
+        let Some(mut slice) = self.slices.get_mut(slice) else { return };
         match slice.state {
             SliceState::Pending | SliceState::Failed { .. } => return,
             SliceState::Running { .. } => {}

@@ -166,14 +166,17 @@ impl ResumeRun {
             // What the sinks had prepared is gone.
             facts.prepared.clear();
         }
-        for slice in facts.stages.iter_mut().flat_map(|stage| &mut stage.slices) {
-            slice.failures = 0;
-            slice.losses = 0;
-            match slice.state {
-                SliceState::Failed { .. } | SliceState::Running { .. } => {
-                    slice.state = SliceState::Pending;
+        for slices in facts.stages.iter_mut().map(|stage| &mut stage.slices) {
+            for number in 0..slices.count() {
+                let mut slice = slices.get_mut(number).expect("there are so many");
+                slice.failures = 0;
+                slice.losses = 0;
+                match slice.state {
+                    SliceState::Failed { .. } | SliceState::Running { .. } => {
+                        slice.state = SliceState::Pending;
+                    }
+                    SliceState::Pending | SliceState::Finished => {}
                 }
-                SliceState::Pending | SliceState::Finished => {}
             }
         }
         if facts.backfill.is_none() {

@@ -336,7 +336,9 @@ fn an_intended_batch_may_have_landed() {
     book.accept(&start(&first));
     book.accept(&intent(&first, 0, 2, false));
     let intended = book.ledger.run(&run).expect("it is known");
-    facts.stages[1].slices[0].intent = intended.stages[1].slices[0].intent.clone();
+    let mut first_slice = facts.stages[1].slices.get_mut(0).expect("it is there");
+    first_slice.intent = intended.stages[1].slices[0].intent.clone();
+    drop(first_slice);
     assert!(facts.may_have_committed(), "only the target knows");
 }
 

@@ -149,8 +149,8 @@ fn count_twice(ledger: &mut Ledger, command: &Command) {
     let task = &done.task;
     let slice = (ledger.runs.get_mut(&task.run))
         .and_then(|run| run.stages.get_mut(task.stage.0 as usize))
-        .and_then(|stage| stage.slices.get_mut(task.slice as usize));
-    if let Some(slice) = slice {
+        .and_then(|stage| stage.slices.get_mut(task.slice));
+    if let Some(mut slice) = slice {
         slice.next_sequence += 1;
         slice.manifest_rows += 1;
     }
