@@ -201,7 +201,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
 
     // The members agree on the first membership, whoever of them proposes it.
     if members.keys().next() == Some(&id) {
-        let members = members.into_iter().map(|(id, url)| (id, Address { url })).collect();
+        let members = members.into_iter().map(|(id, url)| (id, Address::at(url))).collect();
         member.initialize(members).await.map_err(at(&dir))?;
     }
     let settings = Settings { storage, context, memory_bytes, systems: SystemsMaker::registry() };

@@ -52,6 +52,8 @@ pub(super) struct Elections {
     pub(super) member: MemberId,
     pub(super) raft: Raft<Types>,
     pub(super) last: LastEntry,
+    /// What its log is called.
+    pub(super) disk: String,
     /// A leader that was heard within this time is not replaced. openraft has the same.
     pub(super) lease: Duration,
     /// A leader that is silent for longer, and has not ended, is replaced.
@@ -155,11 +157,12 @@ fn stands(
     let leader_is_gone = match knows.leader {
         // It was this member, in an earlier life of its process.
         None => true,
-        Some(leader) => answers.iter().any(|(id, answer)| {
+        Some(leader) => match answers.iter().find(|(id, _)| *id == leader) {
             // One that would vote for another has ended, and is here again.
-            let is_gone = matches!(answer, Ok(WouldVote(true)) | Err(NoAnswer::Gone));
-            *id == leader && is_gone
-        }),
+            Some((_, answer)) => matches!(answer, Ok(WouldVote(true)) | Err(NoAnswer::Gone)),
+            // It has been removed, by itself.
+            None => true,
+        },
     };
     let is_long = knows.silence.is_none_or(|silence| silence >= patience);
     is_majority && (leader_is_gone || is_long)
@@ -205,6 +208,14 @@ mod tests {
         assert!(!stands_after(9.0, SILENT, SILENT), "this member is cut off");
         assert!(!stands_after(9.0, GONE, GONE));
         assert!(!stands_after(9.0, NO, GONE), "the leader leads, and is not heard");
+    }
+
+    #[test]
+    fn a_leader_that_has_removed_itself_is_replaced_at_once() {
+        let silence = Some(Duration::from_secs(1));
+        let knows = Knows { leads: false, leader: Some(9), silence };
+        assert!(stands(&knows, &[(1, YES)], PATIENCE));
+        assert!(!stands(&knows, &[(1, NO)], PATIENCE));
     }
 
     #[test]

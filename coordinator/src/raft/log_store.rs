@@ -15,13 +15,14 @@ use std::thread::JoinHandle;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{AnyError, Entry, LogId, RaftLogId, StorageError, StorageIOError, Vote};
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable as _, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::{MemberId, Types};
+use crate::surroundings::new_uuid;
 
 /// Entries by index, as JSON.
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
@@ -30,6 +31,7 @@ const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
+const DISK: &str = "disk";
 
 /// The most writes that share one transaction.
 const GROUP: usize = 1024;
@@ -55,6 +57,7 @@ impl LastEntry {
 #[derive(Debug)]
 struct Shared {
     database: Database,
+    disk: String,
     memory: Mutex<Memory>,
 }
 
@@ -98,9 +101,22 @@ impl LogStore {
     pub(super) fn on(database: Database) -> io::Result<(Self, Writer)> {
         let transaction = database.begin_write().map_err(io::Error::other)?;
         transaction.open_table(ENTRIES).map_err(io::Error::other)?;
-        transaction.open_table(VALUES).map_err(io::Error::other)?;
+        let disk = {
+            let mut values = transaction.open_table(VALUES).map_err(io::Error::other)?;
+            let kept = values.get(DISK).map_err(io::Error::other)?;
+            let kept = kept.map(|json| from_json(json.value())).transpose()?;
+            match kept {
+                Some(disk) => disk,
+                None => {
+                    let disk = new_uuid().simple().to_string();
+                    let json = to_json(&disk)?;
+                    values.insert(DISK, json.as_slice()).map_err(io::Error::other)?;
+                    disk
+                }
+            }
+        };
         transaction.commit().map_err(io::Error::other)?;
-        let shared = Arc::new(Shared { database, memory: Mutex::default() });
+        let shared = Arc::new(Shared { database, disk, memory: Mutex::default() });
         shared.step_down()?;
         let purged = shared.value(PURGED)?;
         let last = shared.read(..)?.pop().map(|entry| entry.log_id);
@@ -113,6 +129,11 @@ impl LogStore {
         let (writes, received) = unbounded_channel();
         let writer = Writer { shared: Arc::clone(&shared), received };
         Ok((Self { shared, writes }, writer))
+    }
+
+    /// What this log is called: given to it when it was made, and gone with it.
+    pub(super) fn disk(&self) -> String {
+        self.shared.disk.clone()
     }
 
     pub(super) fn last_entry(&self) -> LastEntry {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
-use openraft::{Config, Raft, SnapshotPolicy};
+use openraft::{Config, Raft, ServerState, SnapshotPolicy};
 use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use tokio_util::task::AbortOnDropHandle;
 use weir_executor::tls::TlsFiles;
@@ -16,6 +16,7 @@ use weir_ledger::{Command, Ledger, Response};
 use super::election::Elections;
 use super::log_store::LogStore;
 use super::machine::LedgerMachine;
+use super::membership::{ChangeError, MemberState, Membership};
 use super::network::{Network, Way};
 use super::{Address, Commands, MemberId, RaftService, Types};
 
@@ -76,8 +77,10 @@ pub struct RaftMember {
     raft: Raft<Types>,
     pub(super) machine: LedgerMachine,
     elections: Elections,
+    membership: Membership,
     log_thread: Mutex<Option<JoinHandle<()>>>,
     _electing: AbortOnDropHandle<()>,
+    _keeping_members: AbortOnDropHandle<()>,
 }
 
 impl std::fmt::Debug for RaftMember {
@@ -121,18 +124,30 @@ impl RaftMember {
         let config = Arc::new(config.validate().map_err(std::io::Error::other)?);
         let machine = LedgerMachine::open(&folder)?;
         let network = Network::new(member, tls, way);
-        let last = log.last_entry();
+        let (last, disk) = (log.last_entry(), log.disk());
         let raft = Raft::new(member, config, network.clone(), log, machine.clone())
             .await
             .map_err(std::io::Error::other)?;
-        let elections = Elections { member, raft: raft.clone(), last, lease, patience };
-        let electing = AbortOnDropHandle::new(tokio::spawn(elections.clone().run(network)));
-        let log_thread = Mutex::default();
-        Ok(Self { member, raft, machine, elections, log_thread, _electing: electing })
+        let elections =
+            Elections { member, raft: raft.clone(), last, disk: disk.clone(), lease, patience };
+        let electing = elections.clone().run(network.clone());
+        let changing = Arc::default();
+        let membership = Membership { member, raft: raft.clone(), network, disk, changing };
+        let keeping_members = membership.clone().run();
+        Ok(Self {
+            member,
+            raft,
+            machine,
+            elections,
+            membership,
+            log_thread: Mutex::default(),
+            _electing: AbortOnDropHandle::new(tokio::spawn(electing)),
+            _keeping_members: AbortOnDropHandle::new(tokio::spawn(keeping_members)),
+        })
     }
 
     pub fn service(&self) -> RaftService {
-        RaftService { elections: self.elections.clone() }
+        RaftService { elections: self.elections.clone(), has_complained: Arc::default() }
     }
 
     /// Makes a new cluster of these members. To be called on one of them, once; a member that belongs
@@ -144,26 +159,21 @@ impl RaftMember {
         self.raft.initialize(members).await.map_err(std::io::Error::other)
     }
 
-    /// Adds a member, which first gets a copy of everything, and then takes part in decisions. On the
-    /// leader only.
-    pub async fn add_member(&self, member: MemberId, address: Address) -> std::io::Result<()> {
-        self.raft.add_learner(member, address, true).await.map_err(std::io::Error::other)?;
-        let mut voters = self.voters();
-        voters.insert(member);
-        self.raft.change_membership(voters, false).await.map_err(std::io::Error::other)?;
-        Ok(())
+    /// All members, those that are about to take part in decisions included. On the leader only.
+    pub async fn member_states(&self) -> Result<Vec<MemberState>, ChangeError> {
+        self.membership.states().await
     }
 
-    /// Takes a member out for good. On the leader only.
-    pub async fn remove_member(&self, member: MemberId) -> std::io::Result<()> {
-        let mut voters = self.voters();
-        voters.remove(&member);
-        self.raft.change_membership(voters, false).await.map_err(std::io::Error::other)?;
-        Ok(())
+    /// Adds a member, which first gets a copy of everything, and then takes part in decisions. Whether anything
+    /// has changed: one that is there is left as it is. On the leader only.
+    pub async fn add_member(&self, id: MemberId, url: &str) -> Result<bool, ChangeError> {
+        self.membership.add(id, url).await
     }
 
-    fn voters(&self) -> std::collections::BTreeSet<MemberId> {
-        self.raft.metrics().borrow().membership_config.voter_ids().collect()
+    /// Takes a member out for good. Whether anything has changed. On the leader only, which steps down when it has
+    /// removed itself.
+    pub async fn remove_member(&self, id: MemberId) -> Result<bool, ChangeError> {
+        self.membership.remove(id).await
     }
 
     /// Appends commands as one entry, and returns what each did once a majority has them and this
@@ -203,7 +213,12 @@ impl RaftMember {
     pub fn leader(&self) -> Option<MemberId> {
         // Where `changes` come from: openraft's other metrics follow a moment later, and who is woken
         // by a change would read the old leader there, and never be woken again.
-        self.raft.server_metrics().borrow().current_leader
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let has_stepped_down =
+            metrics.current_leader == Some(self.member) && metrics.state != ServerState::Leader;
+        // One that has removed itself is, for openraft, the last leader that it knows of.
+        metrics.current_leader.filter(|_| !has_stepped_down)
     }
 
     /// Those that take part in decisions, with their addresses.

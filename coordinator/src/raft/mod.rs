@@ -12,6 +12,7 @@ mod election;
 mod log_store;
 mod machine;
 mod member;
+mod membership;
 mod network;
 mod service;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use weir_ledger::{Command, Response};
 
 pub use member::{AppendError, RaftMember, RaftOptions};
+pub use membership::{ChangeError, MemberState, Refusal};
 pub use service::RaftService;
 #[cfg(test)]
 use simulation::Runtime;
@@ -48,10 +50,22 @@ openraft::declare_raft_types!(
         AsyncRuntime = Runtime,
 );
 
-/// Where a member listens for the others: `https://host:port` or `http://host:port`.
+/// Where a member listens for the others, and on which disk it keeps what it has promised.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
+    /// `https://host:port` or `http://host:port`.
     pub url: String,
+    /// What its log is called, once that is known. A process that answers at the URL with another log has lost
+    /// what the member has promised to keep, and is not listened to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
+}
+
+impl Address {
+    /// Of a member whose disk is not known yet.
+    pub fn at(url: impl Into<String>) -> Self {
+        Self { url: url.into(), disk: None }
+    }
 }
 
 impl fmt::Display for Address {

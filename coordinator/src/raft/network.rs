@@ -21,6 +21,7 @@ use weir_proto::internal::RaftMessage;
 use weir_proto::internal::raft_client::RaftClient;
 
 use super::election::{PreVote, WouldVote};
+use super::membership::Introduced;
 use super::{Address, MemberId, Types};
 
 /// Bytes of one message: a group of commands with their manifests, or a chunk of a snapshot.
@@ -112,6 +113,7 @@ enum Call {
     Vote,
     PreVote,
     InstallSnapshot,
+    Introduce,
 }
 
 type Failed<E> = RPCError<MemberId, Address, RaftError<MemberId, E>>;
@@ -146,13 +148,15 @@ impl Peer {
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let message = RaftMessage { target: self.target, json };
+        let disk = self.address.disk.clone().unwrap_or_default();
+        let message = RaftMessage { target: self.target, json, disk };
         let answering = async {
             match call {
                 Call::AppendEntries => client.append_entries(message).await,
                 Call::Vote => client.vote(message).await,
                 Call::PreVote => client.pre_vote(message).await,
                 Call::InstallSnapshot => client.install_snapshot(message).await,
+                Call::Introduce => client.introduce(message).await,
             }
         };
         match tokio::time::timeout(limit, answering).await {
@@ -180,6 +184,17 @@ impl Peer {
         serde_json::from_slice(&answer).map_err(|_| NoAnswer::Other)
     }
 
+    /// Who answers at the address; or why not, for people.
+    pub(super) async fn introduce(&self, limit: Duration) -> Result<Introduced, String> {
+        let answer = self.send(Call::Introduce, Vec::new(), limit).await;
+        let answer = answer.map_err(|why| match why {
+            Failure::Unreachable(error) => error.to_string(),
+            Failure::Network(error) => error.to_string(),
+            Failure::Timeout => format!("no answer within {} ms", limit.as_millis()),
+        })?;
+        serde_json::from_slice(&answer).map_err(|error| error.to_string())
+    }
+
     async fn call<Request, Response, E>(
         &self,
         call: Call,
@@ -199,7 +214,7 @@ impl Peer {
             Failure::Timeout => {
                 let action = match call {
                     Call::AppendEntries => RPCTypes::AppendEntries,
-                    Call::Vote | Call::PreVote => RPCTypes::Vote,
+                    Call::Vote | Call::PreVote | Call::Introduce => RPCTypes::Vote,
                     Call::InstallSnapshot => RPCTypes::InstallSnapshot,
                 };
                 let (id, target) = (self.network.from, self.target);

@@ -126,7 +126,7 @@ impl Cluster {
             cluster.resume(id).await;
         }
         let nodes = (cluster.addresses.iter())
-            .map(|(id, address)| (*id, Address { url: format!("http://{address}") }))
+            .map(|(id, address)| (*id, Address::at(format!("http://{address}"))))
             .collect();
         cluster.running[&1].member.initialize(nodes).await.expect("a new cluster");
         cluster
@@ -285,9 +285,123 @@ async fn a_member_that_lost_its_disk_is_replaced_by_a_new_one() {
     let leader = cluster.leader().await;
     let member = &cluster.running[&leader].member;
     member.remove_member(lost).await.expect("two of three agree");
-    member.add_member(4, Address { url: format!("http://{address}") }).await.expect("it follows");
+    member.add_member(4, &format!("http://{address}")).await.expect("it follows");
     cluster.assert_equal().await;
     assert_eq!(cluster.running[&4].member.ledger().await.runs.len(), 120);
+}
+
+impl Cluster {
+    /// A process that waits to be taken in. Its URL.
+    async fn start_new(&mut self, id: MemberId) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        drop(listener);
+        self.addresses.insert(id, address);
+        self.resume(id).await;
+        format!("http://{address}")
+    }
+
+    fn member(&self, id: MemberId) -> &RaftMember {
+        &self.running[&id].member
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_members_are_replaced_one_by_one_the_leader_by_itself() {
+    let mut cluster = Cluster::start(3).await;
+    let mut epoch = cluster.begin_epoch().await;
+    for (old, new) in [(1, 4), (2, 5), (3, 6)] {
+        let name = format!("before-{new}");
+        assert_eq!(cluster.append(start_run(epoch, &name)).await, CHANGED);
+        let url = cluster.start_new(new).await;
+        let leader = cluster.leader().await;
+        assert_eq!(cluster.member(leader).add_member(new, &url).await, Ok(true));
+        assert_eq!(cluster.member(leader).add_member(new, &url).await, Ok(false), "it is there");
+        assert_eq!(cluster.member(leader).remove_member(old).await, Ok(true));
+        if leader == old {
+            let mut changes = cluster.member(old).changes();
+            while cluster.member(old).leader() == Some(old) {
+                changes.changed().await.expect("it steps down, and goes on");
+            }
+        }
+        cluster.stop(old).await;
+        let leader = cluster.leader().await;
+        assert_eq!(cluster.member(leader).remove_member(old).await, Ok(false), "it is gone");
+        epoch = cluster.begin_epoch().await;
+    }
+    assert_eq!(cluster.append(start_run(epoch, "after")).await, CHANGED);
+    cluster.assert_equal().await;
+    let leader = cluster.leader().await;
+    assert_eq!(cluster.member(leader).members().into_keys().collect::<Vec<_>>(), [4, 5, 6]);
+    assert_eq!(cluster.member(leader).ledger().await.runs.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_an_empty_process_that_answers_is_taken_in() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.begin_epoch().await;
+    let other = Cluster::start(1).await;
+    other.begin_epoch().await;
+    let member = cluster.member(1);
+    let nobody = member.add_member(2, "http://127.0.0.1:9").await;
+    assert!(matches!(nobody, Err(ChangeError::Refused(Refusal::NotThere { .. }))), "{nobody:?}");
+    let another = format!("http://{}", other.addresses[&1]);
+    let another = member.add_member(2, &another).await;
+    assert!(matches!(another, Err(ChangeError::Refused(Refusal::NotThere { .. }))), "{another:?}");
+    let url = cluster.start_new(2).await;
+    let own = BTreeMap::from([(2, Address::at(url.clone()))]);
+    cluster.member(2).initialize(own).await.expect("a cluster of its own");
+    let used = cluster.member(1).add_member(2, &url).await;
+    let refusal = Refusal::NotEmpty { id: 2, url };
+    assert_eq!(used, Err(ChangeError::Refused(refusal)));
+    assert_eq!(cluster.member(1).members().len(), 1);
+}
+
+/// Entries that only it and one other had would be lost by its vote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lost_its_disk_is_not_listened_to_and_does_not_vote() {
+    let mut cluster = Cluster::start(3).await;
+    let epoch = cluster.begin_epoch().await;
+    let leader = cluster.leader().await;
+    let knows_all = |cluster: &Cluster| {
+        cluster.member(leader).members().values().all(|address| address.disk.is_some())
+    };
+    while !knows_all(&cluster) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let others: Vec<MemberId> = (1..=3).filter(|id| *id != leader).collect();
+    let (away, lost) = (others[0], others[1]);
+    cluster.stop(away).await;
+    // Only the leader and the one that will lose its disk have it.
+    assert_eq!(cluster.append(start_run(epoch, "precious")).await, CHANGED);
+    cluster.stop(lost).await;
+    std::fs::remove_dir_all(cluster.folder.path().join(lost.to_string())).expect("it was there");
+    cluster.resume(lost).await;
+    let lost_state = |states: Vec<MemberState>| {
+        states.into_iter().find(|state| state.id == lost).expect("it is a member")
+    };
+    let state = lost_state(cluster.member(leader).member_states().await.expect("it leads"));
+    assert!(!state.answers && state.is_voter, "{state:?}");
+
+    cluster.stop(leader).await;
+    cluster.resume(away).await;
+    // Far beyond all waits before an election.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(cluster.member(lost).applied_index(), 0);
+    let leads = [away, lost].map(|id| cluster.member(id).leader() == Some(id));
+    assert_eq!(leads, [false, false], "without the leader's disk the run would be lost");
+
+    cluster.resume(leader).await;
+    cluster.leader().await;
+    let epoch = cluster.begin_epoch().await;
+    assert_eq!(cluster.append(start_run(epoch, "next")).await, CHANGED);
+    let url = cluster.start_new(4).await;
+    let leader = cluster.leader().await;
+    assert_eq!(cluster.member(leader).remove_member(lost).await, Ok(true));
+    assert_eq!(cluster.member(leader).add_member(4, &url).await, Ok(true));
+    cluster.stop(lost).await;
+    cluster.assert_equal().await;
+    assert_eq!(cluster.member(4).ledger().await.runs.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,22 +45,22 @@ pub(super) struct Planned {
 }
 
 /// In the order in which they begin.
-pub(super) fn plan(random: &mut StdRng) -> Vec<Planned> {
+pub(super) fn plan(random: &mut StdRng, members: u64) -> Vec<Planned> {
     // Some worlds are calm, some are not.
     let longest_pause = random.gen_range(1.0..5.0);
     let mut planned = Vec::new();
     let mut begin = Duration::from_secs_f64(random.gen_range(1.0..4.0));
     while begin < LAST {
         let end = begin + Duration::from_secs_f64(random.gen_range(0.2..6.0));
-        planned.push(Planned { fault: fault(random), begin, end });
+        planned.push(Planned { fault: fault(random, members), begin, end });
         begin += Duration::from_secs_f64(random.gen_range(0.1..longest_pause));
     }
     planned
 }
 
-fn fault(random: &mut StdRng) -> Fault {
-    let one = random.gen_range(1..=3);
-    let other = (one + random.gen_range(0..2)) % 3 + 1;
+fn fault(random: &mut StdRng, members: u64) -> Fault {
+    let one = random.gen_range(1..=members);
+    let other = (one + random.gen_range(0..members - 1)) % members + 1;
     match random.gen_range(0..16) {
         0..3 => Fault::Crash(one),
         3..5 => Fault::CrashIn(one, random.gen_range(0..12)),

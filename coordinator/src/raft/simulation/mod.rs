@@ -10,6 +10,7 @@
 //!
 //! `WEIR_SIMULATION_SEED=n` runs one seed and tells its story, `WEIR_SIMULATION_SEEDS=n` runs so many.
 
+mod changes;
 mod disk;
 mod faults;
 mod history;

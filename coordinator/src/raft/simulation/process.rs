@@ -14,6 +14,7 @@ use turmoil::net::TcpListener;
 use weir_ledger::{Command, Ledger, NewEpoch, RunId, StartRun};
 use weir_spec::PipelineName;
 
+use super::changes::{self, Wanted};
 use super::disk::Disk;
 use super::history::History;
 use super::runtime::Seeded;
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     history: Mutex<History>,
     /// Nothing more is begun.
     pub(super) is_quiet: AtomicBool,
+    pub(super) wanted: Wanted,
 }
 
 impl Shared {
@@ -66,7 +68,7 @@ pub(super) fn host(member: MemberId) -> String {
 }
 
 pub(super) fn address(member: MemberId) -> Address {
-    Address { url: format!("http://{}:{PORT}", host(member)) }
+    Address::at(format!("http://{}:{PORT}", host(member)))
 }
 
 pub(super) fn at_most(longest: Duration) -> Duration {
@@ -161,11 +163,17 @@ impl Place {
         let Some(epoch) = own_epoch(&*store.ledger().await, name) else { return Ok(()) };
         self.shared.history().has_begun(asked, epoch, name);
         let (first, second) = (format!("{name}-a"), format!("{name}-b"));
-        tokio::try_join!(
-            self.start_runs(&store, epoch, &first),
-            self.start_runs(&store, epoch, &second)
-        )?;
-        Ok(())
+        let starting = async {
+            tokio::try_join!(
+                self.start_runs(&store, epoch, &first),
+                self.start_runs(&store, epoch, &second)
+            )
+        };
+        tokio::select! {
+            biased;
+            started = starting => started.map(drop),
+            () = changes::carry_out(member, &self.shared) => Ok(()),
+        }
     }
 
     async fn start_runs(

@@ -1,4 +1,4 @@
-//! Three coordinators on a simulated network under a simulated clock, and what goes wrong with them.
+//! Three or four coordinators on a simulated network under a simulated clock, and what goes wrong with them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use turmoil::Sim;
 use weir_ledger::Ledger;
 
+use super::changes::{self, Change};
 use super::disk::Disk;
 use super::faults::{self, Fault, Planned};
 use super::process::{Place, Shared, host, knows};
@@ -25,13 +26,14 @@ const DISK_DELAY_MS: u64 = 20;
 const RECOVERY: Duration = Duration::from_secs(60);
 /// What must be started after the last fault.
 const PROGRESS: usize = 5;
-const PAIRS: [(MemberId, MemberId); 3] = [(1, 2), (1, 3), (2, 3)];
 
 pub(super) struct World<'sim> {
     sim: Sim<'sim>,
     random: StdRng,
     places: BTreeMap<MemberId, Place>,
     planned: Vec<Planned>,
+    /// Of the members, in those worlds in which they change.
+    changes: Vec<(Duration, Change)>,
     /// Those that have begun and not ended.
     present: Vec<Planned>,
     down: BTreeMap<MemberId, bool>,
@@ -65,7 +67,12 @@ impl World<'_> {
             .build();
         let shared = Arc::new(Shared::default());
         let mut places = BTreeMap::new();
-        for id in 1..=3 {
+        let changes = match random.gen_bool(0.5) {
+            true => changes::plan(&mut random),
+            false => Vec::new(),
+        };
+        let members = if changes.is_empty() { 3 } else { changes::NEW };
+        for id in 1..=members {
             let place = Place {
                 id,
                 disk: if control == Control::DisksLie { Disk::lying() } else { Disk::default() },
@@ -81,9 +88,20 @@ impl World<'_> {
             sim.host(host(id), move || process.clone().run());
             places.insert(id, place);
         }
-        let planned = faults::plan(&mut random);
+        let planned = faults::plan(&mut random, members);
         let (present, down) = (Vec::new(), BTreeMap::new());
-        Self { sim, random, places, planned, present, down, control, shared, _folder: folder }
+        Self {
+            sim,
+            random,
+            places,
+            planned,
+            changes,
+            present,
+            down,
+            control,
+            shared,
+            _folder: folder,
+        }
     }
 
     pub(super) fn run(mut self) -> Outcome {
@@ -102,33 +120,48 @@ impl World<'_> {
 
     fn play(&mut self) -> Result<(), String> {
         let mut planned = std::mem::take(&mut self.planned).into_iter().peekable();
+        let mut wanted = std::mem::take(&mut self.changes).into_iter().peekable();
+        let mut removed = None;
         while self.sim.elapsed() < faults::LAST {
             while let Some(next) = planned.next_if(|next| next.begin <= self.sim.elapsed()) {
                 self.tell(&format!("{:?}, until {:.1?}", next.fault, next.end));
                 self.begin(next.fault);
                 self.present.push(next);
             }
+            while let Some((_, change)) =
+                wanted.next_if(|(moment, _)| *moment <= self.sim.elapsed())
+            {
+                self.tell(&format!("{change:?} is wanted"));
+                self.shared.wanted.want(change);
+                if let Change::Remove(id) = change {
+                    removed = Some(id);
+                }
+            }
             self.end_those_that_are_over();
             self.step()?;
         }
         if self.control == Control::FaultsNeverEnd {
-            for id in 1..=3 {
+            for id in self.ids() {
                 self.begin(Fault::Isolate(id));
             }
         } else {
             self.mend_all();
             self.tell("all is mended");
         }
+        self.until("the members to be changed", |world| world.shared.wanted.is_settled())?;
         let before = self.shared.history().started();
         self.until("a leader that starts runs", |world| {
             world.shared.history().started() >= before + PROGRESS
         })?;
         self.shared.is_quiet.store(true, Ordering::Relaxed);
+        // Nobody tells it anything any more.
+        let stays = |id: &MemberId| Some(*id) != removed;
         self.until("all members to have the same facts", |world| {
-            let applied: Vec<_> = world.places.values().map(applied).collect();
+            let places = world.places.iter().filter(|(id, _)| stays(id));
+            let applied: Vec<_> = places.map(|(_, place)| applied(place)).collect();
             applied.iter().all(|(index, hash, _)| (index, hash) == (&applied[0].0, &applied[0].1))
         })?;
-        for (id, place) in &self.places {
+        for (id, place) in self.places.iter().filter(|(id, _)| stays(id)) {
             let (_, _, ledger) = applied(place);
             let mut history = self.shared.history();
             let asked = history.asked();
@@ -159,6 +192,14 @@ impl World<'_> {
         self.shared.history().story.push(format!("{:.2?}: {what}", self.sim.elapsed()));
     }
 
+    fn ids(&self) -> impl Iterator<Item = MemberId> + use<> {
+        1..=self.places.len() as MemberId
+    }
+
+    fn others(&self, id: MemberId) -> impl Iterator<Item = MemberId> + use<> {
+        self.ids().filter(move |other| *other != id)
+    }
+
     fn crash(&mut self, id: MemberId) {
         if self.down.insert(id, true) != Some(true) {
             self.places[&id].disk.lose_power(&mut self.random);
@@ -170,14 +211,14 @@ impl World<'_> {
         match fault {
             Fault::Crash(id) => self.crash(id),
             Fault::CrashIn(id, writes) => self.places[&id].disk.fail_after(writes),
-            Fault::CrashAll => (1..=3).for_each(|id| self.crash(id)),
+            Fault::CrashAll => self.ids().for_each(|id| self.crash(id)),
             Fault::Cut(one, other) => self.sim.partition(host(one), host(other)),
             Fault::CutOneWay(from, to) => self.sim.partition_oneway(host(from), host(to)),
             Fault::Isolate(id) => {
-                others(id).for_each(|other| self.sim.partition(host(id), host(other)));
+                self.others(id).for_each(|other| self.sim.partition(host(id), host(other)));
             }
             Fault::Deafen(id) => {
-                others(id).for_each(|other| self.sim.partition_oneway(host(other), host(id)));
+                self.others(id).for_each(|other| self.sim.partition_oneway(host(other), host(id)));
             }
             Fault::Hold(one, other) => self.sim.hold(host(one), host(other)),
             Fault::Slow(one, other, millis) => {
@@ -202,7 +243,7 @@ impl World<'_> {
             self.end(fault);
         }
         // The power has failed, and takes the process with it.
-        for id in 1..=3 {
+        for id in self.ids() {
             if self.places[&id].disk.is_dead() {
                 self.crash(id);
             }
@@ -213,12 +254,12 @@ impl World<'_> {
     fn end(&mut self, fault: Fault) {
         match fault {
             Fault::Crash(id) | Fault::CrashIn(id, _) => self.start(id),
-            Fault::CrashAll => (1..=3).for_each(|id| self.start(id)),
+            Fault::CrashAll => self.ids().for_each(|id| self.start(id)),
             Fault::Cut(one, other) | Fault::CutOneWay(one, other) => {
                 self.sim.repair(host(one), host(other));
             }
             Fault::Isolate(id) | Fault::Deafen(id) => {
-                others(id).for_each(|other| self.sim.repair(host(id), host(other)));
+                self.others(id).for_each(|other| self.sim.repair(host(id), host(other)));
             }
             Fault::Hold(one, other) => self.sim.release(host(one), host(other)),
             Fault::Slow(one, other, _) => {
@@ -247,11 +288,13 @@ impl World<'_> {
         for planned in std::mem::take(&mut self.present) {
             self.end(planned.fault);
         }
-        for (one, other) in PAIRS {
-            self.end(Fault::Slow(one, other, 0));
-            self.end(Fault::Lossy(one, other, 0));
+        for one in self.ids() {
+            for other in self.ids().filter(|other| one < *other) {
+                self.end(Fault::Slow(one, other, 0));
+                self.end(Fault::Lossy(one, other, 0));
+            }
         }
-        for id in 1..=3 {
+        for id in self.ids() {
             if self.places[&id].disk.is_dead() {
                 self.crash(id);
             }
@@ -263,10 +306,6 @@ impl World<'_> {
 
 fn applied(place: &Place) -> (u64, String, Arc<Ledger>) {
     place.applied.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-fn others(id: MemberId) -> impl Iterator<Item = MemberId> {
-    (1..=3).filter(move |other| *other != id)
 }
 
 /// Where syncing costs nothing, if there is such a place.
