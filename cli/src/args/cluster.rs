@@ -67,8 +67,11 @@ pub(crate) struct CoordinatorArgs {
     #[arg(long, value_name = "URL")]
     pub url: String,
     /// The first members, itself included.
-    #[arg(long, value_name = "N=URL,…", value_parser = parse_members)]
-    pub members: Members,
+    #[arg(long, value_name = "N=URL,…", value_parser = parse_members, required_unless_present = "join")]
+    pub members: Option<Members>,
+    /// Wait until a cluster takes it in (`weir cluster add-coordinator`), in place of `--members`.
+    #[arg(long, conflicts_with = "members")]
+    pub join: bool,
     /// Its own folder: its copy of the ledger.
     #[arg(long)]
     pub dir: PathBuf,
@@ -130,6 +133,30 @@ pub(crate) enum ClusterCommand {
     },
     /// Ask every coordinator for its part, and the leader for the executors.
     Status {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// List the coordinators, and how far each one's copy of the ledger is.
+    Members {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Add a coordinator. With `--dir`, one is started on this machine; otherwise one that was started with
+    /// `weir coordinator --join` is taken in.
+    AddCoordinator {
+        /// Its number, which no coordinator of the cluster has had. Not with `--dir`.
+        #[arg(long, value_name = "N", conflicts_with = "dir", requires = "url")]
+        id: Option<u64>,
+        /// How the others reach it, as it was told itself. Not with `--dir`.
+        #[arg(long, conflicts_with = "dir", requires = "id")]
+        url: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Take a coordinator out for good. With `--dir` its process is stopped, too.
+    RemoveCoordinator {
+        /// `coordinator-N`, or its number.
+        name: String,
         #[command(flatten)]
         cluster: ClusterArgs,
     },

@@ -12,6 +12,7 @@ use weir_proto::v1::{
 };
 
 use super::access::Line;
+use super::members::LEARN_EVERY;
 use super::{CallError, Client, MAX_MESSAGE_BYTES, Result, is_passing};
 
 /// Between a stream that broke and the next: an election takes longer.
@@ -138,8 +139,16 @@ impl Client {
                 async move { backfills(line).watch(request).await }
             });
             let mut updates = opened.await?;
+            let mut lessons = tokio::time::interval(LEARN_EVERY);
             loop {
-                let backfill = match updates.message().await {
+                let message = tokio::select! {
+                    message = updates.message() => message,
+                    _ = lessons.tick() => {
+                        self.learn().await;
+                        continue;
+                    }
+                };
+                let backfill = match message {
                     Ok(Some(backfill)) => backfill,
                     // Its leader has gone.
                     Ok(None) => break,

@@ -19,6 +19,8 @@ pub(super) struct Search {
 #[derive(Debug)]
 struct Asked {
     url: String,
+    /// By the user; others come and go as coordinators do.
+    is_named: bool,
     said: Option<String>,
 }
 
@@ -33,7 +35,8 @@ pub(super) enum Next {
 impl Search {
     /// At least one URL.
     pub(super) fn new(urls: Vec<String>) -> Self {
-        let coordinators = urls.into_iter().map(|url| Asked { url, said: None }).collect();
+        let coordinators = urls.into_iter().map(|url| Asked { url, is_named: true, said: None });
+        let coordinators = coordinators.collect();
         Self { coordinators, current: 0, refusals: 0, pause: FIRST_PAUSE }
     }
 
@@ -67,18 +70,32 @@ impl Search {
         Next::After(pause)
     }
 
+    /// A coordinator says who all of them are.
+    pub(super) fn learn(&mut self, urls: Vec<String>) {
+        if urls.is_empty() {
+            return;
+        }
+        let asked = self.url().to_owned();
+        self.coordinators
+            .retain(|known| known.is_named || known.url == asked || urls.contains(&known.url));
+        for url in urls {
+            self.position(url);
+        }
+        self.current = self.position(asked);
+    }
+
     /// A leader that was not named by the user is remembered.
     fn position(&mut self, url: String) -> usize {
         let known = self.coordinators.iter().position(|asked| asked.url == url);
         known.unwrap_or_else(|| {
-            self.coordinators.push(Asked { url, said: None });
+            self.coordinators.push(Asked { url, is_named: false, said: None });
             self.coordinators.len() - 1
         })
     }
 
     pub(super) fn report(&self, waited: Duration) -> String {
         let mut text = format!("no coordinator led the cluster for {} s:", waited.as_secs());
-        for Asked { url, said } in &self.coordinators {
+        for Asked { url, said, .. } in &self.coordinators {
             let said = said.as_deref().unwrap_or("was not asked");
             text.push_str(&format!("\n  {url}: {said}"));
         }
@@ -105,6 +122,21 @@ mod tests {
         assert_eq!(search.url(), "c");
         assert_eq!(search.refused(no(), Some("d".to_owned())), Next::AtOnce);
         assert_eq!(search.url(), "d");
+    }
+
+    #[test]
+    fn coordinators_come_and_go_while_those_that_were_named_stay() {
+        let mut search = search(&["a", "b"]);
+        search.learn(vec!["b".to_owned(), "c".to_owned(), "d".to_owned()]);
+        assert_eq!(search.url(), "a", "who is asked now is asked on");
+        search.learn(vec!["d".to_owned(), "e".to_owned()]);
+        search.learn(Vec::new());
+        let mut asked = Vec::new();
+        for _ in 0..5 {
+            asked.push(search.url().to_owned());
+            search.refused(no(), None);
+        }
+        assert_eq!(asked, ["a", "b", "d", "e", "a"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use weir_proto::v1::run_update::Update;
 use weir_proto::v1::{Run, RunStatus, WatchRunRequest};
 
+use super::members::LEARN_EVERY;
 use super::{CallError, Client, Result, is_passing, runs};
 
 /// Between a stream that broke and the next: an election takes longer.
@@ -20,8 +21,16 @@ impl Client {
                 async move { runs(line).watch(request).await }
             });
             let mut updates = opened.await?;
+            let mut lessons = tokio::time::interval(LEARN_EVERY);
             loop {
-                let update = match updates.message().await {
+                let message = tokio::select! {
+                    message = updates.message() => message,
+                    _ = lessons.tick() => {
+                        self.learn().await;
+                        continue;
+                    }
+                };
+                let update = match message {
                     Ok(Some(update)) => update.update,
                     // Its leader has gone.
                     Ok(None) => break,

@@ -29,8 +29,10 @@ pub(crate) async fn coordinator(
             arguments.listen
         )));
     }
-    check(arguments.members.values(), tls.as_ref())?;
-    if arguments.members.get(&arguments.id) != Some(&arguments.url) {
+    let members = arguments.members.as_ref();
+    let urls = members.into_iter().flat_map(|members| members.values());
+    check(urls.chain([&arguments.url]), tls.as_ref())?;
+    if members.is_some_and(|members| members.get(&arguments.id) != Some(&arguments.url)) {
         return Err(Failure::Usage(format!(
             "--members must name this coordinator as `{}={}`",
             arguments.id, arguments.url

@@ -11,9 +11,9 @@ use weir_proto::v1;
 use weir_proto::v1::cluster_server::Cluster;
 
 use super::access::hash;
-use super::convert;
 use super::leading::Leading;
 use super::node::Node;
+use super::{convert, members};
 use crate::store::StoreError;
 
 #[derive(Clone, Debug)]
@@ -51,6 +51,30 @@ impl Cluster for ClusterService {
             applied_index,
             state_hash,
         }))
+    }
+
+    async fn members(
+        &self,
+        _: Request<v1::MembersRequest>,
+    ) -> Result<Response<v1::MembersResponse>, Status> {
+        members::list(&self.node).await.map(Response::new)
+    }
+
+    async fn add_coordinator(
+        &self,
+        request: Request<v1::AddCoordinatorRequest>,
+    ) -> Result<Response<v1::AddCoordinatorResponse>, Status> {
+        let v1::AddCoordinatorRequest { id, url } = request.into_inner();
+        let changed = members::add(&self.node, id, url).await?;
+        Ok(Response::new(v1::AddCoordinatorResponse { changed }))
+    }
+
+    async fn remove_coordinator(
+        &self,
+        request: Request<v1::RemoveCoordinatorRequest>,
+    ) -> Result<Response<v1::RemoveCoordinatorResponse>, Status> {
+        let changed = members::remove(&self.node, request.into_inner().id).await?;
+        Ok(Response::new(v1::RemoveCoordinatorResponse { changed }))
     }
 
     async fn create_token(

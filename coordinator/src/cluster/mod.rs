@@ -16,6 +16,7 @@ mod convert;
 mod executors_service;
 mod leading;
 mod letters;
+mod members;
 mod next_windows;
 mod node;
 pub(crate) mod place;

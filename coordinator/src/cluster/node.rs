@@ -44,6 +44,11 @@ impl Node {
         (hash, applied, epoch)
     }
 
+    /// Of the coordinators.
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.member.members().into_values().map(|address| address.url).collect()
+    }
+
     pub(super) fn set_leading(&self, leading: Option<Arc<Leading>>) {
         *self.leading.write().unwrap_or_else(PoisonError::into_inner) = leading;
     }

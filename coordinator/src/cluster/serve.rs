@@ -54,8 +54,8 @@ pub struct CoordinatorOptions {
     /// Where the others reach it.
     pub url: String,
     /// The first members of the cluster with their URLs, this one included. Without effect once the
-    /// cluster exists.
-    pub members: BTreeMap<MemberId, String>,
+    /// cluster exists. None: it waits until a cluster takes it in.
+    pub members: Option<BTreeMap<MemberId, String>>,
     /// Its own log and snapshots.
     pub dir: PathBuf,
     /// Plans, checkpoints, exchanges and dead letters: shared by all coordinators and executors.
@@ -131,8 +131,8 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         }
         Security::Tls { files, bootstrap_token } => (Some(files), bootstrap_token),
     };
-    if !members.contains_key(&id) {
-        return Err(ServeError::NotAMember { id, members: members.into_keys().collect() });
+    if let Some(members) = members.as_ref().filter(|members| !members.contains_key(&id)) {
+        return Err(ServeError::NotAMember { id, members: members.keys().copied().collect() });
     }
     let at = |path: &PathBuf| {
         let path = path.display().to_string();
@@ -200,7 +200,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
     tracing::info!(id, %listen, url, "coordinator started");
 
     // The members agree on the first membership, whoever of them proposes it.
-    if members.keys().next() == Some(&id) {
+    if let Some(members) = members.filter(|members| members.keys().next() == Some(&id)) {
         let members = members.into_iter().map(|(id, url)| (id, Address::at(url))).collect();
         member.initialize(members).await.map_err(at(&dir))?;
     }
@@ -265,6 +265,7 @@ async fn lead(
     caught_up.map_err(|error| EngineError::Busy(error.to_string()))?;
     let leading = Arc::new(Leading::begin(&node.member, settings, LEASE).await?);
     tracing::info!(id = node.id, epoch = leading.epoch, "leads");
+    leading.pool.set_coordinators(node.urls());
     node.set_leading(Some(Arc::clone(&leading)));
     let taking_up = tokio::spawn(Arc::clone(&leading).keep_taking_up());
     let _taking_up = AbortOnDropHandle::new(taking_up);
@@ -283,6 +284,7 @@ async fn lead(
                     leading.pool.expire();
                 }
                 looked_at = Instant::now();
+                leading.pool.set_coordinators(node.urls());
                 if node.member.since_majority().is_some_and(|since| since > LONGEST_ALONE) {
                     tracing::warn!(id = node.id, "no majority of the coordinators answers");
                     break;

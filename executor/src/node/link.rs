@@ -18,6 +18,7 @@ use weir_proto::internal::{
     to_executor,
 };
 
+use super::known::Known;
 use super::peers::Peers;
 use crate::address;
 use crate::tls::TlsFiles;
@@ -86,6 +87,14 @@ pub trait Network: Send + Sync + fmt::Debug {
 
     /// Between 0 and 1.
     fn jitter(&self) -> f64;
+
+    /// URLs of the coordinators that a process of this executor has last been told of.
+    fn known_coordinators(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The next process will know them, too.
+    fn keep_coordinators(&self, _urls: &[String]) {}
 }
 
 /// The network of this machine.
@@ -93,6 +102,7 @@ pub trait Network: Send + Sync + fmt::Debug {
 pub(super) struct Tcp {
     /// Read again for each connection.
     pub(super) tls: Option<TlsFiles>,
+    pub(super) known: Known,
 }
 
 #[async_trait]
@@ -104,6 +114,14 @@ impl Network for Tcp {
 
     fn jitter(&self) -> f64 {
         f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+    }
+
+    fn known_coordinators(&self) -> Vec<String> {
+        self.known.read()
+    }
+
+    fn keep_coordinators(&self, urls: &[String]) {
+        self.known.keep(urls);
     }
 }
 
@@ -165,6 +183,7 @@ impl Link {
                 Ok(opened) => {
                     last_refusal.clear();
                     epoch = opened.welcome.epoch;
+                    self.learn(&opened.welcome.coordinators);
                     tracing::info!(leader = url, epoch, "connected");
                     let reason = self.work(opened).await;
                     if *self.leaving.borrow() != Leaving::Now {
@@ -182,6 +201,13 @@ impl Link {
                     self.peers.failed(leader);
                 }
             }
+        }
+    }
+
+    fn learn(&mut self, coordinators: &[String]) {
+        if self.peers.learn(coordinators) {
+            tracing::info!(?coordinators, "the coordinators");
+            self.network.keep_coordinators(coordinators);
         }
     }
 
@@ -241,6 +267,9 @@ impl Link {
                 }
                 _ = ticks.tick() => self.send_heartbeat(heartbeats.as_ref()),
                 received = incoming.message() => match received {
+                    Ok(Some(ToExecutor {
+                        message: Some(to_executor::Message::Coordinators(coordinators)),
+                    })) => self.learn(&coordinators.urls),
                     Ok(Some(ToExecutor { message: Some(message) })) => {
                         // Nobody listens to a leader's last words to a process that leaves.
                         let _ = self.events.send(LinkEvent::Received(Box::new(message))).await;

@@ -11,6 +11,7 @@
 //! it has given them up.
 
 mod commit_log;
+mod known;
 mod link;
 mod peers;
 mod progress;
@@ -39,6 +40,7 @@ use weir_proto::internal::report::Fact;
 use weir_proto::internal::{Hello, TaskId, Welcome, to_executor};
 
 use self::commit_log::{Call, answer_result};
+use self::known::Known;
 use self::link::{Leaving, Link, LinkEvent, Outgoing, Tcp};
 pub use self::link::{MAX_MESSAGE_BYTES, Network, with_waits};
 use self::peers::Peers;
@@ -137,7 +139,7 @@ async fn serve_with(
     let process = Process {
         hello,
         coordinators: options.coordinators,
-        network: Arc::new(Tcp { tls: options.tls }),
+        network: Arc::new(Tcp { tls: options.tls, known: Known::in_folder(&options.dir) }),
         runner: Box::new(runs),
         redactor: options.context.redactor,
     };
@@ -165,9 +167,11 @@ impl Process {
         let (progress, progressed) = mpsc::unbounded_channel();
         let (link_events, linked) = mpsc::channel(16);
         let (leaving, is_leaving) = watch::channel(Leaving::Not);
+        let mut peers = Peers::new(self.coordinators);
+        peers.learn(&self.network.known_coordinators());
         let link = Link {
             hello: self.hello,
-            peers: Peers::new(self.coordinators),
+            peers,
             network: self.network,
             leaving: is_leaving,
             events: link_events,
@@ -348,8 +352,9 @@ impl Node {
                 to_executor::Message::RunOver(over) => {
                     self.tasks.runner.run_over(&over.run_folder);
                 }
-                // Only the first message of a stream means anything as a welcome.
-                to_executor::Message::Welcome(_) => {}
+                // Only the first message of a stream means anything as a welcome, and the link itself looks for
+                // the coordinators.
+                to_executor::Message::Welcome(_) | to_executor::Message::Coordinators(_) => {}
             },
         }
     }

@@ -8,6 +8,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(400);
 /// The coordinators, one of which leads.
 #[derive(Debug)]
 pub(super) struct Peers {
+    /// Those that the process was started with. They may have been replaced since, one by one.
+    named: Vec<String>,
+    /// Those that a leader has told of, and then the named ones that are not among them.
     urls: Vec<String>,
     next: usize,
     /// Who is said to lead; called before the others, once.
@@ -20,7 +23,19 @@ pub(super) struct Peers {
 impl Peers {
     /// At least one URL.
     pub(super) fn new(urls: Vec<String>) -> Self {
-        Self { urls, next: 0, leader: None, failures: 0, was_told: false }
+        let named = urls.clone();
+        Self { named, urls, next: 0, leader: None, failures: 0, was_told: false }
+    }
+
+    /// A leader says who the coordinators are. Whether that is new.
+    pub(super) fn learn(&mut self, told: &[String]) -> bool {
+        if told.is_empty() || self.urls.starts_with(told) {
+            return false;
+        }
+        let others = self.named.iter().filter(|url| !told.contains(url));
+        self.urls = told.iter().chain(others).cloned().collect();
+        self.next = 0;
+        true
     }
 
     /// Whom to call, and how long to wait before it. `jitter` is between 0 and 1.
@@ -84,6 +99,26 @@ mod tests {
         let urls = ["a", "b", "c", "a", "b", "c", "a", "b"];
         let expected: Vec<_> = urls.map(str::to_owned).into_iter().zip(waits).collect();
         assert_eq!(asked, expected);
+    }
+
+    #[test]
+    fn coordinators_that_a_leader_tells_of_are_asked_before_those_that_were_named() {
+        let mut peers = peers();
+        assert!(peers.learn(&["d".to_owned(), "b".to_owned()]));
+        assert!(!peers.learn(&["d".to_owned(), "b".to_owned()]), "it is known");
+        assert!(!peers.learn(&[]), "a leader of an older version says nothing");
+        let mut asked = Vec::new();
+        for _ in 0..5 {
+            asked.push(peers.next(1.0).0);
+            peers.failed(None);
+        }
+        assert_eq!(asked, ["d", "b", "a", "c", "d"]);
+        assert!(peers.learn(&["e".to_owned()]));
+        let asked = [(); 2].map(|()| {
+            peers.failed(None);
+            peers.next(1.0).0
+        });
+        assert_eq!(asked, ["e", "a"], "those that were removed are forgotten");
     }
 
     #[test]

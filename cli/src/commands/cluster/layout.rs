@@ -20,7 +20,7 @@ pub(super) struct Common {
 /// A cluster in `dir` with coordinators and executors at these URLs; no process of it has a pid yet.
 pub(super) fn cluster(
     dir: &Path,
-    urls: &[String],
+    coordinators: &[(u64, String)],
     executors: &[String],
     slots: Option<NonZeroUsize>,
     common: &Common,
@@ -34,8 +34,9 @@ pub(super) fn cluster(
         arguments.extend(security_arguments(dir, &name, common));
         ProcessEntry { pid: 0, log: dir.join(format!("{name}.log")), name, arguments }
     };
-    let members: Vec<String> = (1_u64..).zip(urls).map(|(id, url)| format!("{id}={url}")).collect();
-    let coordinators = (1_u64..).zip(urls).map(|(id, url)| {
+    let members: Vec<String> = coordinators.iter().map(|(id, url)| format!("{id}={url}")).collect();
+    let urls: Vec<&str> = coordinators.iter().map(|(_, url)| url.as_str()).collect();
+    let coordinators = coordinators.iter().map(|(id, url)| {
         let address = address(url);
         let mut arguments = words(&[
             "coordinator",
@@ -52,8 +53,8 @@ pub(super) fn cluster(
             let token = text(&cluster_file::admin_token(dir));
             arguments.extend(["--admin-token-file".to_owned(), token]);
         }
-        let process = process(format!("coordinator-{id}"), arguments);
-        CoordinatorEntry { id, url: url.clone(), process }
+        let process = process(coordinator_name(*id), arguments);
+        CoordinatorEntry { id: *id, url: url.clone(), process }
     });
     let executors = (1..).zip(executors).map(|(number, url)| {
         let id = format!("executor-{number}");
@@ -71,6 +72,47 @@ pub(super) fn cluster(
         executors: executors.collect(),
         storage: storage.clone(),
     }
+}
+
+/// A coordinator that is to be added to the cluster of another one, and is started as that is otherwise.
+pub(super) fn joining(
+    dir: &Path,
+    model: &CoordinatorEntry,
+    id: u64,
+    url: &str,
+) -> CoordinatorEntry {
+    let name = coordinator_name(id);
+    let identity = certificates::identity(dir, &name);
+    let mut arguments = Vec::new();
+    let mut words = model.process.arguments.iter();
+    while let Some(word) = words.next() {
+        let own = match word.as_str() {
+            "--members" => {
+                words.next();
+                arguments.push("--join".to_owned());
+                continue;
+            }
+            "--id" => id.to_string(),
+            "--listen" => address(url).to_owned(),
+            "--url" => url.to_owned(),
+            "--dir" => text(&dir.join(&name)),
+            "--tls-certificate" => text(&identity.certificate),
+            "--tls-key" => text(&identity.key),
+            _ => {
+                arguments.push(word.clone());
+                continue;
+            }
+        };
+        words.next();
+        arguments.extend([word.clone(), own]);
+    }
+    let log = dir.join(format!("{name}.log"));
+    let process = ProcessEntry { pid: 0, log, name, arguments };
+    CoordinatorEntry { id, url: url.to_owned(), process }
+}
+
+pub(super) fn coordinator_name(id: u64) -> String {
+    format!("coordinator-{id}")
 }
 
 fn address(url: &str) -> &str {
@@ -122,8 +164,9 @@ mod tests {
             is_insecure: false,
         };
         let urls = ["https://127.0.0.1:4001".to_owned(), "https://127.0.0.1:4002".to_owned()];
+        let members = [(1, urls[0].clone()), (2, urls[1].clone())];
         let executors = ["https://127.0.0.1:4004".to_owned(), "https://127.0.0.1:4005".to_owned()];
-        let file = cluster(Path::new("/c"), &urls, &executors, NonZeroUsize::new(3), &common);
+        let file = cluster(Path::new("/c"), &members, &executors, NonZeroUsize::new(3), &common);
         let parsed = |process: &ProcessEntry| {
             let line = ["weir".to_owned()].into_iter().chain(process.arguments.clone());
             let cli = Cli::try_parse_from(line).expect("it is understood");
@@ -135,10 +178,27 @@ mod tests {
         };
         assert_eq!((second.id, &second.url), (2, &urls[1]));
         assert_eq!(second.listen.to_string(), "127.0.0.1:4002");
-        assert_eq!(second.members.len(), 2);
+        assert_eq!(second.members.as_ref().map(|members| members.len()), Some(2));
         assert_eq!(second.dir, Path::new("/c/coordinator-2"));
         assert_eq!(second.admin_token_file.as_deref(), Some(Path::new("/c/admin.token")));
         assert_eq!(second.security.tls_key.as_deref(), Some(Path::new("/c/tls/coordinator-2.key")));
+        for model in [
+            file.coordinators[0].clone(),
+            joining(Path::new("/c"), &file.coordinators[0], 3, "https://127.0.0.1:4003"),
+        ] {
+            let joining = joining(Path::new("/c"), &model, 4, "https://127.0.0.1:4006");
+            assert_eq!((joining.id, joining.process.name.as_str()), (4, "coordinator-4"));
+            let Command::Coordinator(fourth) = parsed(&joining.process) else {
+                panic!("not a coordinator")
+            };
+            assert!(fourth.join && fourth.members.is_none());
+            assert_eq!((fourth.id, fourth.url.as_str()), (4, "https://127.0.0.1:4006"));
+            assert_eq!(fourth.listen.to_string(), "127.0.0.1:4006");
+            assert_eq!(fourth.dir, Path::new("/c/coordinator-4"));
+            assert_eq!(fourth.storage, Path::new("/c/storage"));
+            let key = fourth.security.tls_key.as_deref();
+            assert_eq!(key, Some(Path::new("/c/tls/coordinator-4.key")));
+        }
         let Command::Executor(second) = parsed(&file.executors[1].process) else {
             panic!("not an executor")
         };
@@ -151,9 +211,9 @@ mod tests {
         assert_eq!(file.executors[1].process.log, Path::new("/c/executor-2.log"));
 
         let common = Common { is_insecure: true, ..common };
-        let urls = ["http://127.0.0.1:4001".to_owned()];
+        let members = [(1, "http://127.0.0.1:4001".to_owned())];
         let executors = ["http://127.0.0.1:4004".to_owned()];
-        let file = cluster(Path::new("/c"), &urls, &executors, None, &common);
+        let file = cluster(Path::new("/c"), &members, &executors, None, &common);
         let Command::Coordinator(only) = parsed(&file.coordinators[0].process) else {
             panic!("not a coordinator")
         };

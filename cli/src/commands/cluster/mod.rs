@@ -1,10 +1,13 @@
-//! `weir cluster up|down|start|status|token`: a cluster's processes on this machine, and who may use it.
+//! `weir cluster …`: a cluster's processes on this machine, its members, and who may use it.
 
+mod add_coordinator;
 mod certificates;
 mod layout;
+mod members;
 mod private_file;
 mod process;
 mod ready;
+mod remove_coordinator;
 mod start;
 mod status;
 mod stop;
@@ -22,6 +25,13 @@ pub(super) async fn cluster(global: &Global, command: ClusterCommand) -> Result<
         ClusterCommand::Up(arguments) => up::up(global, arguments).await,
         ClusterCommand::Down { dir } => stop::down(&absolute(&dir)?).await,
         ClusterCommand::Start { name, dir } => start::start(&absolute(&dir)?, &name).await,
+        ClusterCommand::Members { cluster } => members::members(global, &cluster).await,
+        ClusterCommand::AddCoordinator { id, url, cluster } => {
+            add_coordinator::add(global, id.zip(url), &cluster).await
+        }
+        ClusterCommand::RemoveCoordinator { name, cluster } => {
+            remove_coordinator::remove(global, &name, &cluster).await
+        }
         ClusterCommand::Token(command) => token::token(global, command).await,
         ClusterCommand::Status { cluster } => status::status(global, &cluster).await,
     }

@@ -74,8 +74,9 @@ mod tests {
     #[test]
     fn a_cluster_is_up_when_all_answer_and_the_leader_knows_the_executors_of_now() {
         let urls = [1, 2].map(|id| format!("http://127.0.0.1:400{id}"));
+        let members = [(1, urls[0].clone()), (2, urls[1].clone())];
         let mut file =
-            layout::cluster(Path::new("/c"), &urls, &urls[..1], None, &Common::default());
+            layout::cluster(Path::new("/c"), &members, &urls[..1], None, &Common::default());
         file.executors[0].process.pid = 7;
         let follower = standing(1, Role::Follower, &[]);
         let missing = |standings: &[Standing]| missing_in(&file, standings).unwrap_or_default();

@@ -69,13 +69,13 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
     let wanted = arguments.coordinators.map(|count| count.get());
     let scheme = if is_insecure { "http" } else { "https" };
     let wanted_executors = arguments.executors.map(|count| count.get());
-    let (urls, executors) = match ClusterFile::read_if_any(dir)? {
+    let (members, executors): (Vec<(u64, String)>, _) = match ClusterFile::read_if_any(dir)? {
         None => {
             let coordinators = wanted.unwrap_or(PROCESSES);
             let executors = wanted_executors.unwrap_or(PROCESSES);
             let mut urls = free_urls(scheme, coordinators + executors)?;
             let executors = urls.split_off(coordinators as usize);
-            (urls, executors)
+            ((1..).zip(urls).collect(), executors)
         }
         Some(old) => {
             if let Some(entry) = old.processes().find(|entry| process::is_alive(entry)) {
@@ -98,12 +98,14 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
                     dir.display(),
                 )));
             }
-            let urls = old.urls();
-            if wanted.is_some_and(|wanted| urls.len() != wanted as usize) {
+            let members: Vec<(u64, String)> =
+                old.coordinators.iter().map(|entry| (entry.id, entry.url.clone())).collect();
+            if wanted.is_some_and(|wanted| members.len() != wanted as usize) {
                 return Err(Failure::Usage(format!(
-                    "the cluster in {} has {} coordinators: that cannot be changed yet",
-                    dir.display(),
-                    urls.len()
+                    "the cluster in {dir} has {count} coordinators: start it as it is, and change that with \
+                     `weir cluster add-coordinator --dir {dir}` or `weir cluster remove-coordinator NAME --dir {dir}`",
+                    dir = dir.display(),
+                    count = members.len()
                 )));
             }
             let mut executors: Vec<String> =
@@ -112,10 +114,10 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
             let count = wanted_executors.unwrap_or(known);
             executors.truncate(count as usize);
             executors.extend(free_urls(scheme, count.saturating_sub(known))?);
-            (urls, executors)
+            (members, executors)
         }
     };
-    Ok(layout::cluster(dir, &urls, &executors, arguments.slots, &common))
+    Ok(layout::cluster(dir, &members, &executors, arguments.slots, &common))
 }
 
 /// Made once, from the system's random numbers.
@@ -132,7 +134,7 @@ fn provide_token(path: &Path) -> Result<(), Failure> {
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Addresses that nobody listens at. All are held until the last has been found.
-fn free_urls(scheme: &str, count: u32) -> Result<Vec<String>, Failure> {
+pub(super) fn free_urls(scheme: &str, count: u32) -> Result<Vec<String>, Failure> {
     // Two clusters that are started at once look at different ones.
     let first = (uuid::Uuid::new_v4().as_u128() % PORTS.len() as u128) as usize;
     let bound: Vec<(TcpListener, u16)> = (PORTS.cycle().skip(first).take(PORTS.len()))

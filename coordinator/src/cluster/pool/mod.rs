@@ -26,7 +26,7 @@ use weir_executor::{ProgressEvent, Task, TaskOutcome};
 use weir_ledger::{RunId, SliceAttempt};
 use weir_plan::Holder;
 use weir_proto::internal::to_executor::Message;
-use weir_proto::internal::{Assign, Hello, RunOver, Stop, ToExecutor, Welcome};
+use weir_proto::internal::{Assign, Coordinators, Hello, RunOver, Stop, ToExecutor, Welcome};
 use weir_proto::v1;
 
 use super::place::{Candidate, Waiting, place};
@@ -61,6 +61,8 @@ struct State {
     tasks: IndexMap<SliceAttempt, Assigned>,
     wishes: BTreeMap<Share, Instant>,
     streams: u64,
+    /// Their URLs.
+    coordinators: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -205,6 +207,7 @@ impl Pool {
             stream: None,
             taken: BTreeMap::new(),
         };
+        let coordinators = state.coordinators.clone();
         let executor = state.executors.entry(name.clone()).or_insert_with(fresh);
         executor.heard = Instant::now();
         executor.stream = Some((number, sender));
@@ -212,6 +215,7 @@ impl Pool {
             epoch: self.epoch,
             keeps_tasks: is_known,
             lease_millis: u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX),
+            coordinators,
         }));
         let executor = &state.executors[&name];
         for assigned in state.tasks.values().filter(|assigned| assigned.executor == name) {
@@ -224,6 +228,18 @@ impl Pool {
         tracing::info!(executor = name, slots = hello.slots, again = is_known, "executor joined");
         self.changed.notify_waiters();
         Ok((number, receiver))
+    }
+
+    /// Executors look for the next leader among those that they know.
+    pub(super) fn set_coordinators(&self, urls: Vec<String>) {
+        let mut state = self.state();
+        if state.coordinators == urls {
+            return;
+        }
+        state.coordinators.clone_from(&urls);
+        for executor in state.executors.values() {
+            executor.send(Message::Coordinators(Coordinators { urls: urls.clone() }));
+        }
     }
 
     /// Something has come on a stream of the executor. What comes late on one that has been replaced says

@@ -158,7 +158,12 @@ impl World {
 }
 
 pub(super) fn welcome(epoch: u64, keeps_tasks: bool) -> to_executor::Message {
-    to_executor::Message::Welcome(Welcome { epoch, keeps_tasks, lease_millis: 3_000 })
+    to_executor::Message::Welcome(Welcome {
+        epoch,
+        keeps_tasks,
+        lease_millis: 3_000,
+        coordinators: Vec::new(),
+    })
 }
 
 pub(super) fn assign(assign: &Assign) -> to_executor::Message {

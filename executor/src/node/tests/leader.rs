@@ -121,7 +121,7 @@ impl LeaderStream {
     }
 
     pub(super) async fn welcome(&self, epoch: u64, keeps_tasks: bool) {
-        let welcome = Welcome { epoch, keeps_tasks, lease_millis: 3000 };
+        let welcome = Welcome { epoch, keeps_tasks, lease_millis: 3000, coordinators: Vec::new() };
         self.send(Message::Welcome(welcome)).await;
     }
 
