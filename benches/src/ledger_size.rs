@@ -72,6 +72,7 @@ fn finished_tasks(log: &mut Log, number: u32, slices: u32) {
         spec_hash: "spec".into(),
         params: BTreeMap::new(),
         window: None,
+        version: None,
         request_id: None,
         backfill: None,
         at: DateTime::UNIX_EPOCH,

@@ -2,6 +2,7 @@
 
 mod backfill;
 mod cluster;
+mod pipelines;
 mod security;
 
 use std::num::NonZeroUsize;
@@ -10,9 +11,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use backfill::{BackfillArgs, BackfillCommand, WindowStatus};
-pub(crate) use cluster::{
-    ClusterArgs, ClusterCommand, CoordinatorArgs, ExecutorArgs, SubmitArgs, UpArgs,
-};
+pub(crate) use cluster::{ClusterArgs, ClusterCommand, CoordinatorArgs, ExecutorArgs, UpArgs};
+pub(crate) use pipelines::{PipelineCommand, SubmitArgs};
 pub(crate) use security::{SecurityArgs, TokenCommand, TokenRole};
 
 /// Weir runs ETL pipelines: one YAML file in, exactly the right rows out, whatever is killed.
@@ -123,8 +123,18 @@ pub(crate) enum Command {
     /// Try a connection.
     #[command(subcommand)]
     Connection(ConnectionCommand),
-    /// Run a pipeline on a cluster.
+    /// Register a pipeline with a cluster, and run it there with `--run`.
+    // `--version` is that of the pipeline.
+    #[command(disable_version_flag = true)]
     Submit(SubmitArgs),
+    /// List the pipelines that are registered with a cluster.
+    Pipelines {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Look at a pipeline that is registered with a cluster, or delete it.
+    #[command(subcommand)]
+    Pipeline(PipelineCommand),
     /// Stop a run on a cluster at its next commits. `weir retry` goes on with it.
     Cancel {
         id: String,

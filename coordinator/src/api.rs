@@ -41,6 +41,9 @@ pub struct RunRequest {
     /// The run whose dead letters the pipeline replays.
     #[serde(default)]
     pub replay_of: Option<String>,
+    /// The version of the pipeline that is registered with a cluster; `None`: none is.
+    #[serde(default)]
+    pub version: Option<u32>,
     /// Chosen by a client of a cluster: the same one starts no second run.
     #[serde(default)]
     pub request_id: Option<String>,
@@ -116,6 +119,9 @@ pub struct RunSummary {
     pub ended_at: Option<DateTime<Utc>>,
     pub params: BTreeMap<String, serde_json::Value>,
     pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// The version of the pipeline that is registered with a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
     /// Rows read by sources.
     pub rows_read: u64,
     /// Rows written, by sink.

@@ -185,6 +185,7 @@ mod tests {
             spec_hash: "spec".into(),
             params: BTreeMap::new(),
             window: None,
+            version: None,
             request_id: None,
             backfill: None,
             started_at: DateTime::UNIX_EPOCH,

@@ -156,6 +156,7 @@ mod tests {
             spec_hash: String::new(),
             params: BTreeMap::new(),
             window: None,
+            version: None,
             request_id: None,
             backfill: None,
             started_at: at(0),

@@ -104,6 +104,51 @@ pub(crate) async fn read_backfill(
     read(files.storage(), &PipelineFiles::backfill_file(backfill)).await
 }
 
+/// A pipeline as it was registered with a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Registered {
+    pub(crate) text: String,
+    /// The text of `weir.yaml`; empty: there was none.
+    pub(crate) workspace: String,
+    /// What messages call the file. Another name is no other pipeline.
+    pub(crate) file_name: String,
+    /// Where relative paths of the pipeline start.
+    pub(crate) base_dir: PathBuf,
+}
+
+impl Registered {
+    /// Of what decides about a run, hex.
+    pub(crate) fn content_hash(&self) -> String {
+        let Self { text, workspace, base_dir, file_name: _ } = self;
+        blake3::hash(&to_json(&(text, workspace, base_dir))).to_hex()[..32].to_owned()
+    }
+}
+
+/// Under its hash.
+pub(crate) async fn write_registered(
+    files: &PipelineFiles,
+    registered: &Registered,
+) -> Result<(), EngineError> {
+    let name = PipelineFiles::version_file(&registered.content_hash());
+    write(files.storage(), &name, registered).await
+}
+
+pub(crate) async fn read_registered(
+    files: &PipelineFiles,
+    content_hash: &str,
+) -> Result<Registered, EngineError> {
+    read(files.storage(), &PipelineFiles::version_file(content_hash)).await
+}
+
+/// A version that the ledger has forgotten. What cannot be removed is left.
+pub(crate) async fn remove_registered(files: &PipelineFiles, content_hash: &str) {
+    let name = PipelineFiles::version_file(content_hash);
+    if let Err(error) = files.storage().delete(&name).await {
+        let path = files.storage().shown(&name);
+        tracing::warn!(path, %error, "a forgotten version is left");
+    }
+}
+
 /// Keeps the facts of a run that the ledger is about to forget.
 pub(crate) async fn write_ended(
     files: &PipelineFiles,

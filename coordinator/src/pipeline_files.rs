@@ -18,6 +18,7 @@ use crate::EngineError;
 /// runs/<run>/ended.json            of a backfill's window: its facts, which the ledger forgets
 /// runs/<run>/progress/ dead-letters/ exchange/     see weir_executor::RunFolder
 /// backfills/<id>.json              what a backfill was created with; clusters only
+/// versions/<hash>.json             what was registered; clusters only
 /// ```
 #[derive(Clone, Debug)]
 pub(crate) struct PipelineFiles(Storage);
@@ -43,6 +44,11 @@ impl PipelineFiles {
 
     pub(crate) fn backfill_file(backfill: &BackfillId) -> String {
         format!("backfills/{backfill}.json")
+    }
+
+    /// A version as it was registered.
+    pub(crate) fn version_file(content_hash: &str) -> String {
+        format!("versions/{content_hash}.json")
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn summarize(id: &RunId, run: &RunFacts, is_held: bool) -> RunSummary
         ended_at: run.state.ended_at(),
         params: run.params.clone(),
         window: run.window,
+        version: run.version,
         rows_read,
         rows_written,
         dead_letters,

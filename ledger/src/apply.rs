@@ -16,7 +16,21 @@ pub enum Response {
 /// Applies a command as entry `index` of the log. Indexes grow; which ones are left out does not
 /// matter. A rejected command leaves the ledger exactly as it was.
 pub fn apply(ledger: &mut Ledger, index: u64, command: &Command) -> Response {
-    let outcome = check_epoch(ledger, command).and_then(|()| match command {
+    match carry_out(ledger, index, command) {
+        Ok(changed) => {
+            if changed {
+                ledger.last_index = index;
+            }
+            Response::Accepted { changed }
+        }
+        Err(rejection) => Response::Rejected(rejection),
+    }
+}
+
+/// Whether it has changed anything.
+fn carry_out(ledger: &mut Ledger, index: u64, command: &Command) -> Result<bool, Rejection> {
+    check_epoch(ledger, command)?;
+    match command {
         Command::NewEpoch(command) => command.apply(ledger, index),
         Command::StartRun(command) => command.apply(ledger),
         Command::PlanRun(command) => command.apply(ledger),
@@ -41,15 +55,18 @@ pub fn apply(ledger: &mut Ledger, index: u64, command: &Command) -> Response {
         Command::RevokeToken(command) => command.apply(ledger),
         Command::CreateBackfill(command) => command.apply(ledger),
         Command::ChangeBackfill(command) => command.apply(ledger),
-    });
-    match outcome {
-        Ok(changed) => {
-            if changed {
-                ledger.last_index = index;
+        Command::RegisterPipeline(command) => command.apply(ledger),
+        Command::DeletePipeline(command) => command.apply(ledger),
+        Command::Requested(requested) => {
+            if requested.is_known(ledger)? {
+                return Ok(false);
             }
-            Response::Accepted { changed }
+            if let Some(command) = &requested.command {
+                carry_out(ledger, index, command)?;
+            }
+            requested.note(ledger);
+            Ok(true)
         }
-        Err(rejection) => Response::Rejected(rejection),
     }
 }
 

@@ -11,6 +11,7 @@ use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use crate::PackedAccount;
 use crate::backfills::{BackfillFacts, BackfillId, WindowOf};
+use crate::pipelines::{AnsweredRequests, PipelineVersion};
 use crate::slices::Slices;
 
 /// One execution of a pipeline. Ids sort by the time of their start.
@@ -38,6 +39,9 @@ pub struct Ledger {
     /// Runs by what clients have called the requests that have started, resumed or joined them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, RunId>,
+    /// Other changes that clients have asked for.
+    #[serde(default, skip_serializing_if = "AnsweredRequests::is_empty")]
+    pub answered: AnsweredRequests,
     /// Of clients, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tokens: BTreeMap<String, TokenFacts>,
@@ -79,6 +83,12 @@ pub enum Role {
 pub struct PipelineFacts {
     /// Hashes of the versions that have run, oldest first, each once.
     pub spec_hashes: Vec<String>,
+    /// What is registered, oldest first; empty: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<PipelineVersion>,
+    /// The number of the last version that was registered, also of one that was deleted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_version: u32,
     /// Greatest committed cursor, by incremental source.
     pub watermarks: BTreeMap<NodeName, String>,
     /// The run that is going on, or was when its process ended. Those of backfills' windows do not count:
@@ -93,6 +103,9 @@ pub struct RunFacts {
     pub params: BTreeMap<String, Value>,
     /// `[start, end)`.
     pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// The registered version that it runs; `None`: its file came with its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
     /// What the client has called its request, if it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -296,6 +309,16 @@ impl Ledger {
 
     pub fn watermark(&self, pipeline: &PipelineName, source: &NodeName) -> Option<&str> {
         self.pipelines.get(pipeline)?.watermarks.get(source).map(String::as_str)
+    }
+}
+
+impl PipelineFacts {
+    pub fn newest_version(&self) -> Option<&PipelineVersion> {
+        self.versions.last()
+    }
+
+    pub fn version(&self, number: u32) -> Option<&PipelineVersion> {
+        self.versions.iter().find(|version| version.version == number)
     }
 }
 

@@ -15,6 +15,7 @@ mod commands;
 mod facts;
 mod intervals;
 mod packed_account;
+mod pipelines;
 mod rejection;
 mod slices;
 mod watermark;
@@ -30,10 +31,10 @@ pub use backfills::{
 };
 pub use commands::{
     BackfillChange, ChangeBackfill, CleanUpDone, Command, CommitDone, CommitIntent, CommitLost,
-    CreateBackfill, CreateToken, FailAttempt, FinishExchange, FinishRun, JoinRun, LoseAttempt,
-    LoseOutputs, LostOutput, NewEpoch, PlanRun, PrepareSink, ResetWatermark, ResumeRun,
-    RevokeToken, RunCommitDone, RunCommitIntent, SetWatermark, SliceAttempt, StartAttempt,
-    StartRun,
+    CreateBackfill, CreateToken, DeletePipeline, FailAttempt, FinishExchange, FinishRun, JoinRun,
+    LoseAttempt, LoseOutputs, LostOutput, NewEpoch, PlanRun, PrepareSink, RegisterPipeline,
+    Requested, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent,
+    SetWatermark, SliceAttempt, StartAttempt, StartRun,
 };
 pub use facts::{
     CommittedBy, EpochFacts, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role,
@@ -42,5 +43,8 @@ pub use facts::{
 };
 pub use intervals::Intervals;
 pub use packed_account::PackedAccount;
+pub use pipelines::{
+    AnsweredRequests, MOST_REQUESTS, MOST_VERSIONS, PipelineVersion, RequestFacts,
+};
 pub use rejection::Rejection;
 pub use slices::{SliceMut, Slices};

@@ -73,6 +73,8 @@ pub enum Rejection {
     WindowState { backfill: BackfillId, window: u32, state: &'static str },
     #[error("run {given} is not the next of its window, which is {next}")]
     NotTheNextRun { given: RunId, next: RunId },
+    #[error("the request id `{request}` was used before, for {method} of {subject}")]
+    RequestUsed { request: String, method: String, subject: String },
     #[error("pipeline {0} is not known")]
     UnknownPipeline(String),
 }

@@ -192,7 +192,7 @@ impl Cluster {
 
     /// Starts a run of a file of the test's folder. Its id.
     pub fn submit(&self, file: &str, request_id: &str) -> String {
-        let arguments = ["submit", file, "--request-id", request_id, "--output", "json"];
+        let arguments = ["submit", file, "--run", "--request-id", request_id, "--output", "json"];
         let answer = self.run(&arguments).expect_code(0).json();
         answer["run"].as_str().expect("the run has an id").to_owned()
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{PlanArgs, SecurityArgs, TokenCommand};
+use super::{SecurityArgs, TokenCommand};
 
 /// Where a cluster is asked, in place of a state directory on this machine.
 #[derive(Clone, Debug, Default, Args)]
@@ -33,26 +33,6 @@ impl ClusterArgs {
     pub(crate) fn is_named(&self) -> bool {
         self.dir.is_some() || !self.coordinators.is_empty()
     }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SubmitArgs {
-    #[command(flatten)]
-    pub plan: PlanArgs,
-    /// Abandon an unfinished run of this pipeline instead of resuming it.
-    #[arg(long)]
-    pub fresh: bool,
-    /// Show the run until it ends, and end as it does.
-    #[arg(long)]
-    pub wait: bool,
-    /// The same id starts no second run. Default: a new one, for the command's own repetitions.
-    #[arg(long, value_name = "ID")]
-    pub request_id: Option<String>,
-    /// Run it once, now: what is done anyway.
-    #[arg(long, hide = true)]
-    pub run: bool,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
 }
 
 #[derive(Debug, Args)]

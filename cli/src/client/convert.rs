@@ -30,6 +30,7 @@ pub(crate) fn summary(run: &v1::Run) -> Result<RunSummary, Failure> {
         ended_at: time(&run.ended_at)?,
         params: params.collect::<Result<_, _>>()?,
         window,
+        version: (run.version > 0).then_some(run.version),
         rows_read: run.rows_read,
         rows_written: written.collect(),
         dead_letters: run.dead_letters,
@@ -122,6 +123,7 @@ mod tests {
             dead_letters: 1,
             rows_written: [("b".to_owned(), 2), ("a".to_owned(), 4)].into(),
             sessions: 2,
+            version: 3,
             stages: vec![v1::Stage {
                 stage: 0,
                 name: "a".to_owned(),
@@ -140,7 +142,7 @@ mod tests {
                 "run": "20261122-1", "pipeline": "p", "status": "failed",
                 "started_at": "2026-11-22T10:00:00.500Z", "ended_at": "2026-11-22T10:00:02Z",
                 "params": { "country": "DE" },
-                "window": ["2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z"],
+                "window": ["2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z"], "version": 3,
                 "rows_read": 7, "rows_written": { "a": 4, "b": 2 }, "dead_letters": 1,
                 "sessions": 2, "error": "the disk is full",
             })

@@ -9,6 +9,7 @@ mod backfills;
 pub(crate) mod convert;
 mod endpoints;
 mod members;
+mod pipelines;
 mod search;
 mod status;
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod connection;
 mod dead_letters;
 mod init;
 mod logs;
+mod pipelines;
 mod plan;
 mod preview;
 mod run;
@@ -60,6 +61,8 @@ pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failu
         }
         Command::Connection(command) => connection::connection(global, command, redactor).await,
         Command::Submit(arguments) => submit::submit(global, arguments).await,
+        Command::Pipelines { cluster } => pipelines::list(global, &cluster).await,
+        Command::Pipeline(command) => pipelines::pipeline(global, command).await,
         Command::Cancel { id, cluster } => submit::cancel(global, &id, &cluster).await,
         Command::Tasks { id, cluster } => tasks::tasks(global, &id, &cluster).await,
         Command::Backfill(command) => backfill::backfill(global, command).await,

@@ -119,7 +119,10 @@ fn print_attempts(stages: &[Stage]) -> Result<(), Failure> {
 fn print(detail: &RunDetail) -> Result<(), Failure> {
     let run = &detail.summary;
     output::line(&format!("run       {}", run.run))?;
-    output::line(&format!("pipeline  {}", run.pipeline))?;
+    match run.version {
+        None => output::line(&format!("pipeline  {}", run.pipeline))?,
+        Some(version) => output::line(&format!("pipeline  {}, version {version}", run.pipeline))?,
+    }
     output::line(&format!("status    {}", status(run.status)))?;
     output::line(&format!("started   {}", output::time(run.started_at)))?;
     if let Some(ended) = run.ended_at {

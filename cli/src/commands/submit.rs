@@ -1,13 +1,18 @@
-//! `weir submit FILE`, and what else is asked of runs on a cluster.
+//! `weir submit`, and what else is asked of runs on a cluster.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::json;
 use weir_coordinator::RunStatus;
-use weir_proto::v1::SubmitRequest;
 use weir_proto::v1::run_update::Update;
+use weir_proto::v1::{
+    RegisterPipelineRequest, RegisterPipelineResponse, RegisteredPipeline, SubmitRequest,
+};
+use weir_spec::{PipelineSpec, SharedConnections};
 
 use super::run::{print, request};
 use crate::args::{ClusterArgs, Global, Output, SubmitArgs};
@@ -16,44 +21,126 @@ use crate::failure::Failure;
 use crate::watching::Watching;
 use crate::{files, output, signals};
 
-/// The file's mistakes are found here; the cluster looks at it again with its own eyes.
+/// Registers a file, and starts a run if that is asked for; or starts one of what is registered already.
 pub(crate) async fn submit(global: &Global, arguments: SubmitArgs) -> Result<ExitCode, Failure> {
-    let loaded = files::load_valid(&arguments.plan.file)?;
-    let values = request(&loaded.parsed.spec, &arguments.plan.values)?;
+    let is_run = arguments.run || arguments.wait;
+    check_values(&arguments, is_run)?;
     let mut client = Client::required(&arguments.cluster)?;
+    let place = place(&arguments.cluster);
+    let request_id = arguments.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let (pipeline, version, values) = match (&arguments.file, &arguments.pipeline) {
+        (Some(file), _) => {
+            // Mistakes are found before anything is sent.
+            let loaded = files::load_valid(file)?;
+            let values = request(&loaded.parsed.spec, &arguments.values)?;
+            let registered = register(&mut client, loaded, &request_id).await?;
+            if !is_run {
+                return print_registered(global, &registered, file, &place);
+            }
+            (registered.pipeline, registered.version, values)
+        }
+        (None, Some(name)) => {
+            let known = client.pipeline(name, arguments.version.unwrap_or_default()).await?;
+            (known.pipeline.clone(), known.version, request(&spec_of(&known)?, &arguments.values)?)
+        }
+        (None, None) => return Err(Failure::Usage("write `weir submit FILE`".to_owned())),
+    };
+    let (window_start, window_end) =
+        values.window.map(|(start, end)| (rfc3339(start), rfc3339(end))).unzip();
+    let params: BTreeMap<_, _> =
+        values.params.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
+    let answer = client.submit(SubmitRequest {
+        registered: pipeline,
+        version,
+        params: params.into_iter().collect(),
+        window_start: window_start.unwrap_or_default(),
+        window_end: window_end.unwrap_or_default(),
+        fresh: arguments.fresh,
+        request_id,
+        ..SubmitRequest::default()
+    });
+    let answer = answer.await?;
+    if arguments.wait {
+        return wait(global, &mut client, &answer.run, &place).await;
+    }
+    if global.output == Output::Json {
+        output::json(&json!({
+            "run": answer.run, "is_new": answer.is_new, "version": version,
+        }))?;
+    } else {
+        let what = if answer.is_new { "started" } else { "goes on" };
+        output::line(&format!("run {} {what}", answer.run))?;
+        output::line(&format!("  look at it: weir run show {}{place}", answer.run))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What only a run has a use for is no silent part of a registration.
+fn check_values(arguments: &SubmitArgs, is_run: bool) -> Result<(), Failure> {
+    let for_runs = [
+        ("--pipeline", arguments.pipeline.is_some()),
+        ("--param", !arguments.values.params.is_empty()),
+        ("--from", arguments.values.from.is_some()),
+        ("--fresh", arguments.fresh),
+    ];
+    match for_runs.iter().find(|(_, is_given)| *is_given && !is_run) {
+        None => Ok(()),
+        Some((option, _)) => Err(Failure::Usage(format!(
+            "{option} is of a run, and this would start none: add --run (or --wait)"
+        ))),
+    }
+}
+
+async fn register(
+    client: &mut Client,
+    loaded: files::Loaded,
+    request_id: &str,
+) -> Result<RegisterPipelineResponse, Failure> {
     let folder = files::folder_of(&loaded.path);
     let base_dir = std::path::absolute(&folder)
         .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
     let base_dir = base_dir
         .to_str()
         .ok_or_else(|| Failure::Usage(format!("the folder {} is not UTF-8", base_dir.display())))?;
-    let (window_start, window_end) =
-        values.window.map(|(start, end)| (rfc3339(start), rfc3339(end))).unzip();
-    let params: BTreeMap<_, _> =
-        values.params.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
-    let answer = client.submit(SubmitRequest {
-        pipeline: loaded.text,
+    let registered = client.register(RegisterPipelineRequest {
+        text: loaded.text,
         workspace: files::workspace_text(&loaded.path)?,
         file_name: loaded.path.display().to_string(),
         base_dir: base_dir.to_owned(),
-        params: params.into_iter().collect(),
-        window_start: window_start.unwrap_or_default(),
-        window_end: window_end.unwrap_or_default(),
-        fresh: arguments.fresh,
-        request_id: arguments.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        request_id: request_id.to_owned(),
     });
-    let answer = answer.await?;
-    let place = place(&arguments.cluster);
-    if arguments.wait {
-        return wait(global, &mut client, &answer.run, &place).await;
-    }
+    Ok(registered.await?)
+}
+
+/// As this command understands it, which may be of another version than the cluster.
+fn spec_of(registered: &RegisteredPipeline) -> Result<PipelineSpec, Failure> {
+    let RegisteredPipeline { text, workspace, file_name, .. } = registered;
+    let wrong = |mistakes: Vec<weir_spec::Diagnostic>, text: &str| {
+        Failure::Usage(weir_spec::render_diagnostics(&mistakes, text))
+    };
+    let shared = match workspace.is_empty() {
+        true => SharedConnections::default(),
+        false => weir_spec::parse_workspace("weir.yaml", workspace)
+            .map_err(|mistakes| wrong(mistakes, workspace))?,
+    };
+    let parsed = weir_spec::parse_with(file_name, text, &shared);
+    parsed.map(|parsed| parsed.spec).map_err(|mistakes| wrong(mistakes, text))
+}
+
+fn print_registered(
+    global: &Global,
+    registered: &RegisterPipelineResponse,
+    file: &Path,
+    place: &str,
+) -> Result<ExitCode, Failure> {
+    let RegisterPipelineResponse { pipeline, version, is_new } = registered;
     if global.output == Output::Json {
-        output::json(&serde_json::json!({ "run": answer.run, "is_new": answer.is_new }))?;
-    } else {
-        let what = if answer.is_new { "started" } else { "goes on" };
-        output::line(&format!("run {} {what}", answer.run))?;
-        output::line(&format!("  look at it: weir run show {}{place}", answer.run))?;
+        output::json(&json!({ "pipeline": pipeline, "version": version, "is_new": is_new }))?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let what = if *is_new { "registered" } else { "is registered already" };
+    output::line(&format!("pipeline {pipeline} {what}, version {version}; no run was started"))?;
+    output::line(&format!("  run it: weir submit {} --run{place}", file.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

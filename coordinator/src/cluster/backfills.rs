@@ -409,6 +409,7 @@ fn next_of(facts: &BackfillFacts, of: &WindowOf) -> Option<Next> {
             spec_hash: facts.spec_hash.clone(),
             params: facts.params.clone(),
             window: Some(bounds(facts).ok()?.get(*window)?),
+            version: None,
             request_id: None,
             backfill: Some(of.clone()),
             at: now(),

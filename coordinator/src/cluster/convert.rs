@@ -37,6 +37,7 @@ pub(super) fn run(id: &RunId, facts: &RunFacts, running: &[(SliceAttempt, String
             .map(|(sink, rows)| (sink.to_string(), rows))
             .collect(),
         sessions: summary.sessions,
+        version: summary.version.unwrap_or_default(),
         stages: (stages.into_iter())
             .zip(&facts.stages)
             .map(|(stage, facts)| v1::Stage {

@@ -61,6 +61,8 @@ pub(super) struct Leading {
     sessions: Mutex<BTreeMap<RunId, Running>>,
     /// One request at a time decides what begins.
     pub(super) beginning: tokio::sync::Mutex<()>,
+    /// One request at a time changes which versions of pipelines there are.
+    pub(super) registering: tokio::sync::Mutex<()>,
     /// A window may begin, or has ended.
     pub(super) windows_changed: Notify,
     /// The ledger could not be written, and perhaps has what was to be written: the leadership begins anew,
@@ -133,6 +135,7 @@ impl Leading {
             settings,
             sessions: Mutex::default(),
             beginning: tokio::sync::Mutex::default(),
+            registering: tokio::sync::Mutex::default(),
             windows_changed: Notify::new(),
             broken: CancellationToken::new(),
         })

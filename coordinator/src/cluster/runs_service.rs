@@ -15,11 +15,12 @@ use weir_ledger::{RunFacts, RunId, RunState};
 use weir_proto::v1;
 use weir_proto::v1::run_update::Update as Shown;
 use weir_proto::v1::runs_server::Runs;
-use weir_spec::{SharedConnections, render_diagnostics};
+use weir_spec::{Parsed, PipelineName, SharedConnections, render_diagnostics};
 
 use super::convert;
 use super::leading::{Leading, Update};
 use super::node::Node;
+use crate::frozen::Registered;
 use crate::{EngineError, RunRequest};
 
 /// Bytes of a pipeline file.
@@ -46,6 +47,30 @@ impl RunsService {
         }
     }
 
+    /// A request that names a registered pipeline gets its file, and the number of its version.
+    async fn with_file(
+        &self,
+        leading: &Leading,
+        request: v1::SubmitRequest,
+    ) -> Result<(v1::SubmitRequest, Option<u32>), Status> {
+        if request.registered.is_empty() {
+            return Ok((request, None));
+        }
+        if !request.pipeline.is_empty() {
+            return Err(Status::invalid_argument(
+                "a request has either a file or the name of a registered pipeline",
+            ));
+        }
+        let pipeline = PipelineName(request.registered.clone());
+        let found = leading.registered(&pipeline, request.version).await;
+        let (version, registered) = found.map_err(|error| self.failed(&error))?;
+        let Registered { text, workspace, file_name, base_dir } = registered;
+        let base_dir = base_dir.display().to_string();
+        let request =
+            v1::SubmitRequest { pipeline: text, workspace, file_name, base_dir, ..request };
+        Ok((request, Some(version.version)))
+    }
+
     async fn answer(&self, leading: &Leading, run: &str) -> Result<Response<v1::Run>, Status> {
         let (id, facts) = leading.find(run).await.map_err(|error| self.failed(&error))?;
         Ok(Response::new(convert::run(&id, &facts, &leading.pool.running(&id))))
@@ -59,8 +84,9 @@ impl Runs for RunsService {
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitResponse>, Status> {
         let leading = self.leading().await?;
-        let request = request.into_inner();
+        let (request, version) = self.with_file(&leading, request.into_inner()).await?;
         let (parsed, base_dir, wanted) = read(&request)?;
+        let wanted = RunRequest { version, ..wanted };
         // A client that goes away does not stop what has begun.
         let text = request.pipeline;
         let submitting =
@@ -229,28 +255,17 @@ fn update(update: Shown) -> v1::RunUpdate {
 }
 
 /// What a client wants, checked.
-pub(super) fn read(
-    request: &v1::SubmitRequest,
-) -> Result<(weir_spec::Parsed, PathBuf, RunRequest), Status> {
+pub(super) fn read(request: &v1::SubmitRequest) -> Result<(Parsed, PathBuf, RunRequest), Status> {
     let invalid = |text: String| Status::invalid_argument(text);
-    if request.pipeline.len() > LONGEST_PIPELINE || request.workspace.len() > LONGEST_PIPELINE {
-        return Err(invalid(format!("the pipeline has more than {LONGEST_PIPELINE} bytes")));
-    }
-    if request.request_id.len() > LONGEST_REQUEST_ID {
-        return Err(invalid(format!("the request id has more than {LONGEST_REQUEST_ID} bytes")));
-    }
-    let base_dir = PathBuf::from(&request.base_dir);
-    if !base_dir.is_absolute() {
-        return Err(invalid(format!("base_dir `{}` is not an absolute path", request.base_dir)));
-    }
-    let name = if request.file_name.is_empty() { "pipeline.yaml" } else { &request.file_name };
-    let shared = match request.workspace.is_empty() {
-        true => SharedConnections::default(),
-        false => weir_spec::parse_workspace("weir.yaml", &request.workspace)
-            .map_err(|mistakes| invalid(render_diagnostics(&mistakes, &request.workspace)))?,
+    check_request_id(&request.request_id)?;
+    let registered = Registered {
+        text: request.pipeline.clone(),
+        workspace: request.workspace.clone(),
+        file_name: request.file_name.clone(),
+        base_dir: PathBuf::from(&request.base_dir),
     };
-    let parsed = weir_spec::parse_with(name, &request.pipeline, &shared)
-        .map_err(|mistakes| invalid(render_diagnostics(&mistakes, &request.pipeline)))?;
+    let parsed = parse(&registered)?;
+    let base_dir = registered.base_dir;
     let mut params = BTreeMap::new();
     for (name, json) in &request.params {
         let value = serde_json::from_str(json)
@@ -272,6 +287,35 @@ pub(super) fn read(
         ..RunRequest::default()
     };
     Ok((parsed, base_dir, request))
+}
+
+pub(super) fn check_request_id(id: &str) -> Result<(), Status> {
+    match id.len() > LONGEST_REQUEST_ID {
+        true => Err(Status::invalid_argument(format!(
+            "the request id has more than {LONGEST_REQUEST_ID} bytes"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// A pipeline file that a client has sent; its mistakes are the answer.
+pub(super) fn parse(sent: &Registered) -> Result<Parsed, Status> {
+    let invalid = |text: String| Status::invalid_argument(text);
+    if sent.text.len() > LONGEST_PIPELINE || sent.workspace.len() > LONGEST_PIPELINE {
+        return Err(invalid(format!("the pipeline has more than {LONGEST_PIPELINE} bytes")));
+    }
+    if !sent.base_dir.is_absolute() {
+        let base_dir = sent.base_dir.display();
+        return Err(invalid(format!("base_dir `{base_dir}` is not an absolute path")));
+    }
+    let name = if sent.file_name.is_empty() { "pipeline.yaml" } else { &sent.file_name };
+    let shared = match sent.workspace.is_empty() {
+        true => SharedConnections::default(),
+        false => weir_spec::parse_workspace("weir.yaml", &sent.workspace)
+            .map_err(|mistakes| invalid(render_diagnostics(&mistakes, &sent.workspace)))?,
+    };
+    weir_spec::parse_with(name, &sent.text, &shared)
+        .map_err(|mistakes| invalid(render_diagnostics(&mistakes, &sent.text)))
 }
 
 pub(super) fn time(name: &str, text: &str) -> Result<DateTime<Utc>, Status> {

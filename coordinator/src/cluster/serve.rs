@@ -19,6 +19,7 @@ use weir_executor::tls::TlsFiles;
 use weir_proto::internal::executors_server::ExecutorsServer;
 use weir_proto::v1::backfills_server::BackfillsServer;
 use weir_proto::v1::cluster_server::ClusterServer;
+use weir_proto::v1::pipelines_server::PipelinesServer;
 use weir_proto::v1::runs_server::RunsServer;
 
 use super::access::Bootstrap;
@@ -28,6 +29,7 @@ use super::cluster_service::ClusterService;
 use super::executors_service::ExecutorsService;
 use super::leading::{Leading, Settings};
 use super::node::Node;
+use super::pipelines_service::PipelinesService;
 use super::runs_service::RunsService;
 use super::systems::SystemsMaker;
 use crate::EngineError;
@@ -159,6 +161,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
     health.set_serving::<ClusterServer<ClusterService>>().await;
     let access =
         Access { ledger: member.facts(), bootstrap: Bootstrap(bootstrap), is_open: tls.is_none() };
+    let runs = RunsService { node: Arc::clone(&node), redactor: redactor.clone() };
     let server = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
@@ -170,14 +173,9 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
-        .add_service(RunsServer::new(RunsService {
-            node: Arc::clone(&node),
-            redactor: redactor.clone(),
-        }))
-        .add_service(BackfillsServer::new(BackfillsService(RunsService {
-            node: Arc::clone(&node),
-            redactor: redactor.clone(),
-        })))
+        .add_service(RunsServer::new(runs.clone()))
+        .add_service(BackfillsServer::new(BackfillsService(runs.clone())))
+        .add_service(PipelinesServer::new(PipelinesService(runs)))
         .add_service(ClusterServer::new(ClusterService { node: Arc::clone(&node), redactor }))
         .add_service(reflection)
         .add_service(health_service);

@@ -83,6 +83,7 @@ impl Place {
             spec_hash: "spec".to_owned(),
             params: Default::default(),
             window: None,
+            version: None,
             request_id: None,
             backfill: None,
             at: Utc::now(),

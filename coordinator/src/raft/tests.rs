@@ -199,6 +199,7 @@ fn start_run(epoch: u64, name: &str) -> Command {
         spec_hash: "spec".into(),
         params: BTreeMap::new(),
         window: None,
+        version: None,
         request_id: None,
         backfill: None,
         at: DateTime::UNIX_EPOCH,

@@ -72,6 +72,7 @@ fn start(epoch: u64) -> Command {
         spec_hash: "spec".into(),
         params: [("ratio".to_owned(), serde_json::json!(0.1))].into(),
         window: None,
+        version: None,
         request_id: None,
         backfill: None,
         at: DateTime::UNIX_EPOCH,

@@ -5,6 +5,8 @@ mod backfills;
 mod batches;
 mod epoch;
 mod outputs;
+mod pipelines;
+mod requests;
 mod runs;
 mod sinks;
 mod tokens;
@@ -18,6 +20,8 @@ pub use backfills::{BackfillChange, ChangeBackfill, CreateBackfill};
 pub use batches::{CommitDone, CommitIntent, CommitLost};
 pub use epoch::NewEpoch;
 pub use outputs::{LoseOutputs, LostOutput};
+pub use pipelines::{DeletePipeline, RegisterPipeline};
+pub use requests::Requested;
 pub use runs::{CleanUpDone, FinishRun, JoinRun, PlanRun, ResumeRun, StartRun};
 pub use sinks::{PrepareSink, RunCommitDone, RunCommitIntent};
 pub use tokens::{CreateToken, RevokeToken};
@@ -55,6 +59,9 @@ pub enum Command {
     RevokeToken(RevokeToken),
     CreateBackfill(CreateBackfill),
     ChangeBackfill(ChangeBackfill),
+    RegisterPipeline(RegisterPipeline),
+    DeletePipeline(DeletePipeline),
+    Requested(Requested),
 }
 
 impl Command {
@@ -85,6 +92,9 @@ impl Command {
             Command::RevokeToken(command) => Some(command.epoch),
             Command::CreateBackfill(command) => Some(command.epoch),
             Command::ChangeBackfill(command) => Some(command.epoch),
+            Command::RegisterPipeline(command) => Some(command.epoch),
+            Command::DeletePipeline(command) => Some(command.epoch),
+            Command::Requested(command) => Some(command.epoch),
         }
     }
 }

@@ -25,6 +25,9 @@ pub struct StartRun {
     pub spec_hash: String,
     pub params: BTreeMap<String, Value>,
     pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// The registered version that it runs; `None`: its file came with its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
     /// What the client has called its request; no other run has it.
     #[serde(default)]
     pub request_id: Option<String>,
@@ -61,6 +64,7 @@ impl StartRun {
                 spec_hash: self.spec_hash.clone(),
                 params: self.params.clone(),
                 window: self.window,
+                version: self.version,
                 request_id: self.request_id.clone(),
                 backfill: self.backfill.clone(),
                 started_at: self.at,

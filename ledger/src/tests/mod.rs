@@ -3,5 +3,6 @@
 mod backfills;
 mod lifecycle;
 mod outputs;
+mod pipelines;
 mod properties;
 mod support;

@@ -77,6 +77,7 @@ pub(super) fn start_run(epoch: u64, run: &RunId) -> Command {
         spec_hash: "spec".into(),
         params: BTreeMap::from([("country".to_owned(), json!("DE"))]),
         window: None,
+        version: None,
         request_id: None,
         backfill: None,
         at: at(1),

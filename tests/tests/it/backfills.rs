@@ -212,7 +212,7 @@ fn windows_and_other_runs_do_not_disturb_each_other() {
     let started = cluster.run(&scenario.start(&to, &["--output", "json"])).expect_code(0).json();
     let backfill = started["backfill"].as_str().expect("it has an id").to_owned();
     wait_for(&cluster, &backfill, 5);
-    let live = ["submit", "pipeline.yaml", "--param", "part=new", "--output", "json"];
+    let live = ["submit", "pipeline.yaml", "--run", "--param", "part=new", "--output", "json"];
     let live = [&live[..], &["--from", "2024-01-01", "--to", "2024-01-02"]].concat();
     let run = cluster.run(&live).expect_code(0).json();
     let run = run["run"].as_str().expect("it has an id").to_owned();

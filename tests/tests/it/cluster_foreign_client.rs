@@ -9,10 +9,12 @@ use weir_tests::foreign::{Answer, ask};
 use weir_tests::weir::Weir;
 
 const ROWS: i64 = 20_000;
-const PUBLIC: [&str; 4] = [
+const PUBLIC: [&str; 6] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
+    "weir.v1.Backfills",
     "weir.v1.Cluster",
+    "weir.v1.Pipelines",
     "weir.v1.Runs",
 ];
 
@@ -111,4 +113,50 @@ fn a_client_that_knows_no_proto_file_is_refused_with_the_right_codes() {
     refused(ask(&cluster, Some(&admin), &empty), "INVALID_ARGUMENT");
     let runs = ask(&cluster, viewer, &["call", "weir.v1.Runs/List"]);
     assert_eq!(runs.lines, [json!({ "runs": [] })], "nothing has begun");
+}
+
+#[test]
+fn a_client_that_knows_no_proto_file_registers_a_pipeline_and_runs_it_by_its_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let small = ["--coordinators", "1", "--executors", "1"];
+    let cluster = Cluster::up_with(Weir::new(folder.path()), &small);
+    write_pipeline(&cluster);
+    let (operator, viewer) = (token(&cluster, "operator"), token(&cluster, "viewer"));
+    let call = |method: &str, request: Value| {
+        ask(&cluster, Some(&operator), &["call", method, &request.to_string()])
+    };
+    let text = std::fs::read_to_string(cluster.weir.folder.join("pipeline.yaml"));
+    let text = text.expect("it has just been written");
+    let base_dir = cluster.weir.folder.display().to_string();
+    let register = json!({ "text": text, "base_dir": base_dir, "request_id": "register" });
+    let registered = call("weir.v1.Pipelines/Register", register.clone());
+    let first = json!({ "pipeline": "foreign", "version": 1, "is_new": true });
+    assert_eq!(registered.lines, [first], "{registered:?}");
+    // Asked for again, and refused for somebody who may only look.
+    let again = call("weir.v1.Pipelines/Register", register.clone());
+    assert_eq!(again.lines[0]["is_new"], false, "{again:?}");
+    let refused = ["call", "weir.v1.Pipelines/Register", &register.to_string()];
+    assert_eq!(ask(&cluster, Some(&viewer), &refused).refusal(), "PERMISSION_DENIED");
+    // The name of a request means one thing.
+    let other = json!({ "pipeline": "foreign", "request_id": "register" });
+    assert_eq!(call("weir.v1.Pipelines/Delete", other).refusal(), "FAILED_PRECONDITION");
+
+    let wanted = json!({ "registered": "foreign", "request_id": "run" });
+    let submitted = call("weir.v1.Runs/Submit", wanted);
+    let run = submitted.lines[0]["run"].clone();
+    let run = json!({ "run": run });
+    let watched = call("weir.v1.Runs/Watch", run.clone());
+    assert!(watched.is_ok, "{watched:?}");
+    let shown = call("weir.v1.Runs/Get", run);
+    assert_eq!(shown.lines[0]["status"], "RUN_STATUS_SUCCEEDED", "{shown:?}");
+    assert_eq!(shown.lines[0]["version"], 1, "{shown:?}");
+
+    let listed = call("weir.v1.Pipelines/List", json!({}));
+    assert_eq!(listed.lines[0]["pipelines"][0]["version"], 1, "{listed:?}");
+    let got = call("weir.v1.Pipelines/Get", json!({ "pipeline": "foreign" }));
+    assert_eq!(got.lines[0]["text"], text, "{got:?}");
+    let deleted = call("weir.v1.Pipelines/Delete", json!({ "pipeline": "foreign" }));
+    assert!(deleted.is_ok, "{deleted:?}");
+    let gone = call("weir.v1.Pipelines/Get", json!({ "pipeline": "foreign" }));
+    assert_eq!(gone.refusal(), "NOT_FOUND");
 }

@@ -10,6 +10,7 @@ mod cluster_faults;
 mod cluster_foreign_client;
 mod cluster_members;
 mod cluster_paused;
+mod cluster_pipelines;
 mod cluster_tpch;
 mod cluster_tpch_faults;
 mod disk_full;

@@ -251,6 +251,7 @@ fn start_run(epoch: u64, run: &str) -> StartRun {
         spec_hash: "spec".into(),
         params: std::collections::BTreeMap::new(),
         window: None,
+        version: None,
         request_id: None,
         backfill: None,
         at: DateTime::UNIX_EPOCH,

@@ -59,6 +59,7 @@ impl World {
                 spec_hash: String::new(),
                 params: BTreeMap::new(),
                 window: None,
+                version: None,
                 request_id: None,
                 backfill: None,
                 at: self.time(),

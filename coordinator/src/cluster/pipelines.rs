@@ -1,0 +1,132 @@
+//! The leader's work on registered pipelines. What they say is in the storage, under its hash; which hash is
+//! which version is in the ledger.
+//!
+//! ```text
+//! Register ─▶ versions/<hash>.json, durable ─▶ RegisterPipeline ─▶ answer
+//! ```
+
+use std::collections::BTreeSet;
+
+use weir_ledger::{Command, DeletePipeline, PipelineVersion, RegisterPipeline, Rejection};
+use weir_spec::PipelineName;
+
+use super::leading::Leading;
+use super::requests::Request;
+use crate::EngineError;
+use crate::frozen::{Registered, read_registered, remove_registered, write_registered};
+use crate::pipeline_files::PipelineFiles;
+use crate::surroundings::now;
+
+impl Leading {
+    /// The version that this is, and whether it is a new one.
+    pub(super) async fn register(
+        &self,
+        pipeline: PipelineName,
+        registered: Registered,
+        request: Request,
+    ) -> Result<(u32, bool), EngineError> {
+        // What one registers is not removed by another one.
+        let _registering = self.registering.lock().await;
+        let content_hash = registered.content_hash();
+        if !self.is_answered(&request).await? {
+            write_registered(&self.pipeline_files(&pipeline), &registered).await?;
+        }
+        let before = self.versions(&pipeline).await;
+        let command = RegisterPipeline {
+            epoch: self.epoch,
+            pipeline: pipeline.clone(),
+            content_hash: content_hash.clone(),
+            at: now(),
+        };
+        let appended = self.append_once(request, Command::RegisterPipeline(command)).await?;
+        appended.map_err(|rejection| EngineError::Refused(rejection.to_string()))?;
+        let versions = self.versions(&pipeline).await;
+        self.remove_forgotten(&pipeline, &before, &versions).await;
+        let is_new = versions.last().map(|newest| newest.version)
+            != before.last().map(|newest| newest.version);
+        // A request that is answered again means the version that it has made.
+        let version = versions.iter().rev().find(|version| version.content_hash == content_hash);
+        let version = version.map(|version| version.version).ok_or_else(|| {
+            EngineError::Refused(format!(
+                "the request has registered pipeline `{pipeline}` before, and that version is no longer \
+                 kept: register it with another request id"
+            ))
+        })?;
+        Ok((version, is_new))
+    }
+
+    pub(super) async fn delete_pipeline(
+        &self,
+        pipeline: &PipelineName,
+        request: Request,
+    ) -> Result<(), EngineError> {
+        let _registering = self.registering.lock().await;
+        let before = self.versions(pipeline).await;
+        let command = DeletePipeline { epoch: self.epoch, pipeline: pipeline.clone() };
+        match self.append_once(request, Command::DeletePipeline(command)).await? {
+            Ok(_) => {}
+            Err(Rejection::UnknownPipeline(_)) => return Err(not_registered(pipeline)),
+            Err(Rejection::RunActive { active }) => {
+                return Err(EngineError::Refused(format!(
+                    "run {active} of pipeline `{pipeline}` is going on: wait for its end, or cancel it \
+                     (`weir cancel {active}`) before the pipeline is deleted"
+                )));
+            }
+            Err(rejection) => return Err(EngineError::Refused(rejection.to_string())),
+        }
+        self.remove_forgotten(pipeline, &before, &self.versions(pipeline).await).await;
+        Ok(())
+    }
+
+    /// A version with all that was registered; 0: the newest.
+    pub(super) async fn registered(
+        &self,
+        pipeline: &PipelineName,
+        version: u32,
+    ) -> Result<(PipelineVersion, Registered), EngineError> {
+        let versions = self.versions(pipeline).await;
+        let newest = versions.last().ok_or_else(|| not_registered(pipeline))?;
+        let found = match version {
+            0 => newest,
+            number => (versions.iter().find(|known| known.version == number)).ok_or_else(|| {
+                EngineError::NotFound(format!("version {number} of pipeline `{pipeline}`"))
+            })?,
+        };
+        let registered =
+            read_registered(&self.pipeline_files(pipeline), &found.content_hash).await?;
+        Ok((found.clone(), registered))
+    }
+
+    /// Oldest first; none of a pipeline that is not registered.
+    pub(super) async fn versions(&self, pipeline: &PipelineName) -> Vec<PipelineVersion> {
+        let versions = |ledger: &weir_ledger::Ledger| {
+            ledger.pipelines.get(pipeline).map(|facts| facts.versions.clone())
+        };
+        self.with_ledger(versions).await.unwrap_or_default()
+    }
+
+    fn pipeline_files(&self, pipeline: &PipelineName) -> PipelineFiles {
+        PipelineFiles::of(&self.settings.storage, pipeline)
+    }
+
+    /// What no version says any more.
+    async fn remove_forgotten(
+        &self,
+        pipeline: &PipelineName,
+        before: &[PipelineVersion],
+        now: &[PipelineVersion],
+    ) {
+        let hashes = |versions: &[PipelineVersion]| -> BTreeSet<String> {
+            versions.iter().map(|version| version.content_hash.clone()).collect()
+        };
+        for forgotten in hashes(before).difference(&hashes(now)) {
+            remove_registered(&self.pipeline_files(pipeline), forgotten).await;
+        }
+    }
+}
+
+pub(super) fn not_registered(pipeline: &PipelineName) -> EngineError {
+    EngineError::NotFound(format!(
+        "a registered pipeline `{pipeline}` (`weir pipelines` lists them)"
+    ))
+}
