@@ -253,7 +253,7 @@ fn print(dir: &Path, file: &ClusterFile) -> Result<(), Failure> {
         output::line("INSECURE: whoever is on this machine may do anything with it")?;
     }
     output::line(&format!("logs: {dir}/*.log"))?;
-    output::line(&format!("use it: weir submit FILE --wait --dir {dir}"))?;
+    output::line(&format!("use it: weir submit FILE --run --wait --dir {dir}"))?;
     output::line(&format!("see it: weir cluster status --dir {dir}"))?;
     output::line(&format!("stop it: weir cluster down --dir {dir}"))
 }
