@@ -2,13 +2,14 @@
 
 use std::error::Error;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "weir/internal/v1/executors.proto",
     "weir/internal/v1/raft.proto",
     "weir/v1/backfills.proto",
     "weir/v1/cluster.proto",
     "weir/v1/pipelines.proto",
     "weir/v1/runs.proto",
+    "weir/v1/state.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

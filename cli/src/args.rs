@@ -211,11 +211,26 @@ pub(crate) struct Values {
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
     /// Print the watermarks of a pipeline.
-    Show { pipeline: String },
+    Show {
+        pipeline: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
     /// Set the watermark of a source.
-    Set { pipeline: String, source: String, value: String },
+    Set {
+        pipeline: String,
+        source: String,
+        value: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
     /// Forget the watermark of a source, or of all sources.
-    Reset { pipeline: String, source: Option<String> },
+    Reset {
+        pipeline: String,
+        source: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,7 @@ mod endpoints;
 mod members;
 mod pipelines;
 mod search;
+mod state;
 mod status;
 #[cfg(test)]
 mod tests;

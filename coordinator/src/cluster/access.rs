@@ -46,11 +46,13 @@ pub(super) fn needed(path: &str) -> Needed {
         | ("weir.v1.Cluster", "Status")
         | ("weir.v1.Runs", "Get" | "List" | "ListTasks" | "Watch" | "Audit" | "DeadLetters")
         | ("weir.v1.Pipelines", "Get" | "List" | "ListVersions")
+        | ("weir.v1.State", "Get")
         | ("weir.v1.Backfills", "Get" | "List" | "Watch" | "ListWindows" | "Audit") => {
             Needed::Token(Role::Viewer)
         }
         ("weir.v1.Runs", "Submit" | "Cancel" | "Retry")
         | ("weir.v1.Pipelines", "Register" | "Delete")
+        | ("weir.v1.State", "SetWatermark" | "ResetWatermarks")
         | (
             "weir.v1.Backfills",
             "Create" | "Pause" | "Resume" | "Cancel" | "SetPriority" | "RetryWindows",

@@ -28,6 +28,7 @@ mod reports;
 mod requests;
 mod runs_service;
 mod serve;
+mod state_service;
 mod systems;
 mod taking_up;
 mod tasks;

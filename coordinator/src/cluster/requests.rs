@@ -23,11 +23,16 @@ impl Request {
         Self { id, facts: RequestFacts { method, subject } }
     }
 
+    /// A part of a larger one.
+    pub(super) fn unnamed() -> Self {
+        Self::new("", "", "")
+    }
+
     /// The command with the request's name, so that both are in the ledger or neither.
-    fn named(self, epoch: u64, command: Option<Command>) -> Option<Command> {
+    fn named(self, epoch: u64, command: Command) -> Command {
         let Some(request_id) = self.id else { return command };
-        let command = command.map(Box::new);
-        Some(Command::Requested(Requested { epoch, request_id, facts: self.facts, command }))
+        let command = Some(Box::new(command));
+        Command::Requested(Requested { epoch, request_id, facts: self.facts, command })
     }
 }
 
@@ -55,8 +60,7 @@ impl Leading {
         request: Request,
         command: Command,
     ) -> Result<Result<bool, Rejection>, EngineError> {
-        let command = request.named(self.epoch, Some(command)).expect("there is a command");
-        match self.store.append(command).await {
+        match self.store.append(request.named(self.epoch, command)).await {
             Ok(changed) => Ok(Ok(changed)),
             Err(StoreError::Rejected(
                 fenced @ (Rejection::OldEpoch { .. } | Rejection::OtherLedger { .. }),

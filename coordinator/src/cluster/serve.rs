@@ -21,6 +21,7 @@ use weir_proto::v1::backfills_server::BackfillsServer;
 use weir_proto::v1::cluster_server::ClusterServer;
 use weir_proto::v1::pipelines_server::PipelinesServer;
 use weir_proto::v1::runs_server::RunsServer;
+use weir_proto::v1::state_server::StateServer;
 
 use super::access::Bootstrap;
 use super::access_layer::Access;
@@ -31,6 +32,7 @@ use super::leading::{Leading, Settings};
 use super::node::Node;
 use super::pipelines_service::PipelinesService;
 use super::runs_service::RunsService;
+use super::state_service::StateService;
 use super::systems::SystemsMaker;
 use crate::EngineError;
 use crate::raft::{Address, MemberId, RaftMember, RaftOptions};
@@ -175,7 +177,8 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         )
         .add_service(RunsServer::new(runs.clone()))
         .add_service(BackfillsServer::new(BackfillsService(runs.clone())))
-        .add_service(PipelinesServer::new(PipelinesService(runs)))
+        .add_service(PipelinesServer::new(PipelinesService(runs.clone())))
+        .add_service(StateServer::new(StateService(runs)))
         .add_service(ClusterServer::new(ClusterService { node: Arc::clone(&node), redactor }))
         .add_service(reflection)
         .add_service(health_service);

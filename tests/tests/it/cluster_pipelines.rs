@@ -91,3 +91,45 @@ fn what_is_registered_survives_its_leader() {
     cluster.run(&["submit", "--pipeline", "orders", "--wait"]).expect_code(0);
     assert!(folder.path().join("out").is_dir());
 }
+
+#[test]
+fn watermarks_are_shown_set_and_reset_on_a_cluster() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let cluster = Cluster::up_with(Weir::new(folder.path()), &SMALL);
+    sqlite(&cluster, "CREATE TABLE t (id INTEGER); INSERT INTO t VALUES (1), (2), (3)");
+    write(
+        &cluster,
+        "p.yaml",
+        "pipeline: p\nsources:\n  a:\n    type: sqlite\n    path: a.db\n    table: t\n    \
+         incremental: { cursor: id }\nsinks: { s: { input: a, type: csv, path: out } }\n",
+    );
+    let show = || json(&cluster, &["state", "show", "p"]);
+    let refused = cluster.run(&["state", "show", "p"]).expect_code(2);
+    assert!(refused.stderr.contains("pipeline `p`"), "{}", refused.all());
+    cluster.run(&["submit", "p.yaml", "--wait"]).expect_code(0);
+    assert_eq!(show(), json!({ "a": "3" }));
+
+    // What is set is read from: the third row again.
+    cluster.run(&["state", "set", "p", "a", "2"]).expect_code(0);
+    assert_eq!(show(), json!({ "a": "2" }));
+    let run = cluster.submit("p.yaml", "second");
+    assert_eq!(cluster.wait(&run)["summary"]["rows_read"], 1);
+    assert_eq!(show(), json!({ "a": "3" }));
+
+    let refused = cluster.run(&["state", "reset", "p", "nosuch"]).expect_code(2);
+    assert!(refused.stderr.contains("source `nosuch`"), "{}", refused.all());
+    cluster.run(&["state", "reset", "p"]).expect_code(0);
+    assert_eq!(show(), json!({}));
+    let run = cluster.submit("p.yaml", "third");
+    assert_eq!(cluster.wait(&run)["summary"]["rows_read"], 3);
+}
+
+fn sqlite(cluster: &Cluster, statements: &str) {
+    let database = cluster.weir.folder.join("a.db").display().to_string();
+    let script =
+        format!("import sqlite3; sqlite3.connect({database:?}).executescript({statements:?})");
+    let made = std::process::Command::new(weir_tests::foreign::installed("python"))
+        .args(["-c", &script])
+        .status();
+    assert!(made.expect("python starts").success());
+}

@@ -1,0 +1,147 @@
+//! `weir.v1.State`: watermarks, looked at and moved by hand.
+
+use tonic::{Request, Response, Status};
+use weir_ledger::{Command, Rejection, ResetWatermark, SetWatermark};
+use weir_proto::v1;
+use weir_proto::v1::state_server::State;
+use weir_spec::{NodeName, PipelineName};
+
+use super::leading::Leading;
+use super::requests;
+use super::runs_service::{RunsService, check_request_id};
+use crate::EngineError;
+
+/// A cursor is a value of one column.
+const LONGEST_VALUE: usize = 64 << 10;
+
+/// Finds the leader, and says what has failed, as the service of runs does.
+#[derive(Clone, Debug)]
+pub(super) struct StateService(pub(super) RunsService);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl State for StateService {
+    async fn get(&self, request: Request<v1::GetStateRequest>) -> Answer<v1::PipelineState> {
+        let leading = self.0.leading().await?;
+        let pipeline = PipelineName(request.into_inner().pipeline);
+        let state = leading.state(&pipeline).await;
+        Ok(Response::new(state.map_err(|error| self.0.failed(&error))?))
+    }
+
+    async fn set_watermark(
+        &self,
+        request: Request<v1::SetWatermarkRequest>,
+    ) -> Answer<v1::PipelineState> {
+        let leading = self.0.leading().await?;
+        let v1::SetWatermarkRequest { pipeline, source, value, request_id } = request.into_inner();
+        check_request_id(&request_id)?;
+        if source.is_empty() || value.len() > LONGEST_VALUE {
+            return Err(Status::invalid_argument(format!(
+                "a watermark has a source and a value of at most {LONGEST_VALUE} bytes"
+            )));
+        }
+        let subject = format!("{pipeline}/{source}");
+        let request = requests::Request::new(&request_id, "State/SetWatermark", subject);
+        let pipeline = PipelineName(pipeline);
+        let set = SetWatermark {
+            epoch: leading.epoch,
+            pipeline: pipeline.clone(),
+            source: NodeName::new(source),
+            value,
+        };
+        let moved = leading.move_watermark(request, Command::SetWatermark(set)).await;
+        moved.map_err(|error| self.0.failed(&error))?;
+        let state = leading.state(&pipeline).await;
+        Ok(Response::new(state.map_err(|error| self.0.failed(&error))?))
+    }
+
+    async fn reset_watermarks(
+        &self,
+        request: Request<v1::ResetWatermarksRequest>,
+    ) -> Answer<v1::PipelineState> {
+        let leading = self.0.leading().await?;
+        let v1::ResetWatermarksRequest { pipeline, source, request_id } = request.into_inner();
+        check_request_id(&request_id)?;
+        let subject = format!("{pipeline}/{source}");
+        let request = requests::Request::new(&request_id, "State/ResetWatermarks", subject);
+        let pipeline = PipelineName(pipeline);
+        let reset = leading.reset_watermarks(&pipeline, &source, request).await;
+        reset.map_err(|error| self.0.failed(&error))?;
+        let state = leading.state(&pipeline).await;
+        Ok(Response::new(state.map_err(|error| self.0.failed(&error))?))
+    }
+}
+
+impl Leading {
+    async fn state(&self, pipeline: &PipelineName) -> Result<v1::PipelineState, EngineError> {
+        self.with_ledger(|ledger| {
+            let facts = ledger.pipelines.get(pipeline).ok_or_else(|| unknown(pipeline))?;
+            let watermarks = facts.watermarks.iter();
+            Ok(v1::PipelineState {
+                pipeline: pipeline.0.clone(),
+                watermarks: watermarks
+                    .map(|(source, value)| (source.to_string(), value.clone()))
+                    .collect(),
+            })
+        })
+        .await
+    }
+
+    /// Of one source, or of all where it is empty.
+    async fn reset_watermarks(
+        &self,
+        pipeline: &PipelineName,
+        source: &str,
+        request: requests::Request,
+    ) -> Result<(), EngineError> {
+        if self.is_answered(&request).await? {
+            return Ok(());
+        }
+        let known: Vec<NodeName> = self
+            .with_ledger(|ledger| {
+                let facts = ledger.pipelines.get(pipeline).ok_or_else(|| unknown(pipeline))?;
+                Ok::<_, EngineError>(facts.watermarks.keys().cloned().collect())
+            })
+            .await?;
+        let mut wanted: Vec<NodeName> = known
+            .into_iter()
+            .filter(|known| source.is_empty() || known.as_str() == source)
+            .collect();
+        if wanted.is_empty() && !source.is_empty() {
+            return Err(EngineError::NotFound(format!(
+                "watermark of source `{source}` of pipeline `{pipeline}`"
+            )));
+        }
+        let (epoch, pipeline) = (self.epoch, pipeline.clone());
+        let reset = |source| {
+            Command::ResetWatermark(ResetWatermark { epoch, pipeline: pipeline.clone(), source })
+        };
+        // The request is answered with the last one: until then it may be made again.
+        let Some(last) = wanted.pop() else { return Ok(()) };
+        for source in wanted {
+            self.move_watermark(requests::Request::unnamed(), reset(source)).await?;
+        }
+        self.move_watermark(request, reset(last)).await
+    }
+
+    async fn move_watermark(
+        &self,
+        request: requests::Request,
+        command: Command,
+    ) -> Result<(), EngineError> {
+        match self.append_once(request, command).await? {
+            Ok(_) => Ok(()),
+            Err(Rejection::UnknownPipeline(pipeline)) => Err(unknown(&PipelineName(pipeline))),
+            Err(Rejection::RunActive { active }) => Err(EngineError::Refused(format!(
+                "run {active} is going on and would move the watermark at its end: wait for that, or \
+                 cancel it (`weir cancel {active}`)"
+            ))),
+            Err(rejection) => Err(EngineError::Refused(rejection.to_string())),
+        }
+    }
+}
+
+fn unknown(pipeline: &PipelineName) -> EngineError {
+    EngineError::NotFound(format!("state of pipeline `{pipeline}`"))
+}
