@@ -97,6 +97,8 @@ pub(crate) enum Command {
         /// Go on printing until the run ends.
         #[arg(short, long)]
         follow: bool,
+        #[command(flatten)]
+        cluster: ClusterArgs,
     },
     /// Go on with an interrupted or failed run, with the plan that it was started with.
     Retry {

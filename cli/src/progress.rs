@@ -83,7 +83,9 @@ impl View {
             RunEvent::Progress(ProgressEvent::Rows { node, rows, bytes, .. }) => {
                 self.progress(&node, rows, bytes);
             }
-            RunEvent::Progress(ProgressEvent::BatchCommitted { .. }) => {}
+            RunEvent::Progress(ProgressEvent::BatchCommitted { .. })
+            | RunEvent::AttemptStarted { .. }
+            | RunEvent::AttemptEnded { .. } => {}
             RunEvent::Retrying { stage, slice, attempt, delay, error, .. } => self.say(&format!(
                 "{stage} slice {slice}: {error}; attempt {attempt} in {:.1} s",
                 delay.as_secs_f64()

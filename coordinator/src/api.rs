@@ -79,6 +79,24 @@ pub enum RunEvent {
         account: RowAccount,
     },
     Progress(ProgressEvent),
+    /// On a cluster: an executor has been given a slice.
+    AttemptStarted {
+        run: String,
+        stage: String,
+        slice: u32,
+        attempt: u32,
+        executor: String,
+    },
+    /// On a cluster: an executor has said how an attempt has ended, or was lost with it.
+    AttemptEnded {
+        run: String,
+        stage: String,
+        slice: u32,
+        attempt: u32,
+        executor: String,
+        /// Why it is not done.
+        error: Option<String>,
+    },
     Retrying {
         run: String,
         stage: String,

@@ -146,7 +146,8 @@ impl Session {
     ) -> Result<Arc<dyn Workers>, Failure> {
         if let Some(cluster) = &self.cluster {
             let graph_hash = self.facts().await.graph_hash.expect("the run is planned");
-            return Ok(cluster.workers(&self.run, &self.frozen, graph_hash));
+            let events = self.events.clone();
+            return Ok(cluster.workers(&self.run, &self.frozen, graph_hash, events));
         }
         let slots = self.options.slots;
         let folder = self.files.run(&self.run);

@@ -8,6 +8,7 @@ mod access;
 mod backfills;
 pub(crate) mod convert;
 mod endpoints;
+mod logs;
 mod members;
 mod pipelines;
 mod search;

@@ -10,7 +10,10 @@ use tonic::transport::Server;
 use tonic::{Request, async_trait};
 use weir_proto::v1::run_update::Update;
 use weir_proto::v1::runs_server::{Runs, RunsServer};
-use weir_proto::v1::{ListRunsResponse, ListTasksResponse, RunStatus, RunUpdate, WatchRunRequest};
+use weir_proto::v1::{
+    ListRunsResponse, ListTasksResponse, LogLine, LogsRequest, RunStatus, RunUpdate,
+    WatchRunRequest,
+};
 
 use super::*;
 
@@ -103,6 +106,26 @@ impl Runs for Fake {
             return Err(Status::failed_precondition("run r-1 cannot be taken up again"));
         }
         self.leads(Ok(run(RunStatus::Running)))
+    }
+
+    type LogsStream = tokio_stream::Iter<std::vec::IntoIter<Result<LogLine, Status>>>;
+
+    /// Three lines; each leader goes after the first that it has said.
+    async fn logs(
+        &self,
+        request: Request<LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let after = request.into_inner().after;
+        let mut lines: Vec<Result<LogLine, Status>> = ["1-0", "1-1", "2-0"]
+            .into_iter()
+            .filter(|position| *position > after.as_str())
+            .map(|position| Ok(LogLine { position: position.to_owned(), ..LogLine::default() }))
+            .collect();
+        if lines.len() > 1 {
+            lines.truncate(1);
+            lines.push(Err(Status::unavailable("I lead no more")));
+        }
+        self.leads(Ok(tokio_stream::iter(lines)))
     }
 
     type DeadLettersStream = tokio_stream::Empty<Result<DeadLetter, Status>>;
@@ -218,6 +241,18 @@ async fn a_watch_goes_on_when_its_stream_breaks_or_ends() {
     let ended = client.watch("r-1", |_| seen += 1).await.expect("it ends");
     assert_eq!(ended.status(), RunStatus::Succeeded);
     assert_eq!((seen, watched.load(Ordering::SeqCst)), (4, 3));
+}
+
+#[tokio::test]
+async fn each_line_of_a_log_is_shown_once_though_streams_break() {
+    let seen = std::sync::Mutex::new(Vec::new());
+    let show = |line: LogLine| {
+        seen.lock().expect("nobody panics").push(line.position);
+        Ok(())
+    };
+    let mut client = client(vec![serve(Fake::default()).await]);
+    client.logs("r-1", true, show).await.expect("it ends");
+    assert_eq!(*seen.lock().expect("nobody panics"), ["1-0", "1-1", "2-0"]);
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
-//! `weir logs ID`: the lines of one run, from the pipeline's log.
+//! `weir logs ID`: the lines of one run, from the pipeline's log or from a cluster.
 
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde_json::json;
 use weir_coordinator::{RunStatus, history};
+use weir_proto::v1::{LogLevel, LogLine};
 
 use crate::args::{Global, Output};
+use crate::client::Client;
 use crate::failure::Failure;
 use crate::{logging, output};
 
@@ -25,6 +28,53 @@ pub(crate) async fn logs(global: &Global, id: &str, follow: bool) -> Result<Exit
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// Whoever leads meanwhile.
+pub(crate) async fn of_cluster(
+    global: &Global,
+    mut client: Client,
+    id: &str,
+    follow: bool,
+) -> Result<ExitCode, Failure> {
+    // The beginning of an id may come to mean two runs while one of them is followed.
+    let run = client.run(id).await?.run;
+    let show = |line: LogLine| {
+        let entry = entry(&run, line);
+        match global.output {
+            Output::Json => output::line(&entry.to_string()),
+            Output::Human => output::line(&human(&entry)),
+        }
+    };
+    client.logs(&run, follow, show).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// With the names that lines of a pipeline's own log have.
+fn entry(run: &str, line: LogLine) -> serde_json::Value {
+    let level = match line.level() {
+        LogLevel::Error => "ERROR",
+        LogLevel::Warn => "WARN",
+        LogLevel::Info | LogLevel::Unspecified => "INFO",
+    };
+    let mut entry = json!({
+        "timestamp": line.at, "level": level, "message": line.message, "run": run,
+    });
+    let texts = [("stage", line.stage), ("executor", line.executor), ("node", line.node)];
+    for (name, text) in texts {
+        if !text.is_empty() {
+            entry[name] = text.into();
+        }
+    }
+    for (name, number) in [("slice", line.slice), ("attempt", line.attempt)] {
+        if let Some(number) = number {
+            entry[name] = number.into();
+        }
+    }
+    if let Some(rows) = line.rows {
+        entry["rows"] = rows.into();
+    }
+    entry
 }
 
 /// Prints the run's complete lines from a byte offset; returns the offset behind them.

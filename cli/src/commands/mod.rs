@@ -49,7 +49,10 @@ pub(crate) async fn run(cli: Cli, redactor: &Redactor) -> Result<ExitCode, Failu
         Command::Runs { pipeline, limit, cluster } => {
             runs::list(global, pipeline.as_deref(), limit, &cluster).await
         }
-        Command::Logs { id, follow } => logs::logs(global, &id, follow).await,
+        Command::Logs { id, follow, cluster } => match Client::named(&cluster)? {
+            Some(client) => logs::of_cluster(global, client, &id, follow).await,
+            None => logs::logs(global, &id, follow).await,
+        },
         Command::Retry { id, wait, cluster } => match Client::named(&cluster)? {
             Some(client) => submit::retry(global, client, &id, wait, &cluster).await,
             None => run::retry(global, &id, redactor).await,

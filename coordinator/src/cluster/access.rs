@@ -44,7 +44,10 @@ pub(super) fn needed(path: &str) -> Needed {
         ("weir.internal.v1.Executors", _) => Needed::Node(Kind::Executor),
         ("grpc.reflection.v1.ServerReflection", _)
         | ("weir.v1.Cluster", "Status")
-        | ("weir.v1.Runs", "Get" | "List" | "ListTasks" | "Watch" | "Audit" | "DeadLetters")
+        | (
+            "weir.v1.Runs",
+            "Get" | "List" | "ListTasks" | "Watch" | "Audit" | "DeadLetters" | "Logs",
+        )
         | ("weir.v1.Pipelines", "Get" | "List" | "ListVersions")
         | ("weir.v1.State", "Get")
         | ("weir.v1.Backfills", "Get" | "List" | "Watch" | "ListWindows" | "Audit") => {

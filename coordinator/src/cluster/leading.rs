@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,6 +23,7 @@ use weir_spec::PipelineSpec;
 
 use super::pool::{Pool, Share};
 use super::remote::{RemoteWorkers, RunPlace};
+use super::run_log::{Entry, Level, Lines, RunLog, WRITE_EVERY};
 use super::systems::SystemsMaker;
 use crate::choose::{Choice, find_run};
 use crate::engine::Engine;
@@ -68,6 +70,7 @@ pub(super) struct Leading {
     /// The ledger could not be written, and perhaps has what was to be written: the leadership begins anew,
     /// and looks.
     pub(super) broken: CancellationToken,
+    has_ended: AtomicBool,
 }
 
 /// A run that this leader works on.
@@ -75,6 +78,7 @@ pub(super) struct Leading {
 pub(super) struct Running {
     stop: CancellationToken,
     updates: broadcast::Sender<Update>,
+    log: Arc<RunLog>,
     _work: AbortOnDropHandle<()>,
 }
 
@@ -103,6 +107,7 @@ impl Cluster {
         run: &RunId,
         frozen: &Frozen,
         graph_hash: String,
+        events: UnboundedSender<RunEvent>,
     ) -> Arc<dyn Workers> {
         let place = RunPlace {
             run: run.clone(),
@@ -112,6 +117,7 @@ impl Cluster {
             graph_hash,
             base_dir: frozen.base_dir.clone(),
             checkpoint_every: frozen.spec.checkpoint.every,
+            events,
         };
         Arc::new(RemoteWorkers { pool: Arc::clone(&self.pool), run: place })
     }
@@ -138,6 +144,7 @@ impl Leading {
             registering: tokio::sync::Mutex::default(),
             windows_changed: Notify::new(),
             broken: CancellationToken::new(),
+            has_ended: AtomicBool::new(false),
         })
     }
 
@@ -285,8 +292,19 @@ impl Leading {
         self.sessions().get(run).map(|running| running.updates.subscribe())
     }
 
+    /// `None` when nobody works on the run.
+    pub(super) fn log(&self, run: &RunId) -> Option<Arc<RunLog>> {
+        self.sessions().get(run).map(|running| Arc::clone(&running.log))
+    }
+
+    /// Whether this leadership is over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Drops all work, as a crash would.
     pub(super) fn end(&self) {
+        self.has_ended.store(true, std::sync::atomic::Ordering::Relaxed);
         self.sessions().clear();
         self.pool.close();
     }
@@ -356,13 +374,29 @@ impl Leading {
             stop: stop.clone(),
             cluster: Some(Cluster { pool: Arc::clone(&self.pool), share }),
         };
-        let telling = updates.clone();
+        let log = session.files.run(&run).storage().clone();
+        let redactor = self.settings.context.redactor.clone();
+        let log = Arc::new(RunLog::new(log, self.epoch, redactor));
+        let began = format!("work begins, under the leader of epoch {}", self.epoch);
+        log.add(Entry::new(Level::Info, began));
+        let (telling, noting) = (updates.clone(), Arc::clone(&log));
         let telling = async move {
+            let mut lines = Lines::default();
             while let Some(event) = received.recv().await {
+                if let Some(entry) = lines.of(&event) {
+                    noting.add(entry);
+                }
                 for update in updates_of(&event) {
                     // Nobody may be watching.
                     let _ = telling.send(update);
                 }
+            }
+        };
+        let writing = Arc::clone(&log);
+        let writing = async move {
+            loop {
+                tokio::time::sleep(WRITE_EVERY).await;
+                writing.write().await;
             }
         };
         let leading = Arc::downgrade(self);
@@ -374,7 +408,11 @@ impl Leading {
                 result
             };
             // The events end with the session.
-            let (result, ()) = tokio::join!(working, telling);
+            let working = async { tokio::join!(working, telling).0 };
+            let result = tokio::select! {
+                result = working => result,
+                () = writing => unreachable!("it goes on for ever"),
+            };
             if let Some(leading) = leading.upgrade() {
                 leading.session_ended(&ending, result).await;
             }
@@ -382,12 +420,17 @@ impl Leading {
         // Held until the session is in the list, which it takes itself out of.
         let mut sessions = self.sessions();
         let work = AbortOnDropHandle::new(tokio::spawn(work.instrument(span)));
-        sessions.insert(run, Running { stop, updates, _work: work });
+        sessions.insert(run, Running { stop, updates, log, _work: work });
     }
 
     /// Only a ledger that cannot be written is more than the affair of this run: under another leader it would
     /// fail again.
     async fn session_ended(&self, run: &RunId, result: Result<(), EngineError>) {
+        let log = self.log(run);
+        if let Some(log) = &log {
+            log.add_end(end_of(&result));
+            log.write().await;
+        }
         let why = match result {
             Ok(()) => String::new(),
             Err(error @ EngineError::Ledger { .. }) => {
@@ -408,6 +451,22 @@ impl Leading {
         self.windows_changed.notify_one();
         // Nothing may follow: this drops the task that it runs in.
         self.sessions().remove(run);
+    }
+}
+
+/// The last line of a session.
+fn end_of(result: &Result<(), EngineError>) -> Entry {
+    match result {
+        Ok(()) => Entry::new(Level::Info, "run succeeded"),
+        Err(EngineError::Stopped { .. }) => Entry::new(Level::Warn, "run cancelled"),
+        Err(EngineError::RunFailed { message, .. }) => {
+            Entry::new(Level::Error, format!("run failed: {message}"))
+        }
+        Err(error @ EngineError::Ledger { .. }) => Entry::new(
+            Level::Warn,
+            format!("work ends here, and goes on with the next leader: {error}"),
+        ),
+        Err(error) => Entry::new(Level::Error, format!("run failed: {error}")),
     }
 }
 
@@ -451,10 +510,12 @@ pub(super) fn engine(settings: &Settings, base_dir: PathBuf, slices: usize) -> E
 
 fn updates_of(event: &RunEvent) -> Vec<Update> {
     match event {
-        RunEvent::Progress(weir_executor::ProgressEvent::Rows { .. }) => Vec::new(),
+        RunEvent::Progress(weir_executor::ProgressEvent::Rows { .. })
+        | RunEvent::AttemptEnded { .. } => Vec::new(),
         RunEvent::Waiting { .. }
         | RunEvent::Planned { .. }
         | RunEvent::Progress(_)
+        | RunEvent::AttemptStarted { .. }
         | RunEvent::StageStarted { .. }
         | RunEvent::StageFinished { .. } => vec![Update::State],
         RunEvent::Resumed { slices_done, slices, rows_committed, .. } => vec![

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc::UnboundedSender;
 use weir_executor::{Task, TaskOutcome};
 use weir_ledger::{RunId, SliceAttempt};
 use weir_plan::Holder;
@@ -13,6 +14,7 @@ use weir_proto::internal::Assign;
 
 use super::pool::{Place, Pool, Share};
 use super::wire::task_id;
+use crate::RunEvent;
 use crate::workers::{Slot, TaskContext, WorkError, Workers};
 
 /// A driver that found no place looks again after this time, so that its wish stays known.
@@ -29,6 +31,8 @@ pub(super) struct RunPlace {
     pub(super) graph_hash: String,
     pub(super) base_dir: PathBuf,
     pub(super) checkpoint_every: Duration,
+    /// Of the session.
+    pub(super) events: UnboundedSender<RunEvent>,
 }
 
 #[derive(Debug)]
@@ -88,6 +92,12 @@ impl Workers for RemoteWorkers {
         let place = place.expect("workers are given their own slots").0;
         let stop = context.stop.clone();
         let forget = Forget(&self.pool, key.clone());
+        let (stage, slice, attempt) = (task.stage.name.clone(), task.slice, task.attempt);
+        let of = || (key.run.0.clone(), stage.clone(), place.executor.clone());
+        let (run, stage_name, executor) = of();
+        let began = RunEvent::AttemptStarted { run, stage: stage_name, slice, attempt, executor };
+        // Nobody may be watching.
+        let _ = self.run.events.send(began);
         let mut ended = self.pool.assign(&place, key.clone(), Arc::new(task), context, assign);
         let mut is_stopping = false;
         let result = loop {
@@ -102,7 +112,12 @@ impl Workers for RemoteWorkers {
         };
         drop(forget);
         let lost = || WorkError::ExecutorLost(place.executor.clone());
-        settled(result.unwrap_or_else(|_| Err(lost())), is_stopping, lost)
+        let result = settled(result.unwrap_or_else(|_| Err(lost())), is_stopping, lost);
+        let error = why(&result);
+        let (run, stage, executor) = of();
+        let over = RunEvent::AttemptEnded { run, stage, slice, attempt, executor, error };
+        let _ = self.run.events.send(over);
+        result
     }
 }
 
@@ -133,6 +148,16 @@ fn settled(
     match result {
         Ok(TaskOutcome::Stopped) if !is_stopping => Err(lost()),
         result => result,
+    }
+}
+
+/// Why an attempt is not done; for people.
+fn why(result: &Result<TaskOutcome, WorkError>) -> Option<String> {
+    match result {
+        Ok(TaskOutcome::Stopped) => Some("it was stopped".to_owned()),
+        Ok(_) => None,
+        Err(WorkError::ExecutorLost(_)) => Some("its executor was lost".to_owned()),
+        Err(WorkError::Task(error)) => Some(error.to_string()),
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use weir_executor::{Commit, CommitLogError, TaskEnd};
+use weir_executor::{Commit, CommitLogError, ProgressEvent, TaskEnd};
 use weir_ledger::SliceAttempt;
+use weir_plan::StageOutput;
 use weir_proto::internal::answer::Outcome;
 use weir_proto::internal::report::Fact;
 use weir_proto::internal::to_executor::Message;
 use weir_proto::internal::{Answer, Report};
 
-use super::pool::{LastReport, Pool};
+use super::pool::{Assigned, LastReport, Pool};
 use super::wire::slice_attempt;
 use crate::workers::WorkError;
 
@@ -63,8 +64,14 @@ pub(super) fn on_report(pool: &Arc<Pool>, executor: &str, boot_id: &str, report:
             let pool = Arc::clone(pool);
             let (executor, boot_id) = (executor.to_owned(), boot_id.to_owned());
             tokio::spawn(async move {
-                let message = answered(number, append_fact(append, fact).await);
+                let appended = append_fact(append, fact).await;
+                let (told, result) = match appended {
+                    Ok(told) => (told, Ok(())),
+                    Err(error) => (Told::Nothing, Err(error)),
+                };
+                let message = answered(number, result);
                 pool.state_of(&key, |assigned| {
+                    note(assigned, told);
                     if let Some(last) = assigned.last.as_mut().filter(|last| last.number == number)
                     {
                         last.answer = Some(message.clone());
@@ -76,16 +83,47 @@ pub(super) fn on_report(pool: &Arc<Pool>, executor: &str, boot_id: &str, report:
     }
 }
 
-async fn append_fact(append: Append, fact: Fact) -> Result<(), CommitLogError> {
+/// What is told of a fact once it is in the ledger.
+enum Told {
+    Intended { sequence: u64, rows: u64 },
+    Done { sequence: u64 },
+    Nothing,
+}
+
+fn note(assigned: &mut Assigned, told: Told) {
+    match told {
+        Told::Nothing => {}
+        Told::Intended { sequence, rows } => assigned.intended = Some((sequence, rows)),
+        Told::Done { sequence } => {
+            let rows = assigned.intended.take_if(|(intended, _)| *intended == sequence);
+            let StageOutput::Sink { node, .. } = &assigned.task.stage.output else { return };
+            // Nobody may be watching.
+            let _ = assigned.context.progress.send(ProgressEvent::BatchCommitted {
+                run: assigned.task.run.clone(),
+                node: node.clone(),
+                slice: assigned.task.slice,
+                sequence,
+                rows: rows.map_or(0, |(_, rows)| rows),
+            });
+        }
+    }
+}
+
+async fn append_fact(append: Append, fact: Fact) -> Result<Told, CommitLogError> {
     let Append { task, log } = append;
     match fact {
         Fact::Intent(json) => {
             let commit: Commit = serde_json::from_slice(&json)
                 .map_err(|error| CommitLogError::Refused(format!("not a commit: {error}")))?;
-            log.intent(&task, &commit).await
+            log.intent(&task, &commit).await?;
+            let (sequence, rows) = (commit.manifest.sequence, commit.manifest.rows);
+            Ok(Told::Intended { sequence, rows })
         }
-        Fact::Done(sequence) => log.done(&task, sequence).await,
-        Fact::End(_) => Ok(()),
+        Fact::Done(sequence) => {
+            log.done(&task, sequence).await?;
+            Ok(Told::Done { sequence })
+        }
+        Fact::End(_) => Ok(Told::Nothing),
     }
 }
 

@@ -17,9 +17,9 @@ use weir_proto::v1::run_update::Update as Shown;
 use weir_proto::v1::runs_server::Runs;
 use weir_spec::{Parsed, PipelineName, SharedConnections, render_diagnostics};
 
-use super::convert;
 use super::leading::{Leading, Update};
 use super::node::Node;
+use super::{convert, logs};
 use crate::frozen::Registered;
 use crate::{EngineError, RunRequest};
 
@@ -182,6 +182,24 @@ impl Runs for RunsService {
         let retried = retrying.await.map_err(|error| Status::internal(error.to_string()))?;
         let run = retried.map_err(|error| self.failed(&error))?;
         self.answer(&leading, &run.0).await
+    }
+
+    type LogsStream = ReceiverStream<Result<v1::LogLine, Status>>;
+
+    async fn logs(
+        &self,
+        request: Request<v1::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let leading = self.leading().await?;
+        let v1::LogsRequest { run, follow, after } = request.into_inner();
+        let position = match after.is_empty() {
+            true => None,
+            false => Some(after.parse().map_err(Status::invalid_argument)?),
+        };
+        let (run, facts) = leading.find(&run).await.map_err(|error| self.failed(&error))?;
+        let folder = leading.files(&facts).run(&run).storage().clone();
+        let lines = logs::stream(Arc::clone(&self.node), &leading, run, folder, position, follow);
+        Ok(Response::new(ReceiverStream::new(lines)))
     }
 
     type DeadLettersStream = ReceiverStream<Result<v1::DeadLetter, Status>>;

@@ -9,13 +9,14 @@ use weir_tests::foreign::{Answer, ask};
 use weir_tests::weir::Weir;
 
 const ROWS: i64 = 20_000;
-const PUBLIC: [&str; 6] = [
+const PUBLIC: [&str; 7] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "weir.v1.Backfills",
     "weir.v1.Cluster",
     "weir.v1.Pipelines",
     "weir.v1.Runs",
+    "weir.v1.State",
 ];
 
 /// A new token in a file.
@@ -150,6 +151,22 @@ fn a_client_that_knows_no_proto_file_registers_a_pipeline_and_runs_it_by_its_nam
     let shown = call("weir.v1.Runs/Get", run);
     assert_eq!(shown.lines[0]["status"], "RUN_STATUS_SUCCEEDED", "{shown:?}");
     assert_eq!(shown.lines[0]["version"], 1, "{shown:?}");
+
+    let log = call("weir.v1.Runs/Logs", json!({ "run": shown.lines[0]["run"], "follow": true }));
+    assert!(log.is_ok, "{log:?}");
+    let last = log.lines.last().expect("there are lines");
+    assert_eq!(
+        (&last["message"], &last["level"]),
+        (&json!("run succeeded"), &json!("LOG_LEVEL_INFO"))
+    );
+    let rest = json!({ "run": shown.lines[0]["run"], "after": log.lines[0]["position"] });
+    let rest = call("weir.v1.Runs/Logs", rest);
+    assert_eq!(rest.lines, log.lines[1..], "{rest:?}");
+    let set = json!({ "pipeline": "foreign", "source": "rows", "value": "7" });
+    let set = call("weir.v1.State/SetWatermark", set);
+    assert_eq!(set.lines[0]["watermarks"], json!({ "rows": "7" }), "{set:?}");
+    let reset = call("weir.v1.State/ResetWatermarks", json!({ "pipeline": "foreign" }));
+    assert_eq!(reset.lines[0]["watermarks"], json!({}), "{reset:?}");
 
     let listed = call("weir.v1.Pipelines/List", json!({}));
     assert_eq!(listed.lines[0]["pipelines"][0]["version"], 1, "{listed:?}");

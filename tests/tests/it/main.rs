@@ -8,6 +8,7 @@ mod cluster_access;
 mod cluster_certificates;
 mod cluster_faults;
 mod cluster_foreign_client;
+mod cluster_logs;
 mod cluster_members;
 mod cluster_paused;
 mod cluster_pipelines;

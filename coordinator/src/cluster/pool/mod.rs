@@ -85,6 +85,8 @@ pub(super) struct Assigned {
     assign: Assign,
     is_stopping: bool,
     end: Option<oneshot::Sender<Result<TaskOutcome, WorkError>>>,
+    /// Rows of the batch that is in the ledger as intended, with its sequence.
+    pub(super) intended: Option<(u64, u64)>,
     /// Each task has one unanswered report at most.
     pub(super) last: Option<LastReport>,
 }
@@ -377,6 +379,7 @@ impl Pool {
                     assign,
                     is_stopping: false,
                     end: Some(end),
+                    intended: None,
                     last: None,
                 };
                 state.tasks.insert(key, assigned);
@@ -432,7 +435,8 @@ impl Pool {
     /// For people; lost if it cannot be read or nobody works on the run.
     pub(super) fn on_progress(&self, json: &[u8]) {
         let Ok(event) = serde_json::from_slice::<ProgressEvent>(json) else { return };
-        let (ProgressEvent::Rows { run, .. } | ProgressEvent::BatchCommitted { run, .. }) = &event;
+        // Commits are told when they are in the ledger, each once.
+        let ProgressEvent::Rows { run, .. } = &event else { return };
         let state = self.state();
         let of_run = state.tasks.iter().find(|(task, _)| task.run.0 == *run);
         if let Some((_, assigned)) = of_run {
