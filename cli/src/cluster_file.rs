@@ -27,8 +27,8 @@ pub(crate) fn admin_token(dir: &Path) -> PathBuf {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterFile {
-    /// The folder that all of them share.
-    pub storage: PathBuf,
+    /// What all of them share: a folder, or a URL.
+    pub storage: String,
     pub coordinators: Vec<CoordinatorEntry>,
     pub executors: Vec<ExecutorEntry>,
 }
@@ -146,7 +146,7 @@ mod tests {
             arguments: vec!["executor".to_owned()],
         };
         let file = ClusterFile {
-            storage: PathBuf::from("/c/storage"),
+            storage: "/c/storage".to_owned(),
             coordinators: vec![CoordinatorEntry {
                 id: 1,
                 url: "http://127.0.0.1:4001".to_owned(),

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use weir_connectors::{ConnectorContext, PublishedBatch};
-use weir_executor::{ProgressEvent, RowAccount};
+use weir_executor::{ProgressEvent, RowAccount, storage};
 use weir_plan::StageGraph;
 use weir_spec::{NodeName, PipelineSpec};
 
@@ -273,4 +273,11 @@ pub enum EngineError {
     },
     #[error("the ledger {path} cannot be used: {message}")]
     Ledger { path: String, message: String },
+}
+
+impl EngineError {
+    /// Whether the storage has not answered; later it may.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(self, EngineError::State { source, .. } if storage::is_unavailable(source))
+    }
 }

@@ -1,6 +1,6 @@
 //! Reads the checkpoints of committed batches, which hold their manifests.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt as _, StreamExt, TryStreamExt, stream};
 use weir_connectors::Manifest;
 use weir_executor::{Commit, RunFolder};
 use weir_ledger::StageFacts;
@@ -22,8 +22,9 @@ pub(crate) async fn read_manifests(
         let attempt = |sequence| slice.attempt_of(sequence).unwrap_or_default();
         (0..slice.next_sequence).map(move |sequence| (number, sequence, attempt(sequence)))
     });
-    let read = stream::iter(batches.collect::<Vec<_>>())
-        .map(|(slice, sequence, attempt)| read_manifest(folder, stage, slice, sequence, attempt));
+    let read = stream::iter(batches.collect::<Vec<_>>()).map(|(slice, sequence, attempt)| {
+        read_manifest(folder, stage, slice, sequence, attempt).boxed()
+    });
     read.buffered(READ_AT_ONCE).try_collect().await
 }
 

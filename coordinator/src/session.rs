@@ -450,9 +450,11 @@ pub(crate) async fn remove_staging(
 /// Exchanges and spilled rows: large, and of no use once the run is over.
 async fn remove_working_files(files: &PipelineFiles, run: &RunId) {
     let folder = files.run(run);
+    // The run is over, and nobody waits for this.
+    let storage = folder.storage().clone().hasty();
     for name in [RunFolder::EXCHANGE, RunFolder::SPILL] {
-        if let Err(error) = folder.storage().delete_all(name).await {
-            let path = folder.storage().shown(name);
+        if let Err(error) = storage.delete_all(name).await {
+            let path = storage.shown(name);
             tracing::warn!(path, %error, "working files are left");
         }
     }

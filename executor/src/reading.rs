@@ -1,10 +1,11 @@
 //! Reads the splits of a slice in order, ahead of the operators, in a task of its own.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -14,7 +15,7 @@ use weir_plan::operators::NodeFailure;
 use weir_spec::NodeName;
 
 use crate::TaskError;
-use crate::exchange;
+use crate::exchange::{self, ExchangeFile, StoredFile};
 
 /// Batches that wait for the operators.
 const READ_AHEAD: usize = 3;
@@ -55,16 +56,10 @@ impl SliceReader {
 
     /// Reads the files of one partition of an exchange as a single split; its position is the index of a
     /// batch.
-    pub(crate) fn of_exchange(files: Vec<PathBuf>, start: SlicePosition) -> Self {
+    pub(crate) fn of_exchange(files: Vec<ExchangeFile>, start: SlicePosition) -> Self {
         Self::spawn(move |steps| async move {
-            let last_words = steps.clone();
-            let reading = move || read_partition(&files, start, &steps);
-            let result = match tokio::task::spawn_blocking(reading).await {
-                Ok(result) => result,
-                Err(stopped) => Err(DataFusionError::ExecutionJoin(Box::new(stopped))),
-            };
-            if let Err(error) = result {
-                let _ = last_words.send(Err(error)).await;
+            if let Err(error) = read_partition(files, start, &steps).await {
+                let _ = steps.send(Err(error)).await;
             }
         })
     }
@@ -109,8 +104,11 @@ async fn read_splits(
     Ok(())
 }
 
-fn read_partition(files: &[PathBuf], start: SlicePosition, steps: &Steps) -> Result<()> {
-    let failed = |error: TaskError| DataFusionError::External(Box::new(error));
+async fn read_partition(
+    files: Vec<ExchangeFile>,
+    start: SlicePosition,
+    steps: &Steps,
+) -> Result<()> {
     let first = match &start.inner {
         None => 0,
         Some(Position(index)) => index.parse::<usize>().map_err(|_| {
@@ -119,22 +117,68 @@ fn read_partition(files: &[PathBuf], start: SlicePosition, steps: &Steps) -> Res
     };
     // Batches of the files before.
     let mut before = 0;
-    for path in files {
-        let skipped =
-            exchange::batch_count(path).map_err(failed)?.min(first.saturating_sub(before));
-        let reader = exchange::open(path, skipped).map_err(failed)?;
-        before += skipped;
-        for rows in reader {
-            let rows = rows.map_err(|cause| failed(exchange::read_error(path, cause)))?;
-            before += 1;
-            let position = Some(Position(before.to_string()));
-            let batch = SourceBatch { rows, rejected: Vec::new(), position };
-            if steps.blocking_send(Ok(ReadStep::Batch { split: 0, batch })).is_err() {
-                return Ok(());
+    for file in files {
+        let read = match file {
+            ExchangeFile::Here(path) => {
+                let steps = steps.clone();
+                let reading = move || read_here(&path, first, before, &steps);
+                match tokio::task::spawn_blocking(reading).await {
+                    Ok(read) => read?,
+                    Err(stopped) => return Err(DataFusionError::ExecutionJoin(Box::new(stopped))),
+                }
             }
+            ExchangeFile::Stored(file) => read_stored(&file, first, before, steps).await?,
+            ExchangeFile::Elsewhere { .. } => {
+                let message = "rows that are read by position are not durable";
+                return Err(DataFusionError::Internal(message.to_owned()));
+            }
+        };
+        match read {
+            Some(read) => before = read,
+            None => return Ok(()),
         }
     }
     // The slice has been dropped if this fails; then nobody waits for its end.
-    let _ = steps.blocking_send(Ok(ReadStep::SplitEnd { split: 0 }));
+    let _ = steps.send(Ok(ReadStep::SplitEnd { split: 0 })).await;
     Ok(())
+}
+
+/// Batches up to the end of the file; `None`: nobody wants them any more.
+fn read_here(path: &Path, first: usize, mut before: usize, steps: &Steps) -> Result<Option<usize>> {
+    let failed = |error: TaskError| DataFusionError::External(Box::new(error));
+    let skipped = exchange::batch_count(path).map_err(failed)?.min(first.saturating_sub(before));
+    let reader = exchange::open(path, skipped).map_err(failed)?;
+    before += skipped;
+    for rows in reader {
+        let rows = rows.map_err(|cause| failed(exchange::read_error(path, cause)))?;
+        before += 1;
+        if steps.blocking_send(Ok(step(rows, before))).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(before))
+}
+
+async fn read_stored(
+    file: &StoredFile,
+    first: usize,
+    mut before: usize,
+    steps: &Steps,
+) -> Result<Option<usize>> {
+    let failed = |error: TaskError| DataFusionError::External(Box::new(error));
+    let mut batches = std::pin::pin!(file.batches().await.map_err(failed)?);
+    while let Some(rows) = batches.try_next().await.map_err(failed)? {
+        before += 1;
+        // Where they begin only the footer knows; those before are read once more.
+        if before > first && steps.send(Ok(step(rows, before))).await.is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(before))
+}
+
+/// The position is behind the batch.
+fn step(rows: RecordBatch, position: usize) -> ReadStep {
+    let position = Some(Position(position.to_string()));
+    ReadStep::Batch { split: 0, batch: SourceBatch { rows, rejected: Vec::new(), position } }
 }

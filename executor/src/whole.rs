@@ -1,25 +1,30 @@
 //! A task of a whole stage: all partitions of a plan at once, or one of them, into a durable exchange.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::StreamExt;
+use futures::{FutureExt as _, StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weir_plan::{ExchangeOutput, Holder, SliceRows, StageKind, StageOutput, execute_slice};
 
 use crate::checksum::RowChecksum;
 use crate::context::{read_plan, task_context};
-use crate::durable::off_thread;
+use crate::durable::{off_thread, storage_error};
 use crate::exchange::{ExchangeFolder, ExchangeWriter};
 use crate::failure::FailureSite;
 use crate::recorder::Recorder;
 use crate::services::ExecutorServices;
-use crate::{ExecutorEnv, Task, TaskError, TaskOutcome};
+use crate::storage::Storage;
+use crate::{ExecutorEnv, RunFolder, Task, TaskError, TaskOutcome};
+
+/// Files of one task on their way to an object store.
+const UPLOADS_AT_ONCE: usize = 4;
 
 /// Computes a slice of the stage. Nothing of it is visible unless all of it is.
 pub(crate) async fn run_whole(
@@ -45,8 +50,9 @@ pub(crate) async fn run_whole(
     // An epoch belongs to one leader, an attempt to one task: no two attempts share a name, and one that
     // was given up cannot touch what another has finished.
     let file_id = format!("{}-{}-{}", task.slice, task.epoch, task.attempt);
-    let (folder, holder) = env.places.output(*durable);
-    let folder = ExchangeFolder::create(&folder, task.stage.id, &file_id, holder.is_none())?;
+    let (place, holder) = env.places.output(*durable);
+    let is_durable_here = holder.is_none() && env.places.is_storage_here();
+    let folder = ExchangeFolder::create(&place, task.stage.id, &file_id, is_durable_here)?;
 
     let mut writing = JoinSet::new();
     let written_partitions = match slices {
@@ -98,11 +104,33 @@ pub(crate) async fn run_whole(
     }
     recorder.publish_dead_letters(0, env.folder.storage()).await?;
     off_thread(move || folder.publish()).await?;
+    if holder.is_none() && !is_durable_here {
+        upload(&place, env.folder.storage(), task, &file_id, written_partitions.clone()).await?;
+    }
     let mut account = recorder.take_account().map_err(|error| site.classify(error))?;
     account.rows_written = written.rows;
     account.checksum = written.checksum.value();
     let output = exchange_output(file_id, &written_partitions, holder, site)?;
     Ok(TaskOutcome::Exchanged { output, account })
+}
+
+/// Takes finished files of this machine to the storage.
+async fn upload(
+    place: &Path,
+    storage: &Storage,
+    task: &Task,
+    file_id: &str,
+    partitions: Range<usize>,
+) -> Result<(), TaskError> {
+    let uploads = partitions.map(|partition| {
+        let name = RunFolder::exchange_file(task.stage.id, file_id, partition);
+        async move {
+            let uploaded = storage.upload(place.join(&name), &name).await;
+            uploaded.map_err(|cause| storage_error("write the exchange to", storage, &name, cause))
+        }
+        .boxed()
+    });
+    stream::iter(uploads).buffer_unordered(UPLOADS_AT_ONCE).try_collect().await
 }
 
 fn exchange_output(

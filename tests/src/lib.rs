@@ -16,4 +16,5 @@ mod postgres_source;
 pub mod rest_server;
 #[cfg(test)]
 mod rest_source;
+pub mod s3;
 pub mod weir;

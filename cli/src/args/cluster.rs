@@ -6,6 +6,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use weir_executor::storage::StorageAddress;
 
 use super::{SecurityArgs, TokenCommand};
 
@@ -55,9 +56,10 @@ pub(crate) struct CoordinatorArgs {
     /// Its own folder: its copy of the ledger.
     #[arg(long)]
     pub dir: PathBuf,
-    /// The folder that all processes of the cluster share.
-    #[arg(long, value_name = "DIR")]
-    pub storage: PathBuf,
+    /// What all processes of the cluster share: a folder, or s3://BUCKET/PREFIX (az://, gs://) with
+    /// credentials from the environment.
+    #[arg(long, value_name = "DIR|URL")]
+    pub storage: StorageAddress,
     /// A token of an admin, to make others with. Default: the environment variable
     /// `WEIR_ADMIN_TOKEN`; without one only those count that the cluster knows.
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
@@ -83,9 +85,10 @@ pub(crate) struct ExecutorArgs {
     /// How they reach it. Default: the address that it listens on.
     #[arg(long)]
     pub url: Option<String>,
-    /// The folder that all processes of the cluster share.
-    #[arg(long, value_name = "DIR")]
-    pub storage: PathBuf,
+    /// What all processes of the cluster share: a folder, or s3://BUCKET/PREFIX (az://, gs://) with
+    /// credentials from the environment.
+    #[arg(long, value_name = "DIR|URL")]
+    pub storage: StorageAddress,
     /// Tasks at once. Default: the number of cores.
     #[arg(long, value_name = "N")]
     pub slots: Option<NonZeroUsize>,
@@ -160,6 +163,10 @@ pub(crate) struct UpArgs {
     /// Tasks at once, of each executor. Default: the number of cores.
     #[arg(long, value_name = "N")]
     pub slots: Option<NonZeroUsize>,
+    /// What all processes share: a folder, or s3://BUCKET/PREFIX (az://, gs://) with credentials from
+    /// the environment. Default: a folder in `--dir`.
+    #[arg(long, value_name = "DIR|URL")]
+    pub storage: Option<StorageAddress>,
     /// Return once the cluster is up. `weir cluster down` stops it.
     #[arg(long)]
     pub detach: bool,

@@ -9,7 +9,7 @@ use weir_connectors::Redactor;
 use weir_coordinator::cluster::{self, CoordinatorOptions};
 use weir_executor::address;
 use weir_executor::node::{self, NodeOptions};
-use weir_executor::storage::Storage;
+use weir_executor::storage::{SECRET_VARIABLES, Storage, StorageAddress};
 use weir_executor::tls::TlsFiles;
 
 use crate::args::{CoordinatorArgs, ExecutorArgs, Global};
@@ -54,7 +54,7 @@ pub(crate) async fn coordinator(
         url: arguments.url,
         members: arguments.members,
         dir: arguments.dir,
-        storage: Storage::folder(arguments.storage),
+        storage: storage(&arguments.storage, redactor)?,
         context: files::context(global, Path::new("."), redactor)?,
         memory_bytes: global.memory,
         security,
@@ -82,12 +82,20 @@ pub(crate) async fn executor(
         dir: arguments.dir,
         listen: arguments.listen,
         url: arguments.url,
-        storage: Storage::folder(arguments.storage),
+        storage: storage(&arguments.storage, redactor)?,
         slots: arguments.slots.or(global.parallelism).unwrap_or(cores),
         memory_bytes,
         context: files::context(global, Path::new("."), redactor)?,
     };
     serve(async |stop| node::serve(options, stop).await.map_err(|error| error.to_string())).await
+}
+
+/// What opens it is in the environment, and in no log.
+fn storage(address: &StorageAddress, redactor: &Redactor) -> Result<Storage, Failure> {
+    for value in SECRET_VARIABLES.iter().filter_map(|name| std::env::var(name).ok()) {
+        redactor.register(&value);
+    }
+    Storage::open(address).map_err(Failure::Usage)
 }
 
 /// That every coordinator can be called as it is named, and the own files are nobody else's.

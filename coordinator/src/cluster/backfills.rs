@@ -310,6 +310,8 @@ impl Leading {
     ) -> Result<(), EngineError> {
         let frozen = match read_frozen(files, &run).await {
             Ok(frozen) => frozen,
+            // It is tried again.
+            Err(error) if error.is_unavailable() => return Err(error),
             Err(error) => return self.fail_window(&run, &error.to_string()).await,
         };
         let resume = ResumeRun { epoch: self.epoch, run: run.clone(), request_id: None, at: now() };

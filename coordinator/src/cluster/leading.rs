@@ -363,7 +363,11 @@ impl Leading {
         let span = tracing::info_span!("run", %run, pipeline = frozen.pipeline);
         let share = backfill.map_or_else(|| run.0.clone(), |backfill| backfill.0);
         let session = Session {
-            files: PipelineFiles::of(&self.settings.storage, &frozen.spec.pipeline),
+            // A run waits for a store that does not answer.
+            files: PipelineFiles::of(
+                &self.settings.storage.clone().waiting(),
+                &frozen.spec.pipeline,
+            ),
             store: Arc::clone(&self.store),
             epoch: self.epoch,
             run: run.clone(),

@@ -146,9 +146,12 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .await
         .map_err(|source| ServeError::Listen { address: listen, source })?;
     // Not made here: where it is a file system of its own, that may only be missing yet.
-    if storage.local().is_some_and(|folder| !folder.is_dir()) {
-        tracing::warn!(path = storage.shown(""), "the storage is not there");
-    }
+    let looked_at = storage.clone();
+    tokio::spawn(async move {
+        if let Err(error) = looked_at.check().await {
+            tracing::warn!(storage = looked_at.shown(""), %error, "the storage cannot be used");
+        }
+    });
     let member = RaftMember::start(RaftOptions { tls: tls.clone(), ..RaftOptions::new(id, &dir) });
     let member = member.await.map_err(at(&dir))?;
     let member = Arc::new(member);

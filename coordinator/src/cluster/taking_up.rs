@@ -53,6 +53,8 @@ impl Leading {
             }
             let frozen = match read_frozen(&self.files(&facts), &run).await {
                 Ok(frozen) => frozen,
+                // Nothing can be read; the next look is soon.
+                Err(error) if error.is_unavailable() => return Err(error),
                 // The window can be retried, and the others go on meanwhile.
                 Err(error) if facts.backfill.is_some() => {
                     self.finish(&run, &error.to_string()).await?;

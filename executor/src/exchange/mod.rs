@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! durable:       task ─▶ files in the storage ─────────────────────────▶ task
+//!                task ─▶ files of the executor ─▶ object store ────────▶ task
 //! kept:          task ─▶ files of the executor ─▶ (here, or Flight) ───▶ task
 //! ```
 
@@ -9,12 +10,12 @@ mod client;
 pub(crate) mod files;
 mod places;
 mod service;
+mod stored;
 mod ticket;
 
 pub(crate) use client::FlightClients;
 pub(crate) use files::{ExchangeFolder, ExchangeWriter, batch_count, open, read_error};
-#[cfg(test)]
-pub(crate) use places::ExchangeFile;
-pub(crate) use places::{Keeping, Places, durable_files, read_files};
+pub(crate) use places::{ExchangeFile, Keeping, Places, durable_files, read_files};
 pub(crate) use service::serve;
+pub(crate) use stored::StoredFile;
 pub(crate) use ticket::is_inside;

@@ -12,6 +12,7 @@ use weir_plan::{ExchangeOutput, Holder, StageId};
 
 use super::client::FlightClients;
 use super::files::read_stream;
+use super::stored::StoredFile;
 use super::ticket::FileTicket;
 use crate::{RunFolder, TaskError};
 
@@ -37,6 +38,7 @@ pub(crate) struct Places {
 #[derive(Clone, Debug)]
 pub(crate) enum ExchangeFile {
     Here(PathBuf),
+    Stored(StoredFile),
     Elsewhere { clients: Arc<FlightClients>, holder: Holder, ticket: FileTicket },
 }
 
@@ -56,6 +58,12 @@ impl Places {
             }
             _ => (self.drafts(), None),
         }
+    }
+
+    /// Whether files are durable in the place where [`Self::drafts`] makes them; otherwise they have to be
+    /// taken to the storage first.
+    pub(crate) fn is_storage_here(&self) -> bool {
+        self.storage.storage().local().is_some()
     }
 
     /// Where a partition of an exchange is: in one file, or in one of each slice that has dealt rows out
@@ -91,7 +99,13 @@ impl Places {
     ) -> Result<ExchangeFile> {
         let name = RunFolder::exchange_file(stage, &output.file_id, partition as usize);
         let Some(holder) = &output.holder else {
-            return Ok(ExchangeFile::Here(self.drafts().join(name)));
+            let path = self.drafts().join(&name);
+            // Of an object store this is what this process has put there itself; it never changes.
+            if self.is_storage_here() || path.exists() {
+                return Ok(ExchangeFile::Here(path));
+            }
+            let storage = self.storage.storage().clone();
+            return Ok(ExchangeFile::Stored(StoredFile { storage, name }));
         };
         let Some((keeping, run_folder)) = &self.keeping else {
             return Err(DataFusionError::Internal(format!(
@@ -115,16 +129,17 @@ impl Places {
     }
 }
 
-/// The paths of files that are all in the storage: what is read by position must not change.
-pub(crate) fn durable_files(files: Vec<ExchangeFile>) -> Result<Vec<PathBuf>> {
-    let path = |file| match file {
-        ExchangeFile::Here(path) => Ok(path),
-        ExchangeFile::Elsewhere { ticket, .. } => Err(DataFusionError::Internal(format!(
-            "rows of stage {} are read by position, and are not durable",
-            ticket.stage
-        ))),
-    };
-    files.into_iter().map(path).collect()
+/// Files that are all in the storage: what is read by position must not change.
+pub(crate) fn durable_files(files: Vec<ExchangeFile>) -> Result<Vec<ExchangeFile>> {
+    for file in &files {
+        if let ExchangeFile::Elsewhere { ticket, .. } = file {
+            return Err(DataFusionError::Internal(format!(
+                "rows of stage {} are read by position, and are not durable",
+                ticket.stage
+            )));
+        }
+    }
+    Ok(files)
 }
 
 /// Streams files one after the other; `on_rows` sees the rows of every batch.
@@ -147,6 +162,7 @@ async fn read_file(
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let (clients, holder, ticket) = match file {
         ExchangeFile::Here(path) => return Ok(read_stream(path)?.boxed()),
+        ExchangeFile::Stored(file) => return read_stored(&file).await,
         ExchangeFile::Elsewhere { clients, holder, ticket } => (clients, holder, ticket),
     };
     let from = format!(
@@ -160,4 +176,9 @@ async fn read_file(
     };
     let batches = clients.read(&holder.url, &ticket).await.map_err(&lost)?;
     Ok(batches.map_err(lost).boxed())
+}
+
+async fn read_stored(file: &StoredFile) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let failed = |error: TaskError| DataFusionError::External(Box::new(error));
+    Ok(file.batches().await.map_err(failed)?.map_err(failed).boxed())
 }

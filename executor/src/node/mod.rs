@@ -135,7 +135,9 @@ async fn serve_with(
     let resources = Arc::new(Resources::new(spill, options.memory_bytes, options.slots)?);
     let hello = hello(&options);
     let (keeping, serving) = keep(&options, &hello).await?;
-    let runs = Runs::new(options.storage.clone(), resources, systems, keeping);
+    tell_if_missing(options.storage.clone());
+    // Tasks wait for a store that does not answer; the leader knows how long.
+    let runs = Runs::new(options.storage.clone().waiting(), resources, systems, keeping);
     let process = Process {
         hello,
         coordinators: options.coordinators,
@@ -195,6 +197,15 @@ impl Process {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// That nobody has to wait for: it may only be missing yet.
+fn tell_if_missing(storage: Storage) {
+    tokio::spawn(async move {
+        if let Err(error) = storage.check().await {
+            tracing::warn!(storage = storage.shown(""), %error, "the storage cannot be used");
+        }
+    });
 }
 
 /// Begins to serve what this process keeps; until the handle is dropped.

@@ -104,6 +104,19 @@ impl Local {
         .await
     }
 
+    pub(super) async fn copy(&self, file: PathBuf, name: &str) -> io::Result<()> {
+        let path = self.root.join(name);
+        self.run(move || {
+            create_dir_all_durable(parent(&path)?)?;
+            let temporary = path.with_extension("tmp");
+            fs::copy(&file, &temporary)?;
+            File::open(&temporary)?.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            sync_parent(&path)
+        })
+        .await
+    }
+
     pub(super) async fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let (path, folder) = (self.root.join(folder), folder.to_owned());
         self.run(move || {

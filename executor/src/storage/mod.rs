@@ -9,16 +9,24 @@
 //! and durable, or not there. Errors are [`io::Error`]s: `NotFound`, `AlreadyExists`, and [`is_unavailable`]
 //! for a store that has not answered for as long as the caller wanted to wait.
 
+mod address;
 mod local;
+mod objects;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use self::address::{SECRET_VARIABLES, Service, StorageAddress};
 use self::local::Local;
 pub(crate) use self::local::{off_thread, remove_if_present};
+use self::objects::Objects;
+
+/// How long a store that does not answer is asked, unless somebody can wait for longer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder of a storage, and what is below it.
 #[derive(Clone, Debug)]
@@ -29,6 +37,7 @@ pub struct Storage {
 #[derive(Clone, Debug)]
 enum Place {
     Local(Local),
+    Objects(Objects),
 }
 
 impl Storage {
@@ -37,11 +46,65 @@ impl Storage {
         Self { place: Place::Local(Local::new(path.into())) }
     }
 
+    /// Opens what was written on a command line, with what the environment says. Asks nobody yet.
+    pub fn open(address: &StorageAddress) -> Result<Self, String> {
+        // What is no text says nothing about a storage.
+        let text = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Self::open_with(address, text)
+    }
+
+    /// As [`Self::open`], with other variables than those of this process.
+    pub fn open_with(
+        address: &StorageAddress,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, String> {
+        match address {
+            StorageAddress::Folder(path) => Ok(Self::folder(path)),
+            StorageAddress::Objects { service, bucket, prefix } => {
+                let environment = environment.into_iter().collect::<Vec<_>>();
+                let objects = Objects::open(*service, bucket, prefix, &environment);
+                let failed = |error| format!("the storage {address} cannot be used: {error}");
+                Ok(Self { place: Place::Objects(objects.map_err(failed)?) })
+            }
+        }
+    }
+
+    /// The same, for somebody who can wait until the store answers, however long that takes.
+    pub fn waiting(self) -> Self {
+        self.with_patience(None)
+    }
+
+    /// The same, for somebody who cannot.
+    pub fn hasty(self) -> Self {
+        self.with_patience(Some(PATIENCE))
+    }
+
+    fn with_patience(self, patience: Option<Duration>) -> Self {
+        match self.place {
+            Place::Local(_) => self,
+            Place::Objects(objects) => {
+                Self { place: Place::Objects(objects.with_patience(patience)) }
+            }
+        }
+    }
+
+    /// Whether it can be used now; `Err` says why not.
+    pub async fn check(&self) -> io::Result<()> {
+        match &self.place {
+            Place::Local(local) if local.root.is_dir() => Ok(()),
+            Place::Local(_) => Err(io::Error::new(io::ErrorKind::NotFound, "it is not there")),
+            Place::Objects(objects) => objects.check().await,
+        }
+    }
+
     /// The same, for a simulation: files are written and read where it is asked for, since other threads
     /// would do it at another moment each time.
     pub fn inline(self) -> Self {
         match self.place {
             Place::Local(local) => Self { place: Place::Local(local.inline()) },
+            Place::Objects(_) => self,
         }
     }
 
@@ -49,6 +112,7 @@ impl Storage {
     pub fn within(&self, folder: &str) -> Self {
         match &self.place {
             Place::Local(local) => Self { place: Place::Local(local.within(folder)) },
+            Place::Objects(objects) => Self { place: Place::Objects(objects.within(folder)) },
         }
     }
 
@@ -56,6 +120,7 @@ impl Storage {
     pub fn local(&self) -> Option<&Path> {
         match &self.place {
             Place::Local(local) => Some(&local.root),
+            Place::Objects(_) => None,
         }
     }
 
@@ -63,6 +128,7 @@ impl Storage {
     pub fn shown(&self, name: &str) -> String {
         match &self.place {
             Place::Local(local) => local.root.join(name).display().to_string(),
+            Place::Objects(objects) => objects.shown(name),
         }
     }
 
@@ -70,6 +136,7 @@ impl Storage {
     pub async fn get(&self, name: &str) -> io::Result<Bytes> {
         match &self.place {
             Place::Local(local) => local.get(name).await,
+            Place::Objects(objects) => objects.get(name).await,
         }
     }
 
@@ -77,6 +144,7 @@ impl Storage {
     pub async fn read(&self, name: &str) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
         match &self.place {
             Place::Local(local) => local.read(name).await,
+            Place::Objects(objects) => objects.read(name).await,
         }
     }
 
@@ -85,6 +153,7 @@ impl Storage {
         let bytes = bytes.into();
         match &self.place {
             Place::Local(local) => local.put(name, bytes).await,
+            Place::Objects(objects) => objects.put(name, bytes).await,
         }
     }
 
@@ -94,6 +163,7 @@ impl Storage {
         let bytes = bytes.into();
         match &self.place {
             Place::Local(local) => local.create(name, bytes).await,
+            Place::Objects(objects) => objects.create(name, bytes).await,
         }
     }
 
@@ -101,6 +171,18 @@ impl Storage {
     pub async fn adopt(&self, file: PathBuf, name: &str) -> io::Result<()> {
         match &self.place {
             Place::Local(local) => local.adopt(file, name).await,
+            Place::Objects(objects) => {
+                objects.upload(&file, name).await?;
+                off_thread(move || remove_if_present(&file).map(drop)).await
+            }
+        }
+    }
+
+    /// Copies a finished file of this machine here, piece by piece.
+    pub async fn upload(&self, file: PathBuf, name: &str) -> io::Result<()> {
+        match &self.place {
+            Place::Local(local) => local.copy(file, name).await,
+            Place::Objects(objects) => objects.upload(&file, name).await,
         }
     }
 
@@ -109,6 +191,7 @@ impl Storage {
     pub async fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         match &self.place {
             Place::Local(local) => local.list(folder).await,
+            Place::Objects(objects) => objects.list(folder).await,
         }
     }
 
@@ -116,6 +199,7 @@ impl Storage {
     pub async fn delete(&self, name: &str) -> io::Result<()> {
         match &self.place {
             Place::Local(local) => local.delete(name).await,
+            Place::Objects(objects) => objects.delete(name).await,
         }
     }
 
@@ -128,6 +212,15 @@ impl Storage {
     ) -> io::Result<()> {
         match &self.place {
             Place::Local(local) => local.delete_in(folder, is_meant).await,
+            Place::Objects(objects) => {
+                let mut names = objects.list(folder).await?;
+                let inside = format!("{folder}/");
+                names.retain(|name| {
+                    let name = name.strip_prefix(&inside).unwrap_or(name);
+                    !name.contains('/') && is_meant(name)
+                });
+                objects.delete_each(names).await
+            }
         }
     }
 
@@ -135,6 +228,10 @@ impl Storage {
     pub async fn delete_all(&self, folder: &str) -> io::Result<()> {
         match &self.place {
             Place::Local(local) => local.delete_all(folder).await,
+            Place::Objects(objects) => {
+                let names = objects.list(folder).await?;
+                objects.delete_each(names).await
+            }
         }
     }
 }

@@ -15,8 +15,8 @@ use weir_tests::moments::Moments;
 use crate::cluster_access::{connect, with};
 use crate::targets::{self, Target};
 
-const ROWS: i64 = 400_000;
-const BATCH_ROWS: i64 = 5_000;
+pub(crate) const ROWS: i64 = 400_000;
+pub(crate) const BATCH_ROWS: i64 = 5_000;
 /// Of the schedules that every test run goes through.
 const FAULTS: usize = 20;
 const FAILOVERS: usize = 3;
@@ -283,7 +283,7 @@ fn files_below(folder: &Path) -> usize {
     paths.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
 }
 
-fn write_pipeline(folder: &Path, exchange: &str, target: &str) {
+pub(crate) fn write_pipeline(folder: &Path, exchange: &str, target: &str) {
     dataset::write_csv(&folder.join("data"), ROWS, 4);
     let groups: String = (0..97).map(|group| format!("{group}\n")).collect();
     std::fs::write(folder.join("data/groups.txt"), format!("grp\n{groups}")).expect("room");

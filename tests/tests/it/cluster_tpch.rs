@@ -16,7 +16,7 @@ use crate::examples::copied;
 use crate::targets;
 
 /// 300,000 lines of 75,000 orders.
-const SCALE: &str = "0.05";
+pub(crate) const SCALE: &str = "0.05";
 const REQUEST: &str = "the-only-one";
 
 pub(crate) fn generate(folder: &Path, scale: &str, more: &[&str]) {
@@ -31,7 +31,7 @@ pub(crate) fn generate(folder: &Path, scale: &str, more: &[&str]) {
 }
 
 /// Rows, and the sum of their hashes, which does not depend on their order.
-fn content(url: &str) -> Vec<String> {
+pub(crate) fn content(url: &str) -> Vec<String> {
     let query = "SELECT count(*) || ' rows, ' || sum(hashtextextended(t::text, 0)::numeric) \
                  FROM public.order_lines t";
     targets::rows(url, query)

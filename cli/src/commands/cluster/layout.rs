@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use weir_executor::storage::StorageAddress;
 use weir_executor::tls::IdentityFiles;
 
 use super::certificates;
@@ -15,6 +16,8 @@ pub(super) struct Common {
     pub secrets_file: Option<PathBuf>,
     pub log: Option<String>,
     pub is_insecure: bool,
+    /// Default: a folder of the cluster's own.
+    pub storage: Option<StorageAddress>,
 }
 
 /// A cluster in `dir` with coordinators and executors at these URLs; no process of it has a pid yet.
@@ -25,11 +28,12 @@ pub(super) fn cluster(
     slots: Option<NonZeroUsize>,
     common: &Common,
 ) -> ClusterFile {
-    let storage = dir.join("storage");
+    let own = || StorageAddress::Folder(dir.join("storage"));
+    let storage = common.storage.clone().unwrap_or_else(own).to_string();
     let process = |name: String, arguments: Vec<String>| {
         let mut arguments = arguments;
         arguments.extend(["--dir".to_owned(), text(&dir.join(&name))]);
-        arguments.extend(["--storage".to_owned(), text(&storage)]);
+        arguments.extend(["--storage".to_owned(), storage.clone()]);
         arguments.extend(common_arguments(common));
         arguments.extend(security_arguments(dir, &name, common));
         ProcessEntry { pid: 0, log: dir.join(format!("{name}.log")), name, arguments }
@@ -162,6 +166,7 @@ mod tests {
             secrets_file: Some(PathBuf::from("/s")),
             log: Some("debug".to_owned()),
             is_insecure: false,
+            storage: None,
         };
         let urls = ["https://127.0.0.1:4001".to_owned(), "https://127.0.0.1:4002".to_owned()];
         let members = [(1, urls[0].clone()), (2, urls[1].clone())];
@@ -195,7 +200,7 @@ mod tests {
             assert_eq!((fourth.id, fourth.url.as_str()), (4, "https://127.0.0.1:4006"));
             assert_eq!(fourth.listen.to_string(), "127.0.0.1:4006");
             assert_eq!(fourth.dir, Path::new("/c/coordinator-4"));
-            assert_eq!(fourth.storage, Path::new("/c/storage"));
+            assert_eq!(fourth.storage, StorageAddress::Folder(PathBuf::from("/c/storage")));
             let key = fourth.security.tls_key.as_deref();
             assert_eq!(key, Some(Path::new("/c/tls/coordinator-4.key")));
         }
@@ -206,11 +211,12 @@ mod tests {
         assert_eq!(second.coordinators, urls);
         assert_eq!(second.listen.to_string(), "127.0.0.1:4005");
         assert_eq!(second.url.as_ref(), Some(&executors[1]));
-        assert_eq!(second.storage, Path::new("/c/storage"));
+        assert_eq!(second.storage, StorageAddress::Folder(PathBuf::from("/c/storage")));
         assert_eq!(second.security.tls_key.as_deref(), Some(Path::new("/c/tls/executor-2.key")));
         assert_eq!(file.executors[1].process.log, Path::new("/c/executor-2.log"));
 
-        let common = Common { is_insecure: true, ..common };
+        let bucket: StorageAddress = "s3://bucket/weir".parse().expect("a URL");
+        let common = Common { is_insecure: true, storage: Some(bucket.clone()), ..common };
         let members = [(1, "http://127.0.0.1:4001".to_owned())];
         let executors = ["http://127.0.0.1:4004".to_owned()];
         let file = cluster(Path::new("/c"), &members, &executors, None, &common);
@@ -218,5 +224,6 @@ mod tests {
             panic!("not a coordinator")
         };
         assert!(only.security.insecure && only.listen.to_string() == "127.0.0.1:4001");
+        assert_eq!((only.storage, file.storage.as_str()), (bucket, "s3://bucket/weir"));
     }
 }

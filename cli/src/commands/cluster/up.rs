@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, ExitCode, ExitStatus};
 use std::time::{Duration, Instant, SystemTime};
 
+use weir_executor::storage::StorageAddress;
+
 use super::layout::{self, Common};
 use super::{absolute, certificates, private_file, process, ready, stop};
 use crate::args::{Global, UpArgs};
@@ -22,9 +24,12 @@ pub(super) async fn up(global: &Global, arguments: UpArgs) -> Result<ExitCode, F
     let failed = |error: std::io::Error| {
         Failure::Usage(format!("failed to make {}: {error}", dir.display()))
     };
-    std::fs::create_dir_all(dir.join("storage")).map_err(failed)?;
+    std::fs::create_dir_all(&dir).map_err(failed)?;
     let lock = ClusterFile::lock(&dir)?;
     let mut file = planned(global, &arguments, &dir)?;
+    if let Ok(StorageAddress::Folder(folder)) = file.storage.parse() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
     for entry in file.processes() {
         std::fs::create_dir_all(dir.join(&entry.name)).map_err(failed)?;
     }
@@ -64,12 +69,18 @@ pub(super) async fn up(global: &Global, arguments: UpArgs) -> Result<ExitCode, F
 fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFile, Failure> {
     let secrets_file = global.secrets_file.as_deref().map(absolute).transpose()?;
     let is_insecure = arguments.insecure;
-    let common =
-        Common { memory_bytes: global.memory, secrets_file, log: global.log.clone(), is_insecure };
+    let old = ClusterFile::read_if_any(dir)?;
+    let common = Common {
+        memory_bytes: global.memory,
+        secrets_file,
+        log: global.log.clone(),
+        is_insecure,
+        storage: storage(arguments, old.as_ref())?,
+    };
     let wanted = arguments.coordinators.map(|count| count.get());
     let scheme = if is_insecure { "http" } else { "https" };
     let wanted_executors = arguments.executors.map(|count| count.get());
-    let (members, executors): (Vec<(u64, String)>, _) = match ClusterFile::read_if_any(dir)? {
+    let (members, executors): (Vec<(u64, String)>, _) = match old {
         None => {
             let coordinators = wanted.unwrap_or(PROCESSES);
             let executors = wanted_executors.unwrap_or(PROCESSES);
@@ -118,6 +129,25 @@ fn planned(global: &Global, arguments: &UpArgs, dir: &Path) -> Result<ClusterFil
         }
     };
     Ok(layout::cluster(dir, &members, &executors, arguments.slots, &common))
+}
+
+/// As it was when the cluster was made, and as it was asked for.
+fn storage(
+    arguments: &UpArgs,
+    old: Option<&ClusterFile>,
+) -> Result<Option<StorageAddress>, Failure> {
+    let wanted = match &arguments.storage {
+        Some(StorageAddress::Folder(folder)) => Some(StorageAddress::Folder(absolute(folder)?)),
+        wanted => wanted.clone(),
+    };
+    let Some(old) = old else { return Ok(wanted) };
+    let known: StorageAddress = old.storage.parse().map_err(Failure::Usage)?;
+    match wanted {
+        Some(wanted) if wanted != known => Err(Failure::Usage(format!(
+            "--storage {wanted}: what this cluster has is in {known}, and is not moved"
+        ))),
+        _ => Ok(Some(known)),
+    }
 }
 
 /// Made once, from the system's random numbers.
