@@ -178,7 +178,9 @@ def main():
         else:
             job(cluster, arguments.file, arguments.request_id)
     except grpc.RpcError as error:
-        show({"code": error.code().name, "message": error.details()})
+        said = dict(error.trailing_metadata() or [])
+        kind, retry = said.get("weir-kind"), said.get("weir-retry")
+        show({"code": error.code().name, "message": error.details(), "kind": kind, "retry": retry})
         sys.exit(1)
 
 

@@ -13,6 +13,7 @@ mod backfills;
 mod backfills_service;
 mod cluster_service;
 mod convert;
+mod errors;
 mod executors_service;
 mod leading;
 mod letters;

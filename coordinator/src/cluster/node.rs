@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
+use super::errors::described;
 use super::leading::Leading;
 use crate::raft::{MemberId, RaftMember};
 
@@ -75,12 +76,13 @@ impl Node {
         let leader = self.member.leader().filter(|leader| *leader != self.id);
         let url = leader.and_then(|leader| self.member.members().remove(&leader));
         let Some(url) = url else {
-            return kind(format!("coordinator {} does not lead, and knows no leader yet", self.id));
+            let text = format!("coordinator {} does not lead, and knows no leader yet", self.id);
+            return described(kind(text));
         };
         let mut status = kind(format!("coordinator {} does not lead; {url} does", self.id));
         if let Ok(value) = MetadataValue::try_from(url.url) {
             status.metadata_mut().insert(LEADER, value);
         }
-        status
+        described(status)
     }
 }

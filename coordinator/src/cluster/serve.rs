@@ -27,6 +27,7 @@ use super::access::Bootstrap;
 use super::access_layer::Access;
 use super::backfills_service::BackfillsService;
 use super::cluster_service::ClusterService;
+use super::errors::DescribeErrors;
 use super::executors_service::ExecutorsService;
 use super::leading::{Leading, Settings};
 use super::node::Node;
@@ -171,6 +172,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .layer(DescribeErrors)
         .layer(access)
         .add_service(member.service().into_server())
         .add_service(
