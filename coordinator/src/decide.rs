@@ -36,6 +36,9 @@ pub(crate) struct Decision {
 /// shown last, when every slice of every stage is finished, so that a run that fails before shows
 /// nothing of them.
 ///
+/// `room` says how many more tasks of a stage may begin, because of the connections that they use; what it leaves
+/// of the slots is for other stages.
+///
 /// Takes time for what is at work or has failed, and for what it decides; not for slices that are finished or have
 /// their turn later.
 pub(crate) fn decide(
@@ -43,6 +46,7 @@ pub(crate) fn decide(
     epoch: u64,
     slots: usize,
     busy: &BTreeSet<Job>,
+    room: &dyn Fn(StageId) -> usize,
     now: DateTime<Utc>,
 ) -> Decision {
     let mut decision = Decision { is_complete: run.is_complete(), ..Decision::default() };
@@ -52,6 +56,7 @@ pub(crate) fn decide(
             continue;
         }
         let stage_id = StageId(id);
+        let mut attempts = Vec::new();
         for (slice, facts) in stage.slices.unsettled() {
             let Some((job, at)) = next_of(stage_id, slice, facts, epoch) else { continue };
             match at {
@@ -60,11 +65,16 @@ pub(crate) fn decide(
                     let wake_at = decision.wake_at.map_or(at, |known| known.min(at));
                     decision.wake_at = Some(wake_at);
                 }
+                Some(_) | None if matches!(job, Job::Attempt { .. }) => attempts.push(job),
                 Some(_) | None => decision.jobs.push(job),
             }
         }
+        // One more than there is room for is turned away, and thereby known to wait.
+        let most = free_slots.min(room(stage_id).max(1));
+        attempts.truncate(most);
         let fresh = stage.slices.pending().map(|slice| Job::Attempt { stage: stage_id, slice });
-        decision.jobs.extend(fresh.filter(|job| !busy.contains(job)).take(free_slots));
+        let fresh = fresh.filter(|job| !busy.contains(job)).take(most - attempts.len());
+        decision.jobs.extend(attempts.into_iter().chain(fresh));
     }
     if run.stages.iter().all(StageFacts::are_slices_finished) {
         decision.jobs.extend(
@@ -206,7 +216,8 @@ mod tests {
     }
 
     fn decide_now(run: &RunFacts, slots: usize, busy: &[Job]) -> Decision {
-        decide(run, EPOCH, slots, &busy.iter().copied().collect(), at(0))
+        let busy = busy.iter().copied().collect();
+        decide(run, EPOCH, slots, &busy, &|_| usize::MAX, at(0))
     }
 
     #[test]
@@ -228,6 +239,21 @@ mod tests {
         assert_eq!(decide_now(&run, 2, &[attempt(0, 0)]).jobs, [attempt(0, 1)]);
         slice_of(&mut run, 1).state = SliceState::Running { epoch: EPOCH };
         assert_eq!(decide_now(&run, 2, &[attempt(0, 0), attempt(0, 1)]).jobs, []);
+    }
+
+    #[test]
+    fn a_stage_without_room_leaves_its_slots_to_others() {
+        let run = run(vec![
+            stage(5, &[], sink("limited", CommitMode::Batch)),
+            stage(5, &[], sink("kept", CommitMode::Batch)),
+        ]);
+        let jobs = |room: usize| {
+            let room = |stage| if stage == StageId(0) { room } else { usize::MAX };
+            decide(&run, EPOCH, 4, &BTreeSet::new(), &room, at(0)).jobs
+        };
+        assert_eq!(jobs(2), [attempt(0, 0), attempt(0, 1), attempt(1, 0), attempt(1, 1)]);
+        let asks_all_the_same = [attempt(0, 0), attempt(1, 0), attempt(1, 1), attempt(1, 2)];
+        assert_eq!(jobs(0), asks_all_the_same, "so that it is known to wait");
     }
 
     #[test]
@@ -270,7 +296,7 @@ mod tests {
         slice_of(&mut run, 1).state = failed(5);
         let decision = decide_now(&run, 4, &[]);
         assert_eq!((decision.jobs, decision.wake_at), (vec![], Some(at(5))));
-        let later = decide(&run, EPOCH, 4, &BTreeSet::new(), at(5));
+        let later = decide(&run, EPOCH, 4, &BTreeSet::new(), &|_| usize::MAX, at(5));
         assert_eq!((later.jobs, later.wake_at), (vec![attempt(0, 1)], Some(at(9))));
     }
 

@@ -15,6 +15,7 @@ mod audit;
 mod choose;
 pub mod cluster;
 mod commit_log;
+mod connection_limits;
 mod dead_letters;
 mod decide;
 mod driver;

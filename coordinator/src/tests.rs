@@ -114,7 +114,10 @@ async fn execute(connection: &mut SqliteConnection, statement: &'static str) {
 
 fn sqlite(path: &str) -> ConnectionRef {
     let path = TemplateText::new(path);
-    ConnectionRef { name: None, config: SpecConnection::Sqlite(SqliteFile { path }) }
+    ConnectionRef {
+        name: None,
+        config: SpecConnection::Sqlite(SqliteFile { path, max_tasks: None }),
+    }
 }
 
 fn sink(table: &str, mode: WriteMode, commit: CommitMode) -> Sink {

@@ -1,8 +1,10 @@
 //! Who carries out the tasks of a run: this process, or the executors of a cluster.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc::UnboundedSender;
@@ -12,6 +14,9 @@ use weir_executor::{
     CommitLog, ExecutorEnv, ProgressEvent, Task, TaskError, TaskOutcome, run_task,
 };
 use weir_plan::Holder;
+
+use crate::cluster::place::NoPlace;
+use crate::connection_limits::{ConnectionKey, ConnectionLimit};
 
 /// What a task is given besides itself.
 #[derive(Clone, Debug)]
@@ -30,6 +35,17 @@ pub(crate) enum WorkError {
     ExecutorLost(String),
 }
 
+/// What a task wants of its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Those that it is going to use, of which not every number of tasks may be at work.
+    pub(crate) connections: Arc<[ConnectionLimit]>,
+    /// Rows that it is going to read from processes of executors.
+    pub(crate) rows: BTreeMap<Holder, u64>,
+    /// Since it was told that there are free places, but far from these rows.
+    pub(crate) waited: Duration,
+}
+
 /// A place for one task, kept until it is dropped.
 pub(crate) trait Slot: Any + Send + fmt::Debug {}
 
@@ -40,7 +56,10 @@ pub(crate) trait Workers: Send + Sync + fmt::Debug {
     fn capacity(&self) -> usize;
 
     /// A place for a task that is about to begin, if there is one now.
-    fn take_slot(&self) -> Option<Box<dyn Slot>>;
+    fn take_slot(&self, wanted: &Wanted) -> Result<Box<dyn Slot>, NoPlace>;
+
+    /// How many more tasks may use all of these connections.
+    fn room(&self, connections: &[ConnectionLimit]) -> usize;
 
     /// Whether this process of an executor, and with it what it has kept, is gone for good.
     fn is_lost(&self, _holder: &Holder) -> bool {
@@ -65,16 +84,33 @@ pub(crate) struct LocalWorkers {
     env: Arc<ExecutorEnv>,
     slots: usize,
     free: Arc<Semaphore>,
+    used: Arc<Mutex<BTreeMap<ConnectionKey, u32>>>,
 }
 
 impl LocalWorkers {
     pub(crate) fn new(env: ExecutorEnv, slots: usize) -> Self {
-        Self { env: Arc::new(env), slots, free: Arc::new(Semaphore::new(slots)) }
+        let free = Arc::new(Semaphore::new(slots));
+        Self { env: Arc::new(env), slots, free, used: Arc::default() }
     }
 }
 
 #[derive(Debug)]
-struct LocalSlot(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+struct LocalSlot {
+    _permit: OwnedSemaphorePermit,
+    connections: Arc<[ConnectionLimit]>,
+    used: Arc<Mutex<BTreeMap<ConnectionKey, u32>>>,
+}
+
+impl Drop for LocalSlot {
+    fn drop(&mut self) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        for limit in self.connections.iter() {
+            if let Some(used) = used.get_mut(&limit.connection) {
+                *used -= 1;
+            }
+        }
+    }
+}
 
 impl Slot for LocalSlot {}
 
@@ -84,9 +120,26 @@ impl Workers for LocalWorkers {
         self.slots
     }
 
-    fn take_slot(&self) -> Option<Box<dyn Slot>> {
-        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
-        Some(Box::new(LocalSlot(permit)))
+    fn take_slot(&self, wanted: &Wanted) -> Result<Box<dyn Slot>, NoPlace> {
+        if self.room(&wanted.connections) == 0 {
+            return Err(NoPlace::Limited);
+        }
+        let permit = Arc::clone(&self.free).try_acquire_owned().map_err(|_| NoPlace::Full)?;
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        for limit in wanted.connections.iter() {
+            *used.entry(limit.connection.clone()).or_default() += 1;
+        }
+        let connections = Arc::clone(&wanted.connections);
+        Ok(Box::new(LocalSlot { _permit: permit, connections, used: Arc::clone(&self.used) }))
+    }
+
+    /// Of this run: another process counts its own.
+    fn room(&self, connections: &[ConnectionLimit]) -> usize {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = connections.iter().map(|limit| {
+            limit.most.saturating_sub(used.get(&limit.connection).copied().unwrap_or(0)) as usize
+        });
+        left.min().unwrap_or(usize::MAX)
     }
 
     /// A place becomes free only when a task ends, which its driver sees.

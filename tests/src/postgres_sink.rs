@@ -31,7 +31,10 @@ fn context() -> ConnectorContext {
 fn connection(url: &str) -> ConnectionRef {
     ConnectionRef {
         name: Some("db".to_owned()),
-        config: Connection::Postgres(PostgresConnection { url: TemplateText::new(url) }),
+        config: Connection::Postgres(PostgresConnection {
+            url: TemplateText::new(url),
+            max_tasks: None,
+        }),
     }
 }
 

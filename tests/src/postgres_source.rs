@@ -19,7 +19,10 @@ fn node(url: &str, table: Option<&str>, query: Option<&str>) -> DatabaseSource {
     DatabaseSource {
         connection: ConnectionRef {
             name: Some("db".to_owned()),
-            config: Connection::Postgres(PostgresConnection { url: TemplateText::new(url) }),
+            config: Connection::Postgres(PostgresConnection {
+                url: TemplateText::new(url),
+                max_tasks: None,
+            }),
         },
         table: table.map(TemplateText::new),
         query: query.map(TemplateText::new),

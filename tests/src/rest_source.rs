@@ -40,6 +40,7 @@ fn node(server: &RestServer, path: &str, pagination: Pagination) -> HttpSource {
                 headers: IndexMap::new(),
                 rate_limit: None,
                 timeout: Duration::from_secs(10),
+                max_tasks: None,
             }),
         },
         path: TemplateText::new(path),

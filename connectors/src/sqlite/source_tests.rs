@@ -42,7 +42,7 @@ impl TestDatabase {
     ) -> Arc<dyn Source> {
         let path = self.folder.path().join("in.db");
         let path = TemplateText::new(path.to_str().expect("temporary paths are UTF-8"));
-        let config = Connection::Sqlite(weir_spec::SqliteConnection { path });
+        let config = Connection::Sqlite(weir_spec::SqliteConnection { path, max_tasks: None });
         let source = weir_spec::Source::Database(DatabaseSource {
             connection: ConnectionRef { name: None, config },
             table: table.map(TemplateText::new),

@@ -31,7 +31,7 @@ fn context() -> ConnectorContext {
 
 fn connection(path: &Path) -> ConnectionRef {
     let path = TemplateText::new(path.to_str().expect("temporary paths are UTF-8"));
-    let config = Connection::Sqlite(weir_spec::SqliteConnection { path });
+    let config = Connection::Sqlite(weir_spec::SqliteConnection { path, max_tasks: None });
     ConnectionRef { name: Some("db".to_owned()), config }
 }
 

@@ -361,7 +361,10 @@ impl Leading {
         let stop = CancellationToken::new();
         let engine = engine(&self.settings, frozen.base_dir.clone(), self.slices());
         let span = tracing::info_span!("run", %run, pipeline = frozen.pipeline);
-        let share = backfill.map_or_else(|| run.0.clone(), |backfill| backfill.0);
+        let share = Share {
+            pipeline: frozen.spec.pipeline.to_string(),
+            of: backfill.map_or_else(|| run.0.clone(), |backfill| backfill.0),
+        };
         let session = Session {
             // A run waits for a store that does not answer.
             files: PipelineFiles::of(

@@ -12,10 +12,12 @@ use weir_ledger::{RunId, SliceAttempt};
 use weir_plan::Holder;
 use weir_proto::internal::Assign;
 
+use super::place::NoPlace;
 use super::pool::{Place, Pool, Share};
 use super::wire::task_id;
 use crate::RunEvent;
-use crate::workers::{Slot, TaskContext, WorkError, Workers};
+use crate::connection_limits::ConnectionLimit;
+use crate::workers::{Slot, TaskContext, Wanted, WorkError, Workers};
 
 /// A driver that found no place looks again after this time, so that its wish stays known.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
@@ -61,9 +63,13 @@ impl Workers for RemoteWorkers {
         self.pool.capacity()
     }
 
-    fn take_slot(&self) -> Option<Box<dyn Slot>> {
-        let place = self.pool.take_place(&self.run.share)?;
-        Some(Box::new(RemoteSlot(place)))
+    fn take_slot(&self, wanted: &Wanted) -> Result<Box<dyn Slot>, NoPlace> {
+        let place = self.pool.take_place(&self.run.share, wanted)?;
+        Ok(Box::new(RemoteSlot(place)))
+    }
+
+    fn room(&self, connections: &[ConnectionLimit]) -> usize {
+        self.pool.room(connections)
     }
 
     fn is_lost(&self, holder: &Holder) -> bool {

@@ -1,8 +1,10 @@
 //! Begins jobs: what a task is given, and what becomes of its result on the way into the ledger.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::Instrument;
 use weir_connectors::{Manifest, Recovery};
 use weir_executor::{Task, TaskError, TaskOutcome};
@@ -12,35 +14,56 @@ use weir_ledger::{
 };
 use weir_plan::StageId;
 
-use super::{Driver, JobEnd};
+use super::locality::rows_kept_for;
+use super::{Begun, Driver, JobEnd};
+use crate::cluster::place::NoPlace;
 use crate::decide::Job;
 use crate::limits::{Moment, exceeded_limit};
 use crate::progress_files::read_manifests;
 use crate::retry::retrying;
 use crate::session::{Failure, OpenSink};
 use crate::store::StoreError;
-use crate::workers::{Slot, TaskContext, WorkError};
+use crate::workers::{Slot, TaskContext, Wanted, WorkError};
 
 /// Between two attempts to read what another executor keeps.
 const BETWEEN_READS: Duration = Duration::from_secs(1);
 
 impl Driver<'_> {
-    /// Whether there was a place for it.
-    pub(super) async fn begin(&mut self, job: Job) -> Result<bool, Failure> {
+    pub(super) async fn begin(&mut self, job: Job) -> Result<Begun, Failure> {
         let handle = match job {
             Job::Attempt { stage, slice } => {
-                let Some(slot) = self.workers.take_slot() else { return Ok(false) };
+                let wanted = self.wanted(job, stage, slice).await;
+                let slot = match self.workers.take_slot(&wanted) {
+                    Ok(slot) => slot,
+                    Err(why) => {
+                        if why == NoPlace::Elsewhere {
+                            self.waits.entry(job).or_insert_with(Instant::now);
+                        }
+                        return Ok(Begun::No(why));
+                    }
+                };
+                self.waits.remove(&job);
                 self.begin_attempt(slot, stage, slice).await
             }
             Job::Recover { stage, slice } => match self.begin_recovery(stage, slice).await {
                 Some(handle) => handle,
-                None => return Ok(false),
+                None => return Ok(Begun::NotNeeded),
             },
             Job::CommitRun { stage } => self.begin_run_commit(stage).await?,
         };
         self.ids.insert(handle.id(), job);
         self.busy.insert(job);
-        Ok(true)
+        Ok(Begun::Yes)
+    }
+
+    async fn wanted(&self, job: Job, stage_id: StageId, slice: u32) -> Wanted {
+        let stage = self.stage(stage_id);
+        let rows = match stage.inputs.is_empty() {
+            true => BTreeMap::new(),
+            false => self.session.with_facts(|facts| rows_kept_for(facts, stage, slice)).await,
+        };
+        let waited = self.waits.get(&job).map_or(Duration::ZERO, Instant::elapsed);
+        Wanted { connections: Arc::clone(self.connections_of(stage_id)), rows, waited }
     }
 
     async fn begin_attempt(

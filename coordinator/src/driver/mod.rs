@@ -7,6 +7,7 @@
 //! ```
 
 mod begin;
+mod locality;
 mod settle;
 
 use std::collections::{BTreeSet, HashMap};
@@ -25,7 +26,9 @@ use weir_ledger::{Command, LoseOutputs, SliceAttempt};
 use weir_plan::{Holder, Stage, StageGraph, StageId};
 
 use crate::RunEvent;
+use crate::cluster::place::NoPlace;
 use crate::commit_log::LedgerCommitLog;
+use crate::connection_limits::{ConnectionLimit, limits_of};
 use crate::decide::{Job, decide};
 use crate::session::{Failure, OpenSink, Session};
 use crate::store::StoreError;
@@ -54,6 +57,10 @@ pub(crate) struct Driver<'session> {
     ids: HashMap<tokio::task::Id, Job>,
     busy: BTreeSet<Job>,
     announced: BTreeSet<StageId>,
+    /// By stage: connections that not any number of tasks may use.
+    connections: Vec<Arc<[ConnectionLimit]>>,
+    /// Since when attempts have waited for a place near what they read.
+    waits: HashMap<Job, Instant>,
     /// No decision before then.
     rest_until: Instant,
     /// Set once; nothing is begun afterwards.
@@ -63,6 +70,15 @@ pub(crate) struct Driver<'session> {
 struct Ending {
     failure: Failure,
     drop_at: Instant,
+}
+
+/// Whether a job has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    Yes,
+    No(NoPlace),
+    /// Something else has settled it since it was decided.
+    NotNeeded,
 }
 
 /// What a job has come to. Facts that only the driver may put down are still open.
@@ -122,6 +138,10 @@ impl<'session> Driver<'session> {
             ids: HashMap::new(),
             busy: BTreeSet::new(),
             announced: BTreeSet::new(),
+            connections: (graph.stages.iter())
+                .map(|stage| limits_of(stage, &session.frozen).into())
+                .collect(),
+            waits: HashMap::new(),
             rest_until: Instant::now(),
             ending: None,
         }
@@ -149,19 +169,30 @@ impl<'session> Driver<'session> {
                     let ledger = self.session.store.ledger().await;
                     let run = ledger.run(&self.session.run).expect("the run is in the ledger");
                     let started = Instant::now();
-                    let decision = decide(run, self.session.epoch, slots, &self.busy, now());
+                    let room = |stage: StageId| self.workers.room(self.connections_of(stage));
+                    let (epoch, now) = (self.session.epoch, now());
+                    let decision = decide(run, epoch, slots, &self.busy, &room, now);
                     self.rest_until = started + started.elapsed() * SHARE_OF_DECIDING;
                     decision
                 };
                 if decision.is_complete && self.busy.is_empty() {
                     return Ok(());
                 }
+                let mut is_full = false;
                 for job in decision.jobs {
                     if self.ending.is_some() {
                         break;
                     }
+                    if is_full && matches!(job, Job::Attempt { .. }) {
+                        continue;
+                    }
                     match self.begin(job).await {
-                        Ok(has_begun) => is_waiting |= !has_begun,
+                        Ok(Begun::Yes) => {}
+                        Ok(Begun::NotNeeded) => is_waiting = true,
+                        Ok(Begun::No(why)) => {
+                            is_waiting = true;
+                            is_full |= why == NoPlace::Full;
+                        }
                         Err(failure) => self.end(failure),
                     }
                 }
@@ -285,6 +316,11 @@ impl<'session> Driver<'session> {
 
     fn stage(&self, stage: StageId) -> &Arc<Stage> {
         (usize::try_from(stage.0).ok().and_then(|index| self.stages.get(index)))
+            .expect("the ledger's stages are the plan's")
+    }
+
+    fn connections_of(&self, stage: StageId) -> &Arc<[ConnectionLimit]> {
+        (usize::try_from(stage.0).ok().and_then(|index| self.connections.get(index)))
             .expect("the ledger's stages are the plan's")
     }
 

@@ -503,6 +503,7 @@ pub(crate) fn source_spec(on_error: OnError) -> weir_spec::Source {
         headers: IndexMap::new(),
         rate_limit: None,
         timeout: Duration::from_secs(1),
+        max_tasks: None,
     };
     weir_spec::Source::Http(HttpSource {
         connection: ConnectionRef { name: None, config: Connection::Http(connection) },
@@ -528,7 +529,7 @@ pub(crate) fn source_spec(on_error: OnError) -> weir_spec::Source {
 }
 
 fn sink_spec(batch_rows: u64) -> weir_spec::Sink {
-    let connection = SqliteConnection { path: TemplateText::new("target.db") };
+    let connection = SqliteConnection { path: TemplateText::new("target.db"), max_tasks: None };
     weir_spec::Sink {
         inputs: Vec::new(),
         target: SinkTarget::Table(TableTarget {

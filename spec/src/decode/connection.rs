@@ -1,5 +1,7 @@
 //! Connections, shared or written inside a node.
 
+use std::num::NonZeroU32;
+
 use indexmap::IndexMap;
 
 use super::{Decoder, Fields};
@@ -28,6 +30,8 @@ impl Decoder<'_, '_> {
             };
             let fields = Fields::new(fields, entry.value.span, shape);
             if let Some(connection) = self.connection(&type_name, &fields) {
+                let limit = fields.integer("max_tasks").and_then(|limit| u32::try_from(limit).ok());
+                let connection = connection.with_max_tasks(limit.and_then(NonZeroU32::new));
                 connections.insert(entry.key.clone(), connection);
             }
         }
@@ -38,9 +42,15 @@ impl Decoder<'_, '_> {
         Some(match type_name {
             "postgres" => {
                 self.postgres_url(fields);
-                Connection::Postgres(PostgresConnection { url: fields.template("url")? })
+                Connection::Postgres(PostgresConnection {
+                    url: fields.template("url")?,
+                    max_tasks: None,
+                })
             }
-            "sqlite" => Connection::Sqlite(SqliteConnection { path: fields.template("path")? }),
+            "sqlite" => Connection::Sqlite(SqliteConnection {
+                path: fields.template("path")?,
+                max_tasks: None,
+            }),
             "http" => {
                 let headers = templates(fields, "headers");
                 Connection::Http(self.http_connection(fields, headers)?)
@@ -91,6 +101,7 @@ impl Decoder<'_, '_> {
             headers,
             rate_limit: fields.parse("rate_limit", format::rate_limit),
             timeout: fields.duration("timeout")?,
+            max_tasks: None,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Connections: how a system is reached. May be shared by several nodes.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -37,6 +38,27 @@ impl Connection {
             Connection::Unsupported(unsupported) => &unsupported.type_name,
         }
     }
+
+    /// How many tasks may use it at once, over all runs of the cluster.
+    pub fn max_tasks(&self) -> Option<NonZeroU32> {
+        match self {
+            Connection::Postgres(connection) => connection.max_tasks,
+            Connection::Sqlite(connection) => connection.max_tasks,
+            Connection::Http(connection) => connection.max_tasks,
+            Connection::Unsupported(_) => None,
+        }
+    }
+
+    /// The same connection with another limit.
+    pub fn with_max_tasks(mut self, limit: Option<NonZeroU32>) -> Self {
+        match &mut self {
+            Connection::Postgres(connection) => connection.max_tasks = limit,
+            Connection::Sqlite(connection) => connection.max_tasks = limit,
+            Connection::Http(connection) => connection.max_tasks = limit,
+            Connection::Unsupported(_) => {}
+        }
+        self
+    }
 }
 
 /// A node or connection of a type that the language has and this version cannot run yet.
@@ -49,12 +71,18 @@ pub struct UnsupportedNode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PostgresConnection {
     pub url: TemplateText,
+    /// Tasks that use the connection at once, over all runs of the cluster; `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tasks: Option<NonZeroU32>,
 }
 
 /// A local database file. `path` is relative to the pipeline file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SqliteConnection {
     pub path: TemplateText,
+    /// Tasks that use the connection at once, over all runs of the cluster; `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tasks: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +94,9 @@ pub struct HttpConnection {
     pub rate_limit: Option<RateLimit>,
     /// For one request, from connecting to the last byte. Default 30 s.
     pub timeout: Duration,
+    /// Tasks that use the connection at once, over all runs of the cluster; `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tasks: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -70,16 +70,27 @@ pub(crate) const TIMEOUT: Key = Key::new(
     "For one request, from connecting to the last byte.",
 )
 .default("30s");
+const MAX_TASKS: Key = Key::new(
+    "max_tasks",
+    Kind::Integer { min: 1, max: 10_000 },
+    "Tasks that use the connection at once, over all runs of the cluster. Default: no limit.",
+);
 
-pub(crate) static POSTGRES_CONNECTION: Shape =
-    Shape { name: "a postgres connection", keys: &[TYPE, URL.required()], exactly_one: &[] };
+pub(crate) static POSTGRES_CONNECTION: Shape = Shape {
+    name: "a postgres connection",
+    keys: &[TYPE, URL.required(), MAX_TASKS],
+    exactly_one: &[],
+};
 
-static SQLITE_CONNECTION: Shape =
-    Shape { name: "an sqlite connection", keys: &[TYPE, SQLITE_PATH.required()], exactly_one: &[] };
+static SQLITE_CONNECTION: Shape = Shape {
+    name: "an sqlite connection",
+    keys: &[TYPE, SQLITE_PATH.required(), MAX_TASKS],
+    exactly_one: &[],
+};
 
 static HTTP_CONNECTION: Shape = Shape {
     name: "an http connection",
-    keys: &[TYPE, BASE_URL.required(), AUTH, HEADERS, RATE_LIMIT, TIMEOUT],
+    keys: &[TYPE, BASE_URL.required(), AUTH, HEADERS, RATE_LIMIT, TIMEOUT, MAX_TASKS],
     exactly_one: &[],
 };
 

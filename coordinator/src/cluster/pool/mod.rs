@@ -29,9 +29,10 @@ use weir_proto::internal::to_executor::Message;
 use weir_proto::internal::{Assign, Coordinators, Hello, RunOver, Stop, ToExecutor, Welcome};
 use weir_proto::v1;
 
-use super::place::{Candidate, Waiting, place};
+use super::place::{Candidate, InUse, NoPlace, Standing, may_use, place};
 use super::wire::task_id;
-use crate::workers::{TaskContext, WorkError};
+use crate::connection_limits::{ConnectionKey, ConnectionLimit};
+use crate::workers::{TaskContext, Wanted, WorkError};
 
 /// How long a wish for a place counts: a driver that still has it repeats it sooner.
 const WISH: Duration = Duration::from_millis(600);
@@ -39,8 +40,14 @@ const WISH: Duration = Duration::from_millis(600);
 /// Executors find a new leader within this time, beyond their lease.
 const LONGEST_ARRIVAL: Duration = Duration::from_secs(2);
 
-/// Among whom places are shared out fairly: a run, or a backfill with all of its windows.
-pub(super) type Share = String;
+/// Among whom places are shared out fairly: first pipelines; then, of one pipeline, runs and backfills, each with all
+/// of its windows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Share {
+    pub(super) pipeline: String,
+    /// The run or backfill.
+    pub(super) of: String,
+}
 
 /// What a leader gives to an executor's stream; `Err` ends it.
 pub(super) type Outgoing = Result<ToExecutor, tonic::Status>;
@@ -60,9 +67,17 @@ struct State {
     executors: BTreeMap<String, Executor>,
     tasks: IndexMap<SliceAttempt, Assigned>,
     wishes: BTreeMap<Share, Instant>,
+    connections: BTreeMap<ConnectionKey, Users>,
     streams: u64,
     /// Their URLs.
     coordinators: Vec<String>,
+}
+
+/// Who uses a connection that not any number of tasks may use.
+#[derive(Debug, Default)]
+struct Users {
+    taken: BTreeMap<Share, u32>,
+    wishes: BTreeMap<Share, Instant>,
 }
 
 #[derive(Debug)]
@@ -113,19 +128,17 @@ pub(super) struct Place {
     pub(super) executor: String,
     registration: u64,
     share: Share,
+    connections: Arc<[ConnectionLimit]>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.pool.state();
+        state.leave_connections(&self.share, &self.connections);
         if let Some(executor) = state.executors.get_mut(&self.executor)
             && executor.registration == self.registration
-            && let Some(taken) = executor.taken.get_mut(&self.share)
         {
-            *taken -= 1;
-            if *taken == 0 {
-                executor.taken.remove(&self.share);
-            }
+            take_one(&mut executor.taken, &self.share);
         }
         drop(state);
         self.pool.changed.notify_waiters();
@@ -142,6 +155,23 @@ impl Executor {
 
     fn busy(&self) -> u32 {
         self.taken.values().sum()
+    }
+
+    /// As the place of a task of this share that reads `rows`.
+    fn candidate(&self, name: &str, share: &Share, rows: &BTreeMap<Holder, u64>) -> Candidate {
+        let own = rows
+            .iter()
+            .filter(|(holder, _)| holder.executor == name && holder.boot_id == self.hello.boot_id);
+        let of_a_place = self.hello.memory_bytes / u64::from(self.hello.slots.max(1));
+        let promised = of_a_place.saturating_mul(u64::from(self.busy()));
+        Candidate {
+            name: name.to_owned(),
+            free: self.free(),
+            free_memory: self.hello.memory_bytes.saturating_sub(promised),
+            of_run: self.taken.get(share).copied().unwrap_or(0),
+            rows: own.map(|(_, rows)| *rows).sum(),
+            stays: !self.is_draining && self.stream.is_some(),
+        }
     }
 
     fn free(&self) -> u32 {
@@ -320,41 +350,69 @@ impl Pool {
         slots.fold(0, usize::saturating_add)
     }
 
-    pub(super) fn take_place(self: &Arc<Self>, share: &Share) -> Option<Place> {
+    /// A place for a task of this share, or why there is none now.
+    pub(super) fn take_place(
+        self: &Arc<Self>,
+        share: &Share,
+        wanted: &Wanted,
+    ) -> Result<Place, NoPlace> {
         let mut state = self.state();
         let now = Instant::now();
+        // Not a wish for a place: free ones are for others meanwhile.
+        if !state.may_use_all(share, &wanted.connections, now) {
+            return Err(NoPlace::Limited);
+        }
         state.wishes.retain(|_, since| now.duration_since(*since) < WISH);
-        let busy_of = |state: &State, share: &Share| -> u32 {
-            let executors = state.executors.values();
-            executors.map(|executor| executor.taken.get(share).copied().unwrap_or(0)).sum()
-        };
-        let waiting: Vec<Waiting> = (state.wishes.keys())
+        let waiting: Vec<Standing> = (state.wishes.keys())
             .filter(|other| *other != share)
-            .map(|other| Waiting { busy: busy_of(&state, other) })
+            .map(|other| state.standing(other))
             .collect();
+        let own = match waiting.is_empty() {
+            true => Standing::default(),
+            false => state.standing(share),
+        };
         let candidates: Vec<Candidate> = (state.executors.iter())
-            .map(|(name, executor)| Candidate {
-                name: name.clone(),
-                free: executor.free(),
-                of_run: executor.taken.get(share).copied().unwrap_or(0),
-            })
+            .map(|(name, executor)| executor.candidate(name, share, &wanted.rows))
             .collect();
-        let Some(index) = place(&candidates, busy_of(&state, share), &waiting) else {
-            state.wishes.insert(share.clone(), now);
-            return None;
+        let rows = wanted.rows.values().sum();
+        let index = match place(&candidates, own, &waiting, rows, wanted.waited) {
+            Ok(index) => index,
+            Err(NoPlace::Elsewhere) => return Err(NoPlace::Elsewhere),
+            Err(why) => {
+                state.wishes.insert(share.clone(), now);
+                return Err(why);
+            }
         };
         state.wishes.remove(share);
+        for limit in wanted.connections.iter() {
+            let users = state.connections.entry(limit.connection.clone()).or_default();
+            *users.taken.entry(share.clone()).or_default() += 1;
+            users.wishes.remove(share);
+        }
         let name = &candidates[index].name;
         let executor = state.executors.get_mut(name).expect("a candidate is known");
         *executor.taken.entry(share.clone()).or_default() += 1;
         let registration = executor.registration;
-        let place = Place {
+        Ok(Place {
             pool: Arc::clone(self),
             executor: name.clone(),
             registration,
             share: share.clone(),
-        };
-        Some(place)
+            connections: Arc::clone(&wanted.connections),
+        })
+    }
+
+    /// How many more tasks may use all of these connections.
+    pub(super) fn room(&self, connections: &[ConnectionLimit]) -> usize {
+        if connections.is_empty() {
+            return usize::MAX;
+        }
+        let state = self.state();
+        let left = connections.iter().map(|limit| {
+            let used = state.connections.get(&limit.connection).map_or(0, Users::count);
+            limit.most.saturating_sub(used) as usize
+        });
+        left.min().unwrap_or(usize::MAX)
     }
 
     /// Hands a task to the executor of its place. The receiver gets how it ended.
@@ -468,7 +526,70 @@ impl Pool {
     }
 }
 
+/// One task less.
+fn take_one(taken: &mut BTreeMap<Share, u32>, share: &Share) {
+    if let Some(count) = taken.get_mut(share) {
+        *count -= 1;
+        if *count == 0 {
+            taken.remove(share);
+        }
+    }
+}
+
+/// What somebody has, of these tasks.
+fn standing_in<'taken>(
+    taken: impl Iterator<Item = (&'taken Share, &'taken u32)>,
+    share: &Share,
+) -> Standing {
+    let mut standing = Standing::default();
+    for (other, count) in taken.filter(|(other, _)| other.pipeline == share.pipeline) {
+        standing.of_pipeline += count;
+        standing.of_share += if other == share { *count } else { 0 };
+    }
+    standing
+}
+
+impl Users {
+    fn count(&self) -> u32 {
+        self.taken.values().sum()
+    }
+}
+
 impl State {
+    fn standing(&self, share: &Share) -> Standing {
+        standing_in(self.executors.values().flat_map(|executor| &executor.taken), share)
+    }
+
+    /// Whether one more task of the share may use these connections. If not, it is known to wait for them.
+    fn may_use_all(&mut self, share: &Share, limits: &[ConnectionLimit], now: Instant) -> bool {
+        let mut may = true;
+        for ConnectionLimit { connection, most } in limits {
+            let users = self.connections.entry(connection.clone()).or_default();
+            users.wishes.retain(|_, since| now.duration_since(*since) < WISH);
+            let waiting: Vec<Standing> = (users.wishes.keys())
+                .filter(|other| *other != share)
+                .map(|other| standing_in(users.taken.iter(), other))
+                .collect();
+            let own = standing_in(users.taken.iter(), share);
+            let used = users.count();
+            if !may_use(&InUse { most: *most, used, own, waiting: &waiting }) {
+                users.wishes.insert(share.clone(), now);
+                may = false;
+            }
+        }
+        may
+    }
+
+    fn leave_connections(&mut self, share: &Share, limits: &[ConnectionLimit]) {
+        for limit in limits {
+            let Some(users) = self.connections.get_mut(&limit.connection) else { continue };
+            take_one(&mut users.taken, share);
+            if users.taken.is_empty() && users.wishes.is_empty() {
+                self.connections.remove(&limit.connection);
+            }
+        }
+    }
+
     fn lose(&mut self, name: &str) {
         if self.executors.remove(name).is_none() {
             return;

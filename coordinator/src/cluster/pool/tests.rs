@@ -1,5 +1,13 @@
 use super::*;
 
+fn share(pipeline: &str, of: &str) -> Share {
+    Share { pipeline: pipeline.to_owned(), of: of.to_owned() }
+}
+
+fn anywhere() -> Wanted {
+    Wanted { connections: Arc::default(), rows: BTreeMap::new(), waited: Duration::ZERO }
+}
+
 fn hello(name: &str, boot_id: &str) -> Hello {
     Hello { executor: name.to_owned(), boot_id: boot_id.to_owned(), slots: 2, ..Hello::default() }
 }
@@ -30,13 +38,13 @@ fn an_executor_that_comes_back_keeps_its_tasks_and_another_process_does_not() {
 #[test]
 fn places_are_given_back_and_never_exceeded() {
     let pool = Pool::new(7, Duration::from_secs(3));
-    let run = RunId("run-1".to_owned());
-    assert!(pool.take_place(&run.0).is_none());
+    let run = share("orders", "run-1");
+    assert!(pool.take_place(&run, &anywhere()).is_err());
     let _joined = pool.join(hello("a", "boot-1")).expect("joined");
-    let (one, two) = (pool.take_place(&run.0), pool.take_place(&run.0));
-    assert!(one.is_some() && two.is_some() && pool.take_place(&run.0).is_none());
+    let (one, two) = (pool.take_place(&run, &anywhere()), pool.take_place(&run, &anywhere()));
+    assert!(one.is_ok() && two.is_ok() && pool.take_place(&run, &anywhere()).is_err());
     drop(one);
-    assert!(pool.take_place(&run.0).is_some());
+    assert!(pool.take_place(&run, &anywhere()).is_ok());
 }
 
 #[test]
@@ -88,14 +96,100 @@ fn what_comes_late_on_a_stream_says_nothing_of_the_next_process() {
 #[test]
 fn a_place_of_a_process_that_was_given_up_is_none_when_it_joins_again() {
     let pool = Pool::new(7, Duration::ZERO);
-    let run = RunId("run-1".to_owned());
+    let run = share("orders", "run-1");
     let _first = pool.join(hello("a", "boot-1")).expect("joined");
-    let before = pool.take_place(&run.0);
-    assert!(before.is_some());
+    let before = pool.take_place(&run, &anywhere());
+    assert!(before.is_ok());
     std::thread::sleep(Duration::from_millis(2));
     pool.expire();
     let _second = pool.join(hello("a", "boot-1")).expect("joined");
-    let _places = [pool.take_place(&run.0), pool.take_place(&run.0)];
+    let _places = [pool.take_place(&run, &anywhere()), pool.take_place(&run, &anywhere())];
     drop(before);
-    assert!(pool.take_place(&run.0).is_none(), "it has two slots");
+    assert!(pool.take_place(&run, &anywhere()).is_err(), "it has two slots");
+}
+
+fn of_connection(limits: &[(&str, u32)]) -> Wanted {
+    let limits = limits.iter().map(|(name, most)| ConnectionLimit {
+        connection: ConnectionKey::for_tests(name),
+        most: *most,
+    });
+    Wanted { connections: limits.collect(), ..anywhere() }
+}
+
+#[test]
+fn a_connection_has_no_more_tasks_than_it_may_have_whichever_runs_they_are_of() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let _a = pool.join(Hello { slots: 9, ..hello("a", "boot-1") }).expect("joined");
+    let (orders, customers) = (share("orders", "run-1"), share("customers", "run-2"));
+    let crm = of_connection(&[("crm", 2)]);
+    let one = pool.take_place(&orders, &crm).expect("a place");
+    let two = pool.take_place(&customers, &crm).expect("a place");
+    assert_eq!(pool.room(&crm.connections), 0);
+    assert_eq!(pool.take_place(&orders, &crm).err(), Some(NoPlace::Limited));
+    assert!(pool.take_place(&orders, &anywhere()).is_ok(), "what does not use it goes on");
+    assert!(pool.take_place(&customers, &of_connection(&[("shop", 1)])).is_ok());
+    drop((one, two));
+    assert!(pool.take_place(&orders, &of_connection(&[("crm", 2), ("shop", 1)])).is_ok());
+    assert_eq!(pool.room(&crm.connections), 2);
+}
+
+#[test]
+fn who_waits_for_a_connection_gets_it_before_who_has_it() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let _a = pool.join(Hello { slots: 9, ..hello("a", "boot-1") }).expect("joined");
+    let (orders, customers) = (share("orders", "run-1"), share("customers", "run-2"));
+    let crm = of_connection(&[("crm", 2)]);
+    let mut first = vec![pool.take_place(&orders, &crm), pool.take_place(&orders, &crm)];
+    assert!(pool.take_place(&customers, &crm).is_err());
+    first.pop();
+    assert!(pool.take_place(&orders, &crm).is_err(), "it has one, the other none");
+    assert!(pool.take_place(&customers, &crm).is_ok());
+}
+
+#[test]
+fn a_lost_executor_uses_no_connection() {
+    let pool = Pool::new(7, Duration::ZERO);
+    let _a = pool.join(hello("a", "boot-1")).expect("joined");
+    let crm = of_connection(&[("crm", 1)]);
+    let place = pool.take_place(&share("orders", "run-1"), &crm).expect("a place");
+    std::thread::sleep(Duration::from_millis(2));
+    pool.expire();
+    // Its driver hears of it, and drops the place.
+    drop(place);
+    assert_eq!(pool.room(&crm.connections), 1);
+}
+
+#[test]
+fn a_pipeline_with_many_runs_has_no_more_places_than_one_with_one() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let _a = pool.join(Hello { slots: 4, ..hello("a", "boot-1") }).expect("joined");
+    let mut many: Vec<_> = (0..4)
+        .map(|run| pool.take_place(&share("many", &format!("run-{run}")), &anywhere()))
+        .collect();
+    let one = share("one", "run-9");
+    assert!(pool.take_place(&one, &anywhere()).is_err());
+    many.truncate(2);
+    let new = share("many", "run-5");
+    assert!(pool.take_place(&new, &anywhere()).is_err(), "its pipeline has two");
+    let places = [pool.take_place(&one, &anywhere()), pool.take_place(&one, &anywhere())];
+    assert!(places.iter().all(Result::is_ok));
+}
+
+#[test]
+fn a_task_is_placed_with_the_process_that_has_its_rows() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let _a = pool.join(hello("a", "boot-1")).expect("joined");
+    let _b = pool.join(hello("b", "boot-2")).expect("joined");
+    let run = share("orders", "run-1");
+    let kept_by = |executor: &str, boot_id: &str| {
+        let (executor, boot_id) = (executor.to_owned(), boot_id.to_owned());
+        let holder = Holder { executor, boot_id, url: String::new() };
+        Wanted { rows: BTreeMap::from([(holder, 1_000_000)]), ..anywhere() }
+    };
+    let near = [(); 2].map(|()| pool.take_place(&run, &kept_by("b", "boot-2")).expect("a place"));
+    assert!(near.iter().all(|place| place.executor == "b"));
+    let full = pool.take_place(&run, &kept_by("b", "boot-2"));
+    assert_eq!(full.err(), Some(NoPlace::Elsewhere));
+    let of_a_process_before = pool.take_place(&run, &kept_by("b", "boot-1")).expect("a place");
+    assert_eq!(of_a_process_before.executor, "a");
 }

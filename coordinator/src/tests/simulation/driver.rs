@@ -137,7 +137,7 @@ impl World {
         let busy: BTreeSet<Job> = driver.jobs.values().map(|active| active.job).collect();
         let facts = &self.ledger.runs[&self.plans[run].id];
         let capacity = at.capacity();
-        let decision = decide(facts, at.epoch, capacity, &busy, self.time());
+        let decision = decide(facts, at.epoch, capacity, &busy, &|_| usize::MAX, self.time());
         let ignores = self.control == Control::IntentsIgnored;
         let Some(driver) = self.driver(leader, run) else { return false };
         if decision.is_complete && busy.is_empty() {

@@ -1,6 +1,7 @@
 //! A leader: its epoch, and the executors that have come to it. As `cluster::pool` does it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use weir_ledger::{Command, NewEpoch, ResumeRun, RunState, SliceAttempt};
 use weir_proto::internal::to_executor::Message;
@@ -10,7 +11,7 @@ use super::driver::{Driver, WorkEnd};
 use super::log::{Log, Waiter};
 use super::network::{assign, stop, welcome};
 use super::world::{Event, World};
-use crate::cluster::place::{Candidate, Waiting, place};
+use crate::cluster::place::{Candidate, Standing, place};
 
 /// Without a word from it, an executor has lost its tasks.
 const LEASE: u64 = 3_000;
@@ -88,15 +89,20 @@ impl Leader {
         let of_run = |known: &Known, run: usize| known.taken.get(&run).copied().unwrap_or(0);
         let busy = |run: usize| self.executors.values().map(|known| of_run(known, run)).sum();
         let others = self.wishes.keys().filter(|other| **other != run);
-        let waiting: Vec<Waiting> = others.map(|other| Waiting { busy: busy(*other) }).collect();
+        // Each run is of a pipeline of its own.
+        let standing = |run: usize| Standing { of_pipeline: busy(run), of_share: busy(run) };
+        let waiting: Vec<Standing> = others.map(|other| standing(*other)).collect();
         let candidates: Vec<Candidate> = (self.executors.iter())
             .map(|(process, known)| Candidate {
                 name: process.to_string(),
                 free: known.free(),
                 of_run: of_run(known, run),
+                stays: !known.is_draining,
+                ..Candidate::default()
             })
             .collect();
-        let Some(index) = place(&candidates, busy(run), &waiting) else {
+        let found = place(&candidates, standing(run), &waiting, 0, Duration::ZERO);
+        let Ok(index) = found else {
             self.wishes.insert(run, now);
             return None;
         };
