@@ -98,6 +98,8 @@ pub(crate) async fn retrying<T, F: Future<Output = Result<T, ConnectorError>>>(
 mod tests {
     use std::num::NonZeroU32;
 
+    use weir_executor::TaskEnd;
+
     use super::*;
 
     fn unavailable(status: Option<u16>, retry_after: Option<u64>) -> ConnectorError {
@@ -163,6 +165,52 @@ mod tests {
         assert!(delay_after(&policy, 1, &ConnectorError::new(ErrorKind::Timeout, "")).is_some());
         assert!(delay_after(&policy, 1, &unavailable(Some(429), None)).is_none());
         assert!(delay_after(&policy, 1, &unavailable(None, None)).is_none());
+    }
+
+    /// Whatever the policy says of an error, it says of it after its way from an executor.
+    #[test]
+    fn failures_on_executors_are_retried_as_they_are_here() {
+        let kinds = [
+            ErrorKind::Unavailable { retry_after: None, status: None },
+            ErrorKind::Unavailable {
+                retry_after: Some(Duration::from_secs(30)),
+                status: Some(429),
+            },
+            ErrorKind::Unavailable { retry_after: None, status: Some(503) },
+            ErrorKind::Timeout,
+            ErrorKind::Locked,
+            ErrorKind::Data,
+            ErrorKind::Config,
+        ];
+        let lists = [
+            Vec::new(),
+            vec![RetryOn::Timeout],
+            vec![RetryOn::Connection],
+            vec![RetryOn::Status(503), RetryOn::Status(429)],
+        ];
+        let mut delays = std::collections::BTreeSet::new();
+        for kind in kinds {
+            let error = || TaskError::Connector {
+                node: weir_spec::NodeName::new("orders"),
+                source: ConnectorError::new(kind, "no"),
+            };
+            let redactor = weir_connectors::Redactor::default();
+            let end = TaskEnd::from_result(&Err(error()), &redactor);
+            let json = serde_json::to_vec(&end).expect("ends are JSON");
+            let end: TaskEnd = serde_json::from_slice(&json).expect("ends are read again");
+            let arrived = end.into_result().expect_err("it has failed");
+            for retry_on in &lists {
+                for backoff in [Backoff::Constant, Backoff::Linear, Backoff::Exponential] {
+                    let policy = policy(backoff, retry_on.clone());
+                    for failures in 1..=policy.max_attempts.get() {
+                        let here = task_delay_after(&policy, failures, &error());
+                        assert_eq!(task_delay_after(&policy, failures, &arrived), here);
+                        delays.insert(here);
+                    }
+                }
+            }
+        }
+        assert!(delays.len() > 5, "policies differ: {delays:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod checkers;
 mod driver;
 mod executors;
 mod faults;
+mod graphs;
 mod jobs;
 mod leader;
 mod log;
