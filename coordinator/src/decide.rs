@@ -16,6 +16,8 @@ pub(crate) enum Job {
     Attempt { stage: StageId, slice: u32 },
     /// Show all rows of a `commit: run` sink.
     CommitRun { stage: StageId },
+    /// A second attempt beside one that takes long; see `stragglers`.
+    Copy { stage: StageId, slice: u32 },
 }
 
 /// What the ledger asks for now.
@@ -103,10 +105,14 @@ fn next_of(
     let at = match &facts.state {
         SliceState::Finished => return None,
         // Of this epoch; or of a later one, whose leader is another process that knows better.
-        SliceState::Running { epoch: running } if *running >= epoch => return None,
+        SliceState::Running { epoch: running } | SliceState::Copied { epoch: running, .. }
+            if *running >= epoch =>
+        {
+            return None;
+        }
         // Ends the session of the run: see the driver.
         SliceState::Failed { retry_at: None, .. } => return None,
-        SliceState::Pending | SliceState::Running { .. } => None,
+        SliceState::Pending | SliceState::Running { .. } | SliceState::Copied { .. } => None,
         SliceState::Failed { retry_at: Some(at), .. } => Some(*at),
     };
     match &facts.intent {

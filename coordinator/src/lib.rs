@@ -38,6 +38,7 @@ mod since;
 mod sources;
 mod state_dir;
 mod store;
+mod stragglers;
 mod summary;
 mod surroundings;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The engine as its callers see it, with real connectors on SQLite files: rows arrive exactly once,
 //! however often the work is interrupted.
 
+mod copies;
 mod giving_up;
 mod replicated;
 mod simulation;

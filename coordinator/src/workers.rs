@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use weir_executor::{
     CommitLog, ExecutorEnv, ProgressEvent, Task, TaskError, TaskOutcome, run_task,
 };
+use weir_ledger::SliceAttempt;
 use weir_plan::Holder;
 
 use crate::cluster::place::NoPlace;
@@ -42,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) connections: Arc<[ConnectionLimit]>,
     /// Rows that it is going to read from processes of executors.
     pub(crate) rows: BTreeMap<Holder, u64>,
+    /// It is a copy of a task that this executor has: only for a place that nobody else wants.
+    pub(crate) not_with: Option<String>,
     /// Since it was told that there are free places, but far from these rows.
     pub(crate) waited: Duration,
 }
@@ -60,6 +63,16 @@ pub(crate) trait Workers: Send + Sync + fmt::Debug {
 
     /// How many more tasks may use all of these connections.
     fn room(&self, connections: &[ConnectionLimit]) -> usize;
+
+    /// Who works on an attempt, where others could do so as well.
+    fn executor_of(&self, _attempt: &SliceAttempt) -> Option<String> {
+        None
+    }
+
+    /// A task of a whole stage that takes at least so long may be done a second time beside it.
+    fn copies_after(&self) -> Duration {
+        Duration::MAX
+    }
 
     /// Whether this process of an executor, and with it what it has kept, is gone for good.
     fn is_lost(&self, _holder: &Holder) -> bool {

@@ -265,6 +265,11 @@ pub enum SliceState {
     Running {
         epoch: u64,
     },
+    /// Of a whole stage: these attempts are at work, unless their epoch is over. The first result counts.
+    Copied {
+        epoch: u64,
+        live: Vec<u32>,
+    },
     /// The last attempt has failed; `retry_at: None` means that no other may be made.
     Failed {
         error: String,
@@ -434,6 +439,31 @@ impl SliceFacts {
         SliceStart {
             position: self.position.as_deref().cloned(),
             next_sequence: self.next_sequence,
+        }
+    }
+
+    /// Whether the ledger waits for this attempt of the epoch.
+    pub fn is_at_work(&self, epoch: u64, attempt: u32) -> bool {
+        match &self.state {
+            SliceState::Running { epoch: running } => *running == epoch && attempt == self.attempts,
+            SliceState::Copied { epoch: running, live } => {
+                *running == epoch && live.contains(&attempt)
+            }
+            SliceState::Pending | SliceState::Failed { .. } | SliceState::Finished => false,
+        }
+    }
+
+    /// Another attempt goes on without this one, if there is one.
+    pub(crate) fn leave(&mut self, attempt: u32) -> bool {
+        let SliceState::Copied { epoch, live } = &mut self.state else { return false };
+        live.retain(|other| *other != attempt);
+        match live.as_slice() {
+            [] => false,
+            [last] if *last == self.attempts => {
+                self.state = SliceState::Running { epoch: *epoch };
+                true
+            }
+            _ => true,
         }
     }
 

@@ -34,7 +34,7 @@ pub use commands::{
     CreateBackfill, CreateToken, DeletePipeline, FailAttempt, FinishExchange, FinishRun, JoinRun,
     LoseAttempt, LoseOutputs, LostOutput, NewEpoch, PlanRun, PrepareSink, RegisterPipeline,
     Requested, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent,
-    SetWatermark, SliceAttempt, StartAttempt, StartRun,
+    SetWatermark, SliceAttempt, StartAttempt, StartCopy, StartRun,
 };
 pub use facts::{
     CommittedBy, EpochFacts, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role,

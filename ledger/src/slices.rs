@@ -43,7 +43,10 @@ struct Place {
 impl Place {
     fn of(slice: &SliceFacts) -> Self {
         let is_unsettled = slice.intent.is_some()
-            || matches!(slice.state, SliceState::Running { .. } | SliceState::Failed { .. });
+            || matches!(
+                slice.state,
+                SliceState::Running { .. } | SliceState::Copied { .. } | SliceState::Failed { .. }
+            );
         let is_pending = slice.state == SliceState::Pending && !is_unsettled;
         let is_held = slice.exchange.as_ref().is_some_and(|output| output.holder.is_some());
         Self { is_pending, is_unsettled, is_held }

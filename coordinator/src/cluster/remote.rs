@@ -22,6 +22,9 @@ use crate::workers::{Slot, TaskContext, Wanted, WorkError, Workers};
 /// A driver that found no place looks again after this time, so that its wish stays known.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
+/// A task that ends sooner is not worth a second one.
+const COPIES_AFTER: Duration = Duration::from_secs(5);
+
 /// What all tasks of a run have in common.
 #[derive(Clone, Debug)]
 pub(super) struct RunPlace {
@@ -70,6 +73,14 @@ impl Workers for RemoteWorkers {
 
     fn room(&self, connections: &[ConnectionLimit]) -> usize {
         self.pool.room(connections)
+    }
+
+    fn executor_of(&self, attempt: &SliceAttempt) -> Option<String> {
+        self.pool.executor_of(attempt)
+    }
+
+    fn copies_after(&self) -> Duration {
+        COPIES_AFTER
     }
 
     fn is_lost(&self, holder: &Holder) -> bool {

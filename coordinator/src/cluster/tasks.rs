@@ -43,7 +43,9 @@ pub(super) fn page(
 fn task(stage: u32, number: u32, slice: &SliceFacts, executor: Option<String>) -> v1::Task {
     let (state, epoch, error) = match &slice.state {
         SliceState::Pending => (v1::TaskState::Pending, 0, String::new()),
-        SliceState::Running { epoch } => (v1::TaskState::Running, *epoch, String::new()),
+        SliceState::Running { epoch } | SliceState::Copied { epoch, .. } => {
+            (v1::TaskState::Running, *epoch, String::new())
+        }
         SliceState::Failed { error, .. } => (v1::TaskState::Failed, 0, error.clone()),
         SliceState::Finished => (v1::TaskState::Finished, 0, String::new()),
     };

@@ -10,12 +10,12 @@ use weir_connectors::{Manifest, Recovery};
 use weir_executor::{Task, TaskError, TaskOutcome};
 use weir_ledger::{
     Command, CommitDone, CommitLost, FinishExchange, OpenIntent, Rejection, RunCommitIntent,
-    SliceAttempt, StartAttempt,
+    SliceAttempt, StartAttempt, StartCopy,
 };
-use weir_plan::StageId;
+use weir_plan::{StageId, StageOutput};
 
 use super::locality::rows_kept_for;
-use super::{Begun, Driver, JobEnd};
+use super::{Attempting, Begun, Driver, JobEnd};
 use crate::cluster::place::NoPlace;
 use crate::decide::Job;
 use crate::limits::{Moment, exceeded_limit};
@@ -43,8 +43,12 @@ impl Driver<'_> {
                     }
                 };
                 self.waits.remove(&job);
-                self.begin_attempt(slot, stage, slice).await
+                self.begin_attempt(slot, job, stage, slice).await
             }
+            Job::Copy { stage, slice } => match self.copy_place(stage, slice).await {
+                Ok(slot) => self.begin_attempt(slot, job, stage, slice).await,
+                Err(why) => return Ok(Begun::No(why)),
+            },
             Job::Recover { stage, slice } => match self.begin_recovery(stage, slice).await {
                 Some(handle) => handle,
                 None => return Ok(Begun::NotNeeded),
@@ -56,19 +60,25 @@ impl Driver<'_> {
         Ok(Begun::Yes)
     }
 
-    async fn wanted(&self, job: Job, stage_id: StageId, slice: u32) -> Wanted {
+    pub(super) async fn wanted(&self, job: Job, stage_id: StageId, slice: u32) -> Wanted {
         let stage = self.stage(stage_id);
         let rows = match stage.inputs.is_empty() {
             true => BTreeMap::new(),
             false => self.session.with_facts(|facts| rows_kept_for(facts, stage, slice)).await,
         };
         let waited = self.waits.get(&job).map_or(Duration::ZERO, Instant::elapsed);
-        Wanted { connections: Arc::clone(self.connections_of(stage_id)), rows, waited }
+        Wanted {
+            connections: Arc::clone(self.connections_of(stage_id)),
+            rows,
+            not_with: None,
+            waited,
+        }
     }
 
     async fn begin_attempt(
         &mut self,
         slot: Box<dyn Slot>,
+        job: Job,
         stage_id: StageId,
         slice: u32,
     ) -> tokio::task::AbortHandle {
@@ -114,11 +124,20 @@ impl Driver<'_> {
         };
         let workers = Arc::clone(&self.workers);
         let store = Arc::clone(&session.store);
+        let is_copy = matches!(job, Job::Copy { .. });
+        let is_whole = stage.output == StageOutput::Exchange;
         // What many tasks append at the same time becomes one entry.
         let work = async move {
-            let begin = StartAttempt { task: attempt.clone() };
-            if let Err(error) = store.append(Command::StartAttempt(begin)).await {
-                return JobEnd::NotAppended(error);
+            let task_id = attempt.clone();
+            let begin = match is_copy {
+                false => Command::StartAttempt(StartAttempt { task: task_id }),
+                true => Command::StartCopy(StartCopy { task: task_id }),
+            };
+            match store.append(begin).await {
+                Ok(_) => {}
+                // What it was to be a copy of has ended meanwhile.
+                Err(StoreError::Rejected(_)) if is_copy => return JobEnd::Superseded,
+                Err(error) => return JobEnd::NotAppended(error),
             }
             let result = workers.run(slot, task, context).await;
             if let Err(WorkError::Task(TaskError::InputLost { .. })) = &result {
@@ -128,16 +147,21 @@ impl Driver<'_> {
             let Ok(TaskOutcome::Exchanged { output, account }) = result else {
                 return JobEnd::Attempt { task: attempt, result };
             };
-            let stage = attempt.stage;
+            let (stage, slice) = (attempt.stage, attempt.slice);
             let finish = FinishExchange { task: attempt, output, account };
             match store.append(Command::FinishExchange(finish)).await {
-                Ok(_) => JobEnd::Exchanged { stage },
+                Ok(_) => JobEnd::Exchanged { stage, slice },
                 // What it has read is gone (`LoseOutputs`), and so is its result.
                 Err(StoreError::Rejected(Rejection::OldAttempt { .. })) => JobEnd::Superseded,
                 Err(error) => JobEnd::NotAppended(error),
             }
         };
-        self.running.spawn(work.instrument(span))
+        let handle = self.running.spawn(work.instrument(span));
+        if is_whole {
+            let attempting = Attempting { began: Instant::now(), handle: handle.clone() };
+            self.attempts.insert(job, attempting);
+        }
+        handle
     }
 
     /// `None`: what a lost executor had said last has settled the batch meanwhile.

@@ -7,17 +7,18 @@
 //! ```
 
 mod begin;
+mod copies;
 mod locality;
 mod settle;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::ConnectorError;
@@ -59,12 +60,21 @@ pub(crate) struct Driver<'session> {
     announced: BTreeSet<StageId>,
     /// By stage: connections that not any number of tasks may use.
     connections: Vec<Arc<[ConnectionLimit]>>,
+    /// Attempts at whole stages that are at work.
+    attempts: HashMap<Job, Attempting>,
+    /// How long those have taken that have ended well.
+    took: BTreeMap<StageId, Vec<Duration>>,
     /// Since when attempts have waited for a place near what they read.
     waits: HashMap<Job, Instant>,
     /// No decision before then.
     rest_until: Instant,
     /// Set once; nothing is begun afterwards.
     ending: Option<Ending>,
+}
+
+struct Attempting {
+    began: Instant,
+    handle: AbortHandle,
 }
 
 struct Ending {
@@ -87,9 +97,10 @@ enum JobEnd {
         task: SliceAttempt,
         result: Result<TaskOutcome, WorkError>,
     },
-    /// Its exchange is in the ledger.
+    /// Its exchange is in the ledger, or that of another attempt at the slice.
     Exchanged {
         stage: StageId,
+        slice: u32,
     },
     /// The slice is to be computed again; nobody wants this attempt's result.
     Superseded,
@@ -141,6 +152,8 @@ impl<'session> Driver<'session> {
             connections: (graph.stages.iter())
                 .map(|stage| limits_of(stage, &session.frozen).into())
                 .collect(),
+            attempts: HashMap::new(),
+            took: BTreeMap::new(),
             waits: HashMap::new(),
             rest_until: Instant::now(),
             ending: None,
@@ -178,7 +191,7 @@ impl<'session> Driver<'session> {
                 if decision.is_complete && self.busy.is_empty() {
                     return Ok(());
                 }
-                let mut is_full = false;
+                let (mut is_full, has_nothing_else) = (false, decision.jobs.is_empty());
                 for job in decision.jobs {
                     if self.ending.is_some() {
                         break;
@@ -197,6 +210,10 @@ impl<'session> Driver<'session> {
                     }
                 }
                 wake_at = decision.wake_at;
+                if has_nothing_else && self.busy.len() < slots {
+                    let next_look = self.begin_copies().await;
+                    wake_at = [wake_at, next_look].into_iter().flatten().min();
+                }
             }
             if self.busy.is_empty() {
                 if let Some(ending) = self.ending {
@@ -290,9 +307,17 @@ impl<'session> Driver<'session> {
         };
         if let Some(job) = self.ids.remove(&id) {
             self.busy.remove(&job);
+            let attempting = self.attempts.remove(&job);
+            if let (Some(attempting), Ok((_, JobEnd::Exchanged { stage, .. }))) =
+                (attempting, &ended)
+            {
+                self.took.entry(*stage).or_default().push(attempting.began.elapsed());
+            }
         }
         let settled = match ended {
             Ok((_, end)) => self.settle(end).await,
+            // Another attempt has been the first to end.
+            Err(error) if error.is_cancelled() => Ok(()),
             Err(error) => Err(Failure::Run(format!(
                 "a job ended without a result ({error}); this is a defect of Weir, please report it"
             ))),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weir_connectors::ErrorKind;
 use weir_executor::{CommitLogError, TaskError, TaskOutcome};
-use weir_ledger::{Command, FailAttempt, LoseAttempt, RunCommitDone, SliceAttempt, SliceState};
+use weir_ledger::{Command, FailAttempt, LoseAttempt, RunCommitDone, SliceAttempt};
 use weir_plan::StageOutput;
 
 use super::{Driver, JobEnd};
@@ -28,7 +28,10 @@ impl Driver<'_> {
                 self.settle_attempt(task, result).await?;
                 stage
             }
-            JobEnd::Exchanged { stage } => stage,
+            JobEnd::Exchanged { stage, slice } => {
+                self.end_others(stage, slice);
+                stage
+            }
             JobEnd::Superseded => return Ok(()),
             JobEnd::NotAppended(error) => return Err(session.store_failure(&error)),
             JobEnd::Recover { command, stage } => {
@@ -199,9 +202,7 @@ impl Driver<'_> {
             .session
             .with_facts(|facts| {
                 let slice = facts.slice(task.stage, task.slice)?;
-                let is_running =
-                    matches!(slice.state, SliceState::Running { epoch } if epoch == task.epoch);
-                Some(is_running && slice.attempts == task.attempt || slice.is_finished())
+                Some(slice.is_at_work(task.epoch, task.attempt))
             })
             .await;
         current.unwrap_or(true)

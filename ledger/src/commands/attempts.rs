@@ -20,14 +20,15 @@ pub struct SliceAttempt {
 }
 
 impl SliceAttempt {
-    /// The slice's current attempt, at work in this epoch.
+    /// The slice's current attempt, or its copy, at work in this epoch.
     pub(super) fn check_current(&self, slice: &SliceFacts) -> Result<(), Rejection> {
         if slice.is_finished() {
             return Err(Rejection::SliceFinished { stage: self.stage, slice: self.slice });
         }
-        let is_current = self.attempt == slice.attempts
-            && slice.state == SliceState::Running { epoch: self.epoch };
-        if is_current { Ok(()) } else { Err(self.old_attempt(slice)) }
+        match slice.is_at_work(self.epoch, self.attempt) {
+            true => Ok(()),
+            false => Err(self.old_attempt(slice)),
+        }
     }
 
     pub(super) fn old_attempt(&self, slice: &SliceFacts) -> Rejection {
@@ -61,14 +62,19 @@ impl StartAttempt {
             SliceState::Finished => {
                 return Err(Rejection::SliceFinished { stage: task.stage, slice: task.slice });
             }
-            SliceState::Running { epoch } if epoch == task.epoch => {
+            SliceState::Running { epoch } | SliceState::Copied { epoch, .. }
+                if epoch == task.epoch =>
+            {
                 return Err(Rejection::AttemptRunning {
                     stage: task.stage,
                     slice: task.slice,
                     attempt: slice.attempts,
                 });
             }
-            SliceState::Pending | SliceState::Running { .. } | SliceState::Failed { .. } => {}
+            SliceState::Pending
+            | SliceState::Running { .. }
+            | SliceState::Copied { .. }
+            | SliceState::Failed { .. } => {}
         }
         if let Some(intent) = &slice.intent {
             return Err(Rejection::IntentOpen {
@@ -82,6 +88,38 @@ impl StartAttempt {
         }
         slice.attempts = task.attempt;
         slice.state = SliceState::Running { epoch: task.epoch };
+        Ok(true)
+    }
+}
+
+/// Begins a second attempt beside the one that is at work and takes long: the first result counts, the other is
+/// ignored. Only for whole stages, whose attempts write files of their own and change nothing else; a sink lets only
+/// the last attempt publish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartCopy {
+    pub task: SliceAttempt,
+}
+
+impl StartCopy {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        let task = &self.task;
+        let run = running_run(ledger, &task.run)?;
+        let stage = planned_stage(&task.run, run, task.stage)?;
+        if stage.shape.output != StageOutputShape::Exchange {
+            return Err(Rejection::WrongOutput { stage: task.stage, expected: "an exchange" });
+        }
+        let mut slice = slice_of(run, task)?;
+        if slice.is_finished() {
+            return Err(Rejection::SliceFinished { stage: task.stage, slice: task.slice });
+        }
+        // The attempt before is at work, and has no copy yet.
+        let first = slice.attempts;
+        let is_next = first.checked_add(1) == Some(task.attempt);
+        if !is_next || slice.state != (SliceState::Running { epoch: task.epoch }) {
+            return Err(task.old_attempt(&slice));
+        }
+        slice.attempts = task.attempt;
+        slice.state = SliceState::Copied { epoch: task.epoch, live: vec![first, task.attempt] };
         Ok(true)
     }
 }
@@ -102,6 +140,9 @@ impl FailAttempt {
         let mut slice = slice_of(run, &self.task)?;
         self.task.check_current(&slice)?;
         slice.failures += 1;
+        if self.retry_at.is_some() && slice.leave(self.task.attempt) {
+            return Ok(true);
+        }
         slice.state = SliceState::Failed { error: self.error.clone(), retry_at: self.retry_at };
         Ok(true)
     }
@@ -126,6 +167,9 @@ impl LoseAttempt {
         }
         self.task.check_current(&slice)?;
         slice.losses += 1;
+        if !self.is_last && slice.leave(self.task.attempt) {
+            return Ok(true);
+        }
         slice.state = match self.is_last {
             true => SliceState::Failed { error: self.error.clone(), retry_at: None },
             false => SliceState::Pending,

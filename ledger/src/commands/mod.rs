@@ -15,7 +15,9 @@ mod watermarks;
 use serde::{Deserialize, Serialize};
 use weir_plan::StageId;
 
-pub use attempts::{FailAttempt, FinishExchange, LoseAttempt, SliceAttempt, StartAttempt};
+pub use attempts::{
+    FailAttempt, FinishExchange, LoseAttempt, SliceAttempt, StartAttempt, StartCopy,
+};
 pub use backfills::{BackfillChange, ChangeBackfill, CreateBackfill};
 pub use batches::{CommitDone, CommitIntent, CommitLost};
 pub use epoch::NewEpoch;
@@ -40,6 +42,7 @@ pub enum Command {
     PlanRun(PlanRun),
     PrepareSink(PrepareSink),
     StartAttempt(StartAttempt),
+    StartCopy(StartCopy),
     CommitIntent(CommitIntent),
     CommitDone(CommitDone),
     CommitLost(CommitLost),
@@ -73,6 +76,7 @@ impl Command {
             Command::PlanRun(command) => Some(command.epoch),
             Command::PrepareSink(command) => Some(command.epoch),
             Command::StartAttempt(command) => Some(command.task.epoch),
+            Command::StartCopy(command) => Some(command.task.epoch),
             Command::CommitIntent(command) => Some(command.task.epoch),
             Command::CommitDone(command) => Some(command.task.epoch),
             Command::CommitLost(command) => Some(command.task.epoch),

@@ -97,7 +97,7 @@ impl StageFacts {
         let Some(mut slice) = self.slices.get_mut(slice) else { return };
         match slice.state {
             SliceState::Pending | SliceState::Failed { .. } => return,
-            SliceState::Running { .. } => {}
+            SliceState::Running { .. } | SliceState::Copied { .. } => {}
             SliceState::Finished => self.finished_slices -= 1,
         }
         let kept = SliceFacts { attempts: slice.attempts, ..SliceFacts::default() };

@@ -176,7 +176,9 @@ impl ResumeRun {
                 slice.failures = 0;
                 slice.losses = 0;
                 match slice.state {
-                    SliceState::Failed { .. } | SliceState::Running { .. } => {
+                    SliceState::Failed { .. }
+                    | SliceState::Running { .. }
+                    | SliceState::Copied { .. } => {
                         slice.state = SliceState::Pending;
                     }
                     SliceState::Pending | SliceState::Finished => {}

@@ -24,7 +24,7 @@ struct Try {
 fn tries() -> impl Strategy<Value = Vec<Try>> {
     let mostly_zero = prop_oneof![8 => Just(0i64), 1 => Just(1i64), 1 => Just(-1i64)];
     let one = (
-        0u8..16,
+        0u8..17,
         1u64..3,
         0u32..4,
         0u32..3,
@@ -84,6 +84,9 @@ fn command(attempt: &Try, ledger: &Ledger) -> Command {
             Command::RunCommitIntent(RunCommitIntent { epoch, run, stage: StageId(2) })
         }
         14 => Command::RunCommitDone(RunCommitDone { epoch, run, stage: StageId(2) }),
+        15 => Command::StartCopy(StartCopy {
+            task: task(epoch, &run, attempt.stage, attempt.slice, number(slice.attempts + 1)),
+        }),
         _ if attempt.flag => {
             Command::ResumeRun(ResumeRun { epoch, run, request_id: None, at: at(6) })
         }

@@ -371,15 +371,21 @@ impl Pool {
             true => Standing::default(),
             false => state.standing(share),
         };
+        if wanted.not_with.is_some() && !waiting.is_empty() {
+            return Err(NoPlace::Full);
+        }
         let candidates: Vec<Candidate> = (state.executors.iter())
+            .filter(|(name, _)| wanted.not_with.as_ref() != Some(name))
             .map(|(name, executor)| executor.candidate(name, share, &wanted.rows))
             .collect();
         let rows = wanted.rows.values().sum();
         let index = match place(&candidates, own, &waiting, rows, wanted.waited) {
             Ok(index) => index,
-            Err(NoPlace::Elsewhere) => return Err(NoPlace::Elsewhere),
             Err(why) => {
-                state.wishes.insert(share.clone(), now);
+                // Who can do without a place for a while keeps nobody else from it.
+                if why == NoPlace::Full && wanted.not_with.is_none() {
+                    state.wishes.insert(share.clone(), now);
+                }
                 return Err(why);
             }
         };
@@ -460,9 +466,17 @@ impl Pool {
         }
     }
 
-    /// Nobody waits for the task any more. What it reports is refused from now on.
+    /// Nobody waits for the task any more. What it reports is refused from now on, and its executor may end it.
     pub(super) fn forget(&self, key: &SliceAttempt) {
-        self.state().tasks.swap_remove(key);
+        let mut state = self.state();
+        let Some(assigned) = state.tasks.swap_remove(key) else { return };
+        if let Some(executor) = state.executors.get(&assigned.executor) {
+            executor.send(Message::Stop(Stop { task: Some(task_id(key)) }));
+        }
+    }
+
+    pub(super) fn executor_of(&self, key: &SliceAttempt) -> Option<String> {
+        self.state().tasks.get(key).map(|assigned| assigned.executor.clone())
     }
 
     /// The task is over.

@@ -5,7 +5,12 @@ fn share(pipeline: &str, of: &str) -> Share {
 }
 
 fn anywhere() -> Wanted {
-    Wanted { connections: Arc::default(), rows: BTreeMap::new(), waited: Duration::ZERO }
+    Wanted {
+        connections: Arc::default(),
+        rows: BTreeMap::new(),
+        not_with: None,
+        waited: Duration::ZERO,
+    }
 }
 
 fn hello(name: &str, boot_id: &str) -> Hello {
@@ -192,4 +197,17 @@ fn a_task_is_placed_with_the_process_that_has_its_rows() {
     assert_eq!(full.err(), Some(NoPlace::Elsewhere));
     let of_a_process_before = pool.take_place(&run, &kept_by("b", "boot-1")).expect("a place");
     assert_eq!(of_a_process_before.executor, "a");
+}
+
+#[test]
+fn a_copy_gets_a_place_elsewhere_that_nobody_else_wants() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let _a = pool.join(Hello { slots: 9, ..hello("a", "boot-1") }).expect("joined");
+    let (run, other) = (share("orders", "run-1"), share("customers", "run-2"));
+    let copy = Wanted { not_with: Some("a".to_owned()), ..anywhere() };
+    assert_eq!(pool.take_place(&run, &copy).err(), Some(NoPlace::Full), "not beside itself");
+    assert!(pool.take_place(&other, &anywhere()).is_ok(), "and nobody waits for it");
+    let _b = pool.join(Hello { slots: 1, ..hello("b", "boot-2") }).expect("joined");
+    let place = pool.take_place(&run, &copy).expect("a place");
+    assert_eq!(place.executor, "b");
 }

@@ -11,7 +11,7 @@ use weir_connectors::Manifest;
 use weir_ledger::{
     Command, CommitDone, CommitIntent, FailAttempt, FinishExchange, Ledger, LoseAttempt,
     LoseOutputs, NewEpoch, PlanRun, Response, ResumeRun, RunFacts, RunId, SliceAttempt, SliceState,
-    StageOutputShape, StageShape, StartAttempt, StartRun, apply,
+    StageOutputShape, StageShape, StartAttempt, StartCopy, StartRun, apply,
 };
 use weir_plan::{Commit, ExchangeOutput, Holder, RowAccount, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
@@ -209,7 +209,7 @@ impl Graph {
         for job in decision.jobs {
             match job {
                 Job::Attempt { stage, slice } => self.begin_attempt(stage, slice),
-                Job::Recover { .. } | Job::CommitRun { .. } => {
+                Job::Recover { .. } | Job::CommitRun { .. } | Job::Copy { .. } => {
                     self.violations.push(format!("{job:?}, of which there is none here"));
                 }
             }
@@ -244,6 +244,7 @@ impl Graph {
             90..=93 if has_faults => self.lose_executor(),
             94..=96 if has_faults => self.fail(),
             97 if has_faults => self.change_leaders(),
+            98..=99 => self.copy(),
             _ => {}
         }
     }
@@ -370,6 +371,25 @@ impl Graph {
         self.accept(&Command::FailAttempt(FailAttempt { task, error: String::new(), retry_at }));
     }
 
+    /// A second attempt at a slice of a whole stage, beside the one that is at work.
+    fn copy(&mut self) {
+        let numbers: Vec<usize> = (0..self.at_work.len()).collect();
+        let Some(number) = self.random.pick(&numbers) else { return };
+        let AtWork { task: first, executor, reads } = self.at_work[number].clone();
+        let facts = self.facts().slice(first.stage, first.slice).expect("it is there");
+        let is_whole = self.facts().stages[first.stage.0 as usize].sink().is_none();
+        let is_alone = facts.state == SliceState::Running { epoch: first.epoch };
+        if !(is_whole && is_alone && facts.attempts == first.attempt) {
+            return;
+        }
+        let key = (first.stage.0, first.slice);
+        let task = SliceAttempt { attempt: first.attempt + 1, ..first };
+        self.accept(&Command::StartCopy(StartCopy { task: task.clone() }));
+        *self.starts.entry(key).or_default() += 1;
+        self.because(key);
+        self.at_work.push(AtWork { task, executor: (executor + 1) % EXECUTORS, reads });
+    }
+
     fn change_leaders(&mut self) {
         self.new_epoch();
         for at in std::mem::take(&mut self.at_work) {
@@ -381,7 +401,7 @@ impl Graph {
 
     fn is_current(&self, task: &SliceAttempt) -> bool {
         let slice = self.facts().slice(task.stage, task.slice).expect("it is there");
-        slice.attempts == task.attempt && slice.state == SliceState::Running { epoch: task.epoch }
+        slice.is_at_work(task.epoch, task.attempt)
     }
 
     /// Whether the process that had kept the file is no more.
@@ -530,7 +550,7 @@ fn forget_running(facts: &mut RunFacts) {
     for stage in &mut facts.stages {
         for number in 0..stage.slices.count() {
             let mut slice = stage.slices.get_mut(number).expect("it is there");
-            if matches!(slice.state, SliceState::Running { .. }) {
+            if matches!(slice.state, SliceState::Running { .. } | SliceState::Copied { .. }) {
                 slice.state = SliceState::Pending;
             }
         }

@@ -75,6 +75,7 @@ impl World {
                 let waiter = Waiter::RunIntent { run, job: number, stage: stage.0 as usize };
                 self.append(leader, Command::RunCommitIntent(intent), waiter);
             }
+            Job::Copy { .. } => unreachable!("`decide` does not ask for copies"),
         }
     }
 

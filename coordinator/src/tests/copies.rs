@@ -1,0 +1,183 @@
+//! A driver with workers of which one hangs.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use weir_executor::{Registry, Task, TaskOutcome};
+use weir_ledger::{Command, PlanRun, RunId, SliceAttempt, StartRun};
+use weir_plan::{
+    EncodedPlan, ExchangeOutput, RowAccount, Stage, StageGraph, StageId, StageKind, StageOutput,
+};
+
+use super::*;
+use crate::Frozen;
+use crate::cluster::place::NoPlace;
+use crate::connection_limits::ConnectionLimit;
+use crate::driver::Driver;
+use crate::session::Session;
+use crate::shape::stage_shapes;
+use crate::store::LedgerStore;
+use crate::workers::{Slot, TaskContext, Wanted, WorkError, Workers};
+
+const SLICES: u32 = 4;
+const SLOW: u32 = 3;
+
+/// The first attempt at one slice never ends.
+#[derive(Debug, Default)]
+struct OneHangs {
+    wanted: Mutex<Vec<Option<String>>>,
+    is_given_up: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Free;
+
+impl Slot for Free {}
+
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Workers for OneHangs {
+    fn capacity(&self) -> usize {
+        SLICES as usize + 1
+    }
+
+    fn take_slot(&self, wanted: &Wanted) -> Result<Box<dyn Slot>, NoPlace> {
+        self.wanted.lock().expect("no panic").push(wanted.not_with.clone());
+        Ok(Box::new(Free))
+    }
+
+    fn room(&self, _connections: &[ConnectionLimit]) -> usize {
+        usize::MAX
+    }
+
+    fn executor_of(&self, attempt: &SliceAttempt) -> Option<String> {
+        Some(format!("executor of {}", attempt.attempt))
+    }
+
+    fn copies_after(&self) -> Duration {
+        Duration::from_millis(30)
+    }
+
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+
+    async fn run(
+        &self,
+        _slot: Box<dyn Slot>,
+        task: Task,
+        _context: TaskContext,
+    ) -> Result<TaskOutcome, WorkError> {
+        if (task.slice, task.attempt) == (SLOW, 1) {
+            let _given_up = GivenUp(Arc::clone(&self.is_given_up));
+            std::future::pending::<()>().await;
+        }
+        let file_id = format!("{}-{}", task.slice, task.attempt);
+        let output = ExchangeOutput { file_id, first: task.slice, partitions: 1, holder: None };
+        Ok(TaskOutcome::Exchanged { output, account: RowAccount::default() })
+    }
+}
+
+fn graph() -> StageGraph {
+    let stage = Stage {
+        id: StageId(0),
+        name: "joined".to_owned(),
+        nodes: Vec::new(),
+        inputs: Vec::new(),
+        kind: StageKind::Whole {
+            plan: EncodedPlan(Vec::new()),
+            partitions: SLICES,
+            slices: SLICES,
+            durable: true,
+        },
+        output: StageOutput::Exchange,
+        display: String::new(),
+    };
+    StageGraph { engine_version: StageGraph::ENGINE_VERSION.to_owned(), stages: vec![stage] }
+}
+
+#[tokio::test]
+async fn a_straggler_is_done_a_second_time_and_the_first_result_counts() {
+    let place = Place(tempfile::tempdir().expect("a temporary folder"));
+    let text = "pipeline: p\nsources: { a: { type: csv, path: a.csv } }\n\
+                sinks: { b: { input: a, type: csv, path: out } }\n";
+    let spec = weir_spec::parse("pipeline.yaml", text).expect("it is right").spec;
+    let dir = StateDir::new(place.state()).pipeline(&spec.pipeline);
+    let lock = PipelineLock::try_acquire(&dir).expect("writable").expect("nobody else has it");
+    let store = Arc::new(LedgerStore::open_writer(&dir.ledger(), lock).await.expect("it opens"));
+    let epoch = place.engine().await.begin_epoch(&store).await.expect("it begins");
+    let (run, graph) = (RunId("run-1".to_owned()), graph());
+    let request = RunRequest::default();
+    for command in [
+        Command::StartRun(StartRun {
+            epoch,
+            run: run.clone(),
+            pipeline: spec.pipeline.clone(),
+            spec_hash: String::new(),
+            params: BTreeMap::new(),
+            window: None,
+            request_id: None,
+            version: None,
+            backfill: None,
+            at: chrono::DateTime::UNIX_EPOCH,
+        }),
+        Command::PlanRun(PlanRun {
+            epoch,
+            run: run.clone(),
+            graph_hash: "graph".to_owned(),
+            engine_version: String::new(),
+            stages: stage_shapes(&graph, &spec, &request),
+        }),
+    ] {
+        store.append(command).await.expect("accepted");
+    }
+    let (events, _received) = mpsc::unbounded_channel();
+    let session = Session {
+        files: dir.files(),
+        store: Arc::clone(&store),
+        epoch,
+        run: run.clone(),
+        frozen: Frozen {
+            run: run.0.clone(),
+            pipeline: spec.pipeline.to_string(),
+            spec,
+            spec_text: text.to_owned(),
+            base_dir: place.0.path().to_owned(),
+            request,
+        },
+        options: EngineOptions {
+            state_dir: place.state(),
+            memory_bytes: 1 << 20,
+            slots: NonZeroUsize::MIN,
+            context: place.context(),
+        },
+        systems: Arc::new(Registry { context: place.context() }),
+        events,
+        stop: CancellationToken::new(),
+        cluster: None,
+    };
+    let workers = Arc::new(OneHangs::default());
+    let sinks = IndexMap::new();
+    let driving = Driver::new(&session, &graph, &sinks, Arc::clone(&workers) as Arc<dyn Workers>);
+    let driven = tokio::time::timeout(Duration::from_secs(60), driving.drive()).await;
+    driven.expect("it does not wait for who hangs").expect("it succeeds");
+
+    let ledger = store.ledger().await;
+    let slices = &ledger.run(&run).expect("it is known").stages[0].slices;
+    let attempts: Vec<u32> = slices.iter().map(|slice| slice.attempts).collect();
+    assert_eq!(attempts, [1, 1, 1, 2]);
+    assert_eq!(slices[SLOW as usize].attempt_of(0), Some(2));
+    assert!(workers.is_given_up.load(Ordering::SeqCst), "nobody waits for the first");
+    let wanted = workers.wanted.lock().expect("no panic").clone();
+    assert_eq!(wanted[4..], [Some("executor of 1".to_owned())], "only that one, and elsewhere");
+}
