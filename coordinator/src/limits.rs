@@ -49,11 +49,10 @@ pub(crate) fn exceeded_limit(
     limits(spec).find_map(|(node, limit)| {
         let counts_in = |account: &RowAccount| account.nodes.get(node).copied().unwrap_or_default();
         let mut counts = NodeCounts::default();
-        for slice in run.stages.iter().flat_map(|stage| &stage.slices) {
-            counts += counts_in(&slice.account.unpack());
-            if let Some(intent) = &slice.intent {
-                counts += counts_in(&intent.commit.account);
-            }
+        for stage in &run.stages {
+            counts += stage.slices.counts(node);
+            let intents = stage.slices.unsettled().filter_map(|(_, slice)| slice.intent.as_ref());
+            intents.for_each(|intent| counts += counts_in(&intent.commit.account));
         }
         if let Moment::BeforeCommit(account) = moment {
             counts += counts_in(account);

@@ -7,21 +7,25 @@
 //! the rest   finished
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use weir_plan::{NodeCounts, RowAccount};
+use weir_spec::NodeName;
 
+use crate::PackedAccount;
 use crate::facts::{SliceFacts, SliceState};
 use crate::intervals::Intervals;
 
-/// In JSON a list of slices: the index follows from them.
+/// In JSON a list of slices: the index, and the sums of their accounts, follow from them.
 #[derive(Clone, Debug, Default)]
 pub struct Slices {
     all: Vec<SliceFacts>,
     pending: Intervals,
     unsettled: BTreeSet<u32>,
     held: u32,
+    counts: BTreeMap<NodeName, NodeCounts>,
 }
 
 /// A slice that is being changed; the index follows when it is dropped.
@@ -75,6 +79,11 @@ impl Slices {
         self.unsettled.iter().map(|number| (*number, &self.all[*number as usize]))
     }
 
+    /// What a node has counted in all committed batches and finished exchanges.
+    pub fn counts(&self, node: &NodeName) -> NodeCounts {
+        self.counts.get(node).copied().unwrap_or_default()
+    }
+
     /// Whether any output is with an executor, and may be lost with it.
     pub fn are_held(&self) -> bool {
         self.held > 0
@@ -103,6 +112,29 @@ impl Slices {
             self.unsettled.remove(&number);
         }
         self.held -= u32::from(place.is_held);
+    }
+}
+
+impl SliceMut<'_> {
+    /// A batch is committed, or the exchange is finished.
+    pub(crate) fn add_account(&mut self, account: &RowAccount) {
+        self.account.add(account);
+        for (node, counts) in &account.nodes {
+            *self.slices.counts.entry(node.clone()).or_default() += *counts;
+        }
+    }
+
+    /// What was computed is gone.
+    pub(crate) fn forget_account(&mut self) {
+        for (node, counts) in &self.account.unpack().nodes {
+            if let Some(known) = self.slices.counts.get_mut(node) {
+                known.rows_in -= counts.rows_in;
+                known.rows_out -= counts.rows_out;
+                known.dead_lettered -= counts.dead_lettered;
+                known.dropped -= counts.dropped;
+            }
+        }
+        self.account = PackedAccount::default();
     }
 }
 
@@ -153,6 +185,11 @@ impl From<Vec<SliceFacts>> for Slices {
         let mut slices = Self { all, ..Self::default() };
         for (place, number) in places.into_iter().zip(0..) {
             slices.put(number, place);
+        }
+        let accounts: Vec<RowAccount> =
+            slices.all.iter().map(|slice| slice.account.unpack()).collect();
+        for (node, counts) in accounts.iter().flat_map(|account| &account.nodes) {
+            *slices.counts.entry(node.clone()).or_default() += *counts;
         }
         slices
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use weir_connectors::Redactor;
@@ -26,6 +27,9 @@ use crate::{EngineError, RunRequest};
 /// Bytes of a pipeline file.
 const LONGEST_PIPELINE: usize = 1 << 20;
 const LONGEST_REQUEST_ID: usize = 128;
+
+/// To look at a run for a watcher takes at most the n-th part of the time.
+const SHARE_OF_LOOKING: u32 = 5;
 
 #[derive(Clone, Debug)]
 pub(super) struct RunsService {
@@ -233,9 +237,12 @@ async fn tell(
     // Asked for before the state is looked at, so that no change falls in between.
     let mut updates = leading.watch(run);
     loop {
+        let looking = Instant::now();
         // A window's run that has ended is in its folder.
         let (_, facts) = leading.find(&run.0).await.map_err(drop)?;
         let shown = convert::run(run, &facts, &leading.pool.running(run));
+        // Of a run with very many slices that takes a while, and appends wait for some of it.
+        let rest_until = looking + looking.elapsed() * SHARE_OF_LOOKING;
         if sender.send(Ok(update(Shown::Run(shown)))).await.is_err() || is_over(&facts) {
             return Ok(());
         }
@@ -254,7 +261,10 @@ async fn tell(
                 }
                 // What has piled up meanwhile is one change.
                 Ok(Update::State) if !receiver.is_empty() => {}
-                Ok(Update::State) | Err(RecvError::Lagged(_)) => break,
+                Ok(Update::State) | Err(RecvError::Lagged(_)) => {
+                    tokio::time::sleep_until(rest_until).await;
+                    break;
+                }
                 Err(RecvError::Closed) => {
                     updates = None;
                     break;

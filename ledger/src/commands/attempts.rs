@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use weir_plan::{ExchangeOutput, RowAccount, StageId};
 
 use super::{planned_stage, running_run, slice_of};
-use crate::PackedAccount;
 use crate::facts::{Ledger, RunId, SliceFacts, SliceState, StageOutputShape};
 use crate::rejection::Rejection;
 
@@ -200,7 +199,7 @@ impl FinishExchange {
         self.task.check_current(&slice)?;
         slice.exchange = Some(Box::new(self.output.clone()));
         slice.note_committed(0, self.task.attempt);
-        slice.account = PackedAccount::from(&self.account);
+        slice.add_account(&self.account);
         slice.failures = 0;
         slice.losses = 0;
         slice.state = SliceState::Finished;

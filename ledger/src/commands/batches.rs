@@ -93,7 +93,7 @@ impl CommitDone {
         slice.next_sequence += 1;
         slice.failures = 0;
         slice.losses = 0;
-        slice.account.add(&commit.account);
+        slice.add_account(&commit.account);
         slice.manifest_rows += commit.manifest.rows;
         slice.manifest_checksum = slice.manifest_checksum.wrapping_add(commit.manifest.checksum);
         slice.position = commit.resume_at.map(Box::new);

@@ -100,6 +100,7 @@ impl StageFacts {
             SliceState::Running { .. } | SliceState::Copied { .. } => {}
             SliceState::Finished => self.finished_slices -= 1,
         }
+        slice.forget_account();
         let kept = SliceFacts { attempts: slice.attempts, ..SliceFacts::default() };
         *slice = SliceFacts { failures: slice.failures, losses: slice.losses, ..kept };
     }

@@ -1,4 +1,4 @@
-use weir_plan::{ExchangeOutput, Holder, RowAccount, StageId};
+use weir_plan::{ExchangeOutput, Holder, NodeCounts, RowAccount, StageId};
 use weir_spec::{CommitMode, NodeName};
 
 use super::support::*;
@@ -55,7 +55,9 @@ impl World {
         });
         let file_id = format!("{}-1-{}", task.slice, task.attempt);
         let output = ExchangeOutput { file_id, first: 0, partitions: 2, holder };
-        let account = RowAccount { rows_written: 5, ..RowAccount::default() };
+        let counts = NodeCounts { rows_in: 5, rows_out: 4, dead_lettered: 1, dropped: 0 };
+        let nodes = [(NodeName::new("orders"), counts)].into();
+        let account = RowAccount { rows_written: 5, nodes, ..RowAccount::default() };
         Command::FinishExchange(FinishExchange { task: task.clone(), output, account })
     }
 
@@ -89,6 +91,10 @@ impl World {
         for (stage, slices) in self.run().stages.iter().zip(&finished) {
             let count = slices.iter().filter(|is_finished| **is_finished).count();
             assert_eq!(stage.finished_slices as usize, count, "the count is kept");
+            for node in ["orders", "valid"].map(NodeName::new) {
+                let counted = stage.account().nodes.get(&node).copied().unwrap_or_default();
+                assert_eq!(stage.slices.counts(&node), counted, "so are the sums");
+            }
         }
         finished
     }

@@ -108,6 +108,13 @@ fn check_invariants(before: &Ledger, after: &Ledger) {
             assert_eq!(run, known, "terminal runs never change");
         }
         for (stage, known_stage) in run.stages.iter().zip(&known.stages) {
+            let rebuilt = Slices::from(stage.slices.to_vec());
+            for node in stage.account().nodes.keys() {
+                let counts = stage.account().nodes[node];
+                assert_eq!((stage.slices.counts(node), rebuilt.counts(node)), (counts, counts));
+            }
+            assert!(stage.slices.pending().eq(rebuilt.pending()), "the index follows");
+            assert!(stage.slices.unsettled().eq(rebuilt.unsettled()), "the index follows");
             let finished = stage.slices.iter().filter(|slice| slice.is_finished()).count();
             assert_eq!(usize::try_from(stage.finished_slices).ok(), Some(finished));
             for (slice, known) in stage.slices.iter().zip(&known_stage.slices) {
