@@ -30,8 +30,8 @@ impl Node {
     /// out, and not even copied as long as nothing changes.
     pub(super) async fn facts(&self) -> (String, u64, u64) {
         let (ledger, applied, epoch) = {
-            let ledger = self.member.ledger().await;
-            let (applied, epoch) = (self.member.applied_index(), ledger.current_epoch());
+            let (ledger, applied) = self.member.ledger_at().await;
+            let epoch = ledger.current_epoch();
             let known = self.hash.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some((_, hash)) = known.filter(|(index, _)| *index == ledger.last_index) {
                 return (hash, applied, epoch);

@@ -14,7 +14,7 @@ use openraft::{
     AnyError, Entry, EntryPayload, LogId, StorageError, StorageIOError, StoredMembership,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
 use uuid::Uuid;
 use weir_ledger::{Ledger, apply};
 
@@ -73,6 +73,14 @@ impl LedgerMachine {
 
     pub(crate) fn ledger(&self) -> &Arc<RwLock<Ledger>> {
         &self.ledger
+    }
+
+    /// The facts with the index of the last entry that they hold. Hold the guard shortly: appends wait for it.
+    pub(super) async fn ledger_at(&self) -> (RwLockReadGuard<'_, Ledger>, u64) {
+        let ledger = self.ledger.read().await;
+        // Nothing is applied meanwhile.
+        let index = self.state.read().await.applied.map_or(0, |applied| applied.index);
+        (ledger, index)
     }
 
     /// The facts with the index of the last entry that they hold.

@@ -205,6 +205,12 @@ impl RaftMember {
         self.machine.ledger().read().await
     }
 
+    /// As [`ledger`](Self::ledger), with the index of the last entry that the facts hold.
+    /// [`applied_index`](Self::applied_index) may be of a moment before.
+    pub async fn ledger_at(&self) -> (RwLockReadGuard<'_, Ledger>, u64) {
+        self.machine.ledger_at().await
+    }
+
     pub(crate) fn facts(&self) -> Arc<RwLock<Ledger>> {
         Arc::clone(self.machine.ledger())
     }
@@ -242,7 +248,7 @@ impl RaftMember {
         self.raft.metrics().borrow().running_state.as_ref().err().map(ToString::to_string)
     }
 
-    /// The index up to which this member has applied the log.
+    /// The index up to which this member has applied the log, and perhaps beyond.
     pub fn applied_index(&self) -> u64 {
         self.raft.metrics().borrow().last_applied.map_or(0, |applied| applied.index)
     }

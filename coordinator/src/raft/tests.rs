@@ -406,6 +406,27 @@ async fn a_member_that_lost_its_disk_is_not_listened_to_and_does_not_vote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn facts_are_told_with_the_index_that_they_are_at() {
+    let cluster = Cluster::start(1).await;
+    let epoch = cluster.begin_epoch().await;
+    let member = Arc::clone(&cluster.running[&1].member);
+    let appending = tokio::spawn(async move {
+        for number in 0..300 {
+            let command = start_run(epoch, &format!("run{number}"));
+            member.append(vec![command]).await.expect("it leads");
+        }
+    });
+    let member = &cluster.running[&1].member;
+    while !appending.is_finished() {
+        let (ledger, index) = member.ledger_at().await;
+        assert!(index >= ledger.last_index, "{index} is behind {}", ledger.last_index);
+        drop(ledger);
+        tokio::task::yield_now().await;
+    }
+    appending.await.expect("all are appended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_member_is_a_cluster() {
     let cluster = Cluster::start(1).await;
     let epoch = cluster.begin_epoch().await;
