@@ -1,14 +1,21 @@
 //! Faults for a cluster of real processes, and what must hold after each of them (decision 0015).
 //!
 //! ```text
+//! Network (namespaces, or proxies on loopback), disks: what faults are made with
+//!
 //! Observer ──▶ Seen, Member … ─┐
-//! targets  ──▶ Rows, Booked   ─┴▶ checkers: plain functions of what was observed
+//! targets  ──▶ Rows, Booked   ─┴▶ checkers (rows, work, history): plain functions of what was observed
 //! ```
 //!
 //! A checker that cannot fail proves nothing: each is also given a history that is wrong in one place.
 
+pub mod disks;
 pub mod history;
+pub mod loopback;
+pub mod namespaces;
+pub mod network;
 pub mod observer;
+pub mod proxy;
 pub mod rows;
 pub mod work;
 

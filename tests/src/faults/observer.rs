@@ -1,6 +1,7 @@
 //! What a cluster says of itself over its API, asked every few milliseconds: a command each time could not
 //! do that.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -47,8 +48,8 @@ pub struct Member {
     pub epoch: u64,
     pub applied_index: u64,
     pub state_hash: String,
-    /// That it knows, if it leads.
-    pub executors: Vec<String>,
+    /// That it knows, if it leads: name and process.
+    pub executors: BTreeMap<String, u32>,
 }
 
 impl Observer {
@@ -125,8 +126,7 @@ impl Observer {
     }
 
     /// That the leader knows.
-    #[track_caller]
-    pub fn executors(&self) -> Vec<String> {
+    pub fn executors(&self) -> BTreeMap<String, u32> {
         let leading = self.members().into_iter().filter(|member| member.is_leader);
         leading.max_by_key(|member| member.epoch).map(|leader| leader.executors).unwrap_or_default()
     }
@@ -170,7 +170,11 @@ fn member(answer: StatusResponse) -> Member {
         epoch: answer.epoch,
         applied_index: answer.applied_index,
         state_hash: answer.state_hash,
-        executors: answer.executors.into_iter().map(|executor| executor.id).collect(),
+        executors: answer
+            .executors
+            .into_iter()
+            .map(|executor| (executor.id, executor.pid))
+            .collect(),
     }
 }
 

@@ -25,7 +25,8 @@ pub struct Disturbance {
     pub until: Seen,
     /// Executors whose process or lease is gone.
     pub lost: Vec<String>,
-    /// Any task at work may have failed for it: its disk was full, its target did not answer.
+    /// Any task at work may have failed for it, again and again while it lasted: a disk was full, the target
+    /// did not answer.
     pub any_task_may_fail: bool,
 }
 
@@ -64,7 +65,11 @@ pub fn only_lost_work_is_done_again(faults: &[Disturbance], end: &Seen) -> Resul
         let again = begun.saturating_sub(due);
         cost.lost += hits;
         cost.again += again;
-        if again > hits {
+        let may_fail_often = faults.iter().any(|fault| {
+            let (was, until) = (&fault.before.tasks[index], &fault.until.tasks[index]);
+            fault.any_task_may_fail && is_lost(fault, was, until)
+        });
+        if again > hits && !may_fail_often {
             return Err(format!(
                 "stage {}, slice {} was {} on `{}` before the first fault, and has been attempted \
                  {begun} times since, though its work was lost {hits} times",
@@ -84,7 +89,10 @@ fn is_lost(fault: &Disturbance, was: &Task, until: &Task) -> bool {
     match was.state() {
         TaskState::Finished => false,
         TaskState::Running => {
-            is_new_epoch || fault.any_task_may_fail || fault.lost.contains(&was.executor)
+            // One that nobody had yet, on its way to somebody, may have come to who was lost.
+            let may_be_with_lost = was.executor.is_empty() && !fault.lost.is_empty();
+            let is_with_lost = fault.lost.contains(&was.executor) || may_be_with_lost;
+            is_new_epoch || fault.any_task_may_fail || is_with_lost
         }
         // It has begun meanwhile.
         TaskState::Pending | TaskState::Failed | TaskState::Unspecified => {

@@ -1,10 +1,10 @@
 //! A full disk under each sink: a clear error, nothing half-visible, and the same command goes on once
 //! there is room. The disk is a small tmpfs, so these tests need the right to mount.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use weir_tests::dataset::{self, Checker};
+use weir_tests::faults::disks::SmallDisk;
 use weir_tests::postgres::PostgresServer;
 use weir_tests::weir::Weir;
 
@@ -12,38 +12,6 @@ use crate::messages::{Messages, told};
 use crate::targets::{self, Target};
 
 const ROWS: i64 = 60_000;
-
-struct SmallDisk {
-    folder: PathBuf,
-}
-
-impl SmallDisk {
-    fn mount(folder: &Path, size: &str) -> Self {
-        std::fs::create_dir_all(folder).expect("the folder can be made");
-        let disk = Self { folder: folder.to_owned() };
-        disk.call("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
-        disk
-    }
-
-    fn grow(&self, size: &str) {
-        self.call("mount", &["-o", &format!("remount,size={size}")]);
-    }
-
-    fn call(&self, program: &str, arguments: &[&str]) {
-        let status = Command::new(program).args(arguments).arg(&self.folder).status();
-        assert!(
-            status.as_ref().is_ok_and(|status| status.success()),
-            "{program} {arguments:?} failed ({status:?}): this test needs root to mount a small disk"
-        );
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // The temporary folder cannot be removed while it is mounted.
-        let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
-    }
-}
 
 fn pipeline(sink: &str) -> String {
     format!(

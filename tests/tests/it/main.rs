@@ -20,6 +20,7 @@ mod examples;
 mod kill;
 mod layering;
 mod messages;
+mod networks;
 mod secrets;
 mod sessions;
 mod storage;
