@@ -124,25 +124,26 @@ impl Registered {
     }
 }
 
-/// Under its hash.
+/// Under a name that nothing else has had.
 pub(crate) async fn write_registered(
     files: &PipelineFiles,
+    file: &str,
     registered: &Registered,
 ) -> Result<(), EngineError> {
-    let name = PipelineFiles::version_file(&registered.content_hash());
+    let name = PipelineFiles::version_file(file);
     write(files.storage(), &name, registered).await
 }
 
 pub(crate) async fn read_registered(
     files: &PipelineFiles,
-    content_hash: &str,
+    file: &str,
 ) -> Result<Registered, EngineError> {
-    read(files.storage(), &PipelineFiles::version_file(content_hash)).await
+    read(files.storage(), &PipelineFiles::version_file(file)).await
 }
 
 /// A version that the ledger has forgotten. What cannot be removed is left.
-pub(crate) async fn remove_registered(files: &PipelineFiles, content_hash: &str) {
-    let name = PipelineFiles::version_file(content_hash);
+pub(crate) async fn remove_registered(files: &PipelineFiles, file: &str) {
+    let name = PipelineFiles::version_file(file);
     if let Err(error) = files.storage().delete(&name).await {
         let path = files.storage().shown(&name);
         tracing::warn!(path, %error, "a forgotten version is left");

@@ -48,8 +48,8 @@ impl PipelineFiles {
     }
 
     /// A version as it was registered.
-    pub(crate) fn version_file(content_hash: &str) -> String {
-        format!("versions/{content_hash}.json")
+    pub(crate) fn version_file(file: &str) -> String {
+        format!("versions/{file}.json")
     }
 }
 

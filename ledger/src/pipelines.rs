@@ -12,13 +12,16 @@ pub const MOST_VERSIONS: usize = 100;
 /// Answered requests that are kept; a client repeats a request within seconds.
 pub const MOST_REQUESTS: usize = 10_000;
 
-/// A pipeline as it was registered. What it says is in the storage, under its hash.
+/// A pipeline as it was registered. What it says is in the storage, in a file of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PipelineVersion {
     /// From 1 on. A number is never given twice, not even after the pipeline was deleted.
     pub version: u32,
     /// BLAKE3 of everything that was registered, hex.
     pub content_hash: String,
+    /// The name of its file, which no other version has had: who has been replaced and removes late what was
+    /// forgotten removes nothing else.
+    pub file: String,
     pub at: DateTime<Utc>,
 }
 

@@ -48,13 +48,14 @@ pub(super) fn needed(path: &str) -> Needed {
             "weir.v1.Runs",
             "Get" | "List" | "ListTasks" | "Watch" | "Audit" | "DeadLetters" | "Logs",
         )
-        | ("weir.v1.Pipelines", "Get" | "List" | "ListVersions")
+        | ("weir.v1.Pipelines", "List" | "ListVersions")
         | ("weir.v1.State", "Get")
         | ("weir.v1.Backfills", "Get" | "List" | "Watch" | "ListWindows" | "Audit") => {
             Needed::Token(Role::Viewer)
         }
         ("weir.v1.Runs", "Submit" | "Cancel" | "Retry")
-        | ("weir.v1.Pipelines", "Register" | "Delete")
+        // What a file says may be more than everybody should see: a literal password among it.
+        | ("weir.v1.Pipelines", "Get" | "Register" | "Delete")
         | ("weir.v1.State", "SetWatermark" | "ResetWatermarks")
         | (
             "weir.v1.Backfills",
@@ -220,6 +221,9 @@ mod tests {
         assert_eq!(code(SUBMIT, false, Some("Bearer v")), Some(Code::PermissionDenied));
         assert_eq!(code(GET, false, Some("Bearer o")), None);
         assert_eq!(code(SUBMIT, false, Some("Bearer o")), None);
+        let text = "/weir.v1.Pipelines/Get";
+        assert_eq!(code(text, false, Some("Bearer v")), Some(Code::PermissionDenied));
+        assert_eq!(code(text, false, Some("Bearer o")), None);
         let create = "/weir.v1.Cluster/CreateToken";
         assert_eq!(code(create, false, Some("Bearer o")), Some(Code::PermissionDenied));
         assert_eq!(code(create, false, Some("Bearer first")), None);

@@ -436,7 +436,6 @@ impl Leading {
         let log = self.log(run);
         if let Some(log) = &log {
             log.add_end(end_of(&result));
-            log.write().await;
         }
         let why = match result {
             Ok(()) => String::new(),
@@ -456,10 +455,19 @@ impl Leading {
             }
         }
         self.windows_changed.notify_one();
+        // Last, and not for ever: a storage that hangs keeps no run from its end.
+        if let Some(log) = &log
+            && tokio::time::timeout(LONGEST_LAST_WRITE, log.write()).await.is_err()
+        {
+            tracing::warn!("the last lines of the run's log are not written");
+        }
         // Nothing may follow: this drops the task that it runs in.
         self.sessions().remove(run);
     }
 }
+
+/// The last lines of a run's log have this long to be written.
+const LONGEST_LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// The last line of a session.
 fn end_of(result: &Result<(), EngineError>) -> Entry {

@@ -1,8 +1,8 @@
-//! The leader's work on registered pipelines. What they say is in the storage, under its hash; which hash is
-//! which version is in the ledger.
+//! The leader's work on registered pipelines. What they say is in the storage, in a file for each version; which
+//! file is which version is in the ledger.
 //!
 //! ```text
-//! Register ─▶ versions/<hash>.json, durable ─▶ RegisterPipeline ─▶ answer
+//! Register ─▶ versions/<file>.json, durable ─▶ RegisterPipeline ─▶ answer
 //! ```
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use super::requests::Request;
 use crate::EngineError;
 use crate::frozen::{Registered, read_registered, remove_registered, write_registered};
 use crate::pipeline_files::PipelineFiles;
-use crate::surroundings::now;
+use crate::surroundings::{new_uuid, now};
 
 impl Leading {
     /// The version that this is, and whether it is a new one.
@@ -28,20 +28,26 @@ impl Leading {
         // What one registers is not removed by another one.
         let _registering = self.registering.lock().await;
         let content_hash = registered.content_hash();
+        let file = format!("{content_hash}-{}", new_uuid().simple());
+        let mut written = BTreeSet::new();
         if !self.is_answered(&request).await? {
-            write_registered(&self.pipeline_files(&pipeline), &registered).await?;
+            write_registered(&self.pipeline_files(&pipeline), &file, &registered).await?;
+            written.insert(file.clone());
         }
         let before = self.versions(&pipeline).await;
         let command = RegisterPipeline {
             epoch: self.epoch,
             pipeline: pipeline.clone(),
             content_hash: content_hash.clone(),
+            file,
             at: now(),
         };
         let appended = self.append_once(request, Command::RegisterPipeline(command)).await?;
         appended.map_err(|rejection| EngineError::Refused(rejection.to_string()))?;
         let versions = self.versions(&pipeline).await;
-        self.remove_forgotten(&pipeline, &before, &versions).await;
+        // Also what was written for a version that is there already.
+        written.extend(files_of(&before));
+        self.remove_forgotten(&pipeline, written, &versions).await;
         let is_new = versions.last().map(|newest| newest.version)
             != before.last().map(|newest| newest.version);
         // A request that is answered again means the version that it has made.
@@ -74,7 +80,8 @@ impl Leading {
             }
             Err(rejection) => return Err(EngineError::Refused(rejection.to_string())),
         }
-        self.remove_forgotten(pipeline, &before, &self.versions(pipeline).await).await;
+        let forgotten = files_of(&before);
+        self.remove_forgotten(pipeline, forgotten, &self.versions(pipeline).await).await;
         Ok(())
     }
 
@@ -92,8 +99,7 @@ impl Leading {
                 EngineError::NotFound(format!("version {number} of pipeline `{pipeline}`"))
             })?,
         };
-        let registered =
-            read_registered(&self.pipeline_files(pipeline), &found.content_hash).await?;
+        let registered = read_registered(&self.pipeline_files(pipeline), &found.file).await?;
         Ok((found.clone(), registered))
     }
 
@@ -113,16 +119,17 @@ impl Leading {
     async fn remove_forgotten(
         &self,
         pipeline: &PipelineName,
-        before: &[PipelineVersion],
+        files: BTreeSet<String>,
         now: &[PipelineVersion],
     ) {
-        let hashes = |versions: &[PipelineVersion]| -> BTreeSet<String> {
-            versions.iter().map(|version| version.content_hash.clone()).collect()
-        };
-        for forgotten in hashes(before).difference(&hashes(now)) {
+        for forgotten in files.difference(&files_of(now)) {
             remove_registered(&self.pipeline_files(pipeline), forgotten).await;
         }
     }
+}
+
+fn files_of(versions: &[PipelineVersion]) -> BTreeSet<String> {
+    versions.iter().map(|version| version.file.clone()).collect()
 }
 
 pub(super) fn not_registered(pipeline: &PipelineName) -> EngineError {

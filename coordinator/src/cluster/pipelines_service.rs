@@ -35,7 +35,8 @@ impl Pipelines for PipelinesService {
         let parsed = runs_service::parse(&registered)?;
         runs_service::check_request_id(&request_id)?;
         let pipeline = parsed.spec.pipeline;
-        let method = requests::Request::new(&request_id, "Pipelines/Register", pipeline.0.clone());
+        let subject = format!("{pipeline} (content {})", registered.content_hash());
+        let method = requests::Request::new(&request_id, "Pipelines/Register", subject);
         // A client that goes away does not stop what has begun.
         let registering = {
             let (leading, pipeline) = (Arc::clone(&leading), pipeline.clone());
@@ -104,9 +105,10 @@ impl Pipelines for PipelinesService {
         if versions.is_empty() {
             return Err(self.0.failed(&not_registered(&pipeline)));
         }
-        let versions = versions.into_iter().map(|PipelineVersion { version, content_hash, at }| {
-            v1::PipelineVersion { version, content_hash, registered_at: time(at) }
-        });
+        let versions =
+            versions.into_iter().map(|PipelineVersion { version, content_hash, at, .. }| {
+                v1::PipelineVersion { version, content_hash, registered_at: time(at) }
+            });
         Ok(Response::new(v1::ListVersionsResponse { versions: versions.collect() }))
     }
 

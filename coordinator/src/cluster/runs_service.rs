@@ -21,6 +21,7 @@ use weir_spec::{Parsed, PipelineName, SharedConnections, render_diagnostics};
 use super::leading::{Leading, Update};
 use super::node::Node;
 use super::{convert, logs};
+use crate::choose::find_run;
 use crate::frozen::Registered;
 use crate::{EngineError, RunRequest};
 
@@ -113,9 +114,20 @@ impl Runs for RunsService {
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let leading = self.leading().await?;
         let request = request.into_inner();
-        let (id, facts) = leading.find(&request.run).await.map_err(|error| self.failed(&error))?;
-        let (tasks, next_page_token) =
-            super::tasks::page(&facts, &leading.pool.running(&id), &request)?;
+        // A page only is copied while the ledger is held.
+        let page = leading.with_ledger(|ledger| {
+            let (id, facts) = find_run(ledger, &request.run)?;
+            Ok(super::tasks::page(facts, &leading.pool.running(id), &request))
+        });
+        let (tasks, next_page_token) = match page.await {
+            Ok(page) => page?,
+            Err(EngineError::NotFound(_)) => {
+                let found = leading.find(&request.run).await;
+                let (_, facts) = found.map_err(|error| self.failed(&error))?;
+                super::tasks::page(&facts, &[], &request)?
+            }
+            Err(error) => return Err(self.failed(&error)),
+        };
         let epoch = leading.epoch;
         Ok(Response::new(v1::ListTasksResponse { tasks, next_page_token, epoch }))
     }

@@ -41,7 +41,9 @@ impl State for StateService {
                 "a watermark has a source and a value of at most {LONGEST_VALUE} bytes"
             )));
         }
-        let subject = format!("{pipeline}/{source}");
+        // The same name for another value is another request.
+        let value_hash = &blake3::hash(value.as_bytes()).to_hex()[..32];
+        let subject = format!("{pipeline}/{source} (value {value_hash})");
         let request = requests::Request::new(&request_id, "State/SetWatermark", subject);
         let pipeline = PipelineName(pipeline);
         let set = SetWatermark {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -70,9 +71,13 @@ impl Local {
         let path = self.root.join(name);
         self.run(move || {
             create_dir_all_durable(parent(&path)?)?;
-            let temporary = path.with_extension("tmp");
-            write_synced(&temporary, &bytes)?;
-            fs::rename(&temporary, &path)?;
+            let temporary = temporary_of(&path);
+            let written =
+                write_synced(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path));
+            if written.is_err() {
+                remove_if_present(&temporary)?;
+            }
+            written?;
             sync_parent(&path)
         })
         .await
@@ -82,10 +87,9 @@ impl Local {
         let path = self.root.join(name);
         self.run(move || {
             create_dir_all_durable(parent(&path)?)?;
-            // Others may create the same file; what one of them leaves behind means nothing.
-            let temporary = path.with_extension(format!("{}.tmp", uuid::Uuid::new_v4().simple()));
+            let temporary = temporary_of(&path);
             let created =
-                write_synced(&temporary, &bytes).and_then(|()| fs::hard_link(&temporary, &path));
+                write_synced(&temporary, &bytes).and_then(|()| move_to_new(&temporary, &path));
             remove_if_present(&temporary)?;
             created?;
             sync_parent(&path)
@@ -193,6 +197,39 @@ pub(crate) fn remove_if_present(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Others may write the same file at the same time, this process among them: each has a file of its own
+/// until it is whole. What one of them leaves behind means nothing.
+fn temporary_of(path: &Path) -> PathBuf {
+    path.with_extension(format!("{}.tmp", uuid::Uuid::new_v4().simple()))
+}
+
+/// Shows a whole file under a name that nothing has yet.
+fn move_to_new(temporary: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(temporary, path) {
+        // NFS may ask a second time after the first answer was lost, and then finds its own link.
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+            match fs::metadata(temporary)?.nlink() {
+                2 => Ok(()),
+                _ => Err(cause),
+            }
+        }
+        // A file system without hard links (FAT, many network shares). Attempts have names of their own, so
+        // that two seldom want the same one, and never with other contents that count.
+        Err(cause)
+            if matches!(
+                cause.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
+            ) =>
+        {
+            if path.exists() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            fs::rename(temporary, path)
+        }
+        linked => linked,
+    }
+}
+
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
@@ -201,4 +238,32 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn parent(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a file has a folder"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_many_that_write_one_file_at_once_each_writes_all_of_it_or_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let local = Local::new(folder.path().to_owned());
+        let content = |number: u8| Bytes::from(vec![number; 100_000 + usize::from(number)]);
+        let puts = (0..20).map(|number| local.put("a/file", content(number)));
+        for put in futures::future::join_all(puts).await {
+            put.expect("each succeeds");
+        }
+        let found = local.get("a/file").await.expect("it is there");
+        assert_eq!(found, content(found[0]));
+        let creates = (0..20).map(|number| local.create("a/new", content(number)));
+        let created = futures::future::join_all(creates).await;
+        let winners: Vec<usize> = (0..20).filter(|number| created[*number].is_ok()).collect();
+        let [winner] = winners[..] else { panic!("one succeeds, not {winners:?}") };
+        assert_eq!(local.get("a/new").await.expect("it is there"), content(winner as u8));
+        for lost in created.into_iter().filter_map(Result::err) {
+            assert_eq!(lost.kind(), io::ErrorKind::AlreadyExists);
+        }
+        let files = fs::read_dir(folder.path().join("a")).expect("it is there");
+        assert_eq!(files.count(), 2, "nothing unfinished is left");
+    }
 }

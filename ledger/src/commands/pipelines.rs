@@ -15,6 +15,8 @@ pub struct RegisterPipeline {
     pub pipeline: PipelineName,
     /// BLAKE3 of everything that was registered, hex.
     pub content_hash: String,
+    /// The name of the file that has been written for it; no other command has it.
+    pub file: String,
     pub at: DateTime<Utc>,
 }
 
@@ -28,6 +30,7 @@ impl RegisterPipeline {
         facts.versions.push(PipelineVersion {
             version: facts.last_version,
             content_hash: self.content_hash.clone(),
+            file: self.file.clone(),
             at: self.at,
         });
         if facts.versions.len() > MOST_VERSIONS {

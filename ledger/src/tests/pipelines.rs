@@ -8,6 +8,7 @@ fn register(hash: &str) -> Command {
         epoch: 1,
         pipeline: pipeline(),
         content_hash: hash.into(),
+        file: format!("{hash}-file"),
         at: at(2),
     })
 }
@@ -116,4 +117,24 @@ fn the_oldest_requests_are_forgotten() {
     assert_eq!(book.ledger.answered.len(), MOST_REQUESTS);
     assert_eq!(book.ledger.answered.get("0"), None);
     assert!(book.ledger.answered.get("1").is_some());
+}
+
+#[test]
+fn what_is_registered_again_has_another_file() {
+    let mut book = book();
+    let register = |file: &str| {
+        Command::RegisterPipeline(RegisterPipeline {
+            epoch: 1,
+            pipeline: pipeline(),
+            content_hash: "a".into(),
+            file: file.into(),
+            at: at(2),
+        })
+    };
+    book.accept(&register("first"));
+    book.ignore(&register("unneeded"));
+    book.accept(&delete());
+    book.accept(&register("second"));
+    let versions = &book.ledger.pipelines[&pipeline()].versions;
+    assert_eq!(versions.iter().map(|known| known.file.as_str()).collect::<Vec<_>>(), ["second"]);
 }

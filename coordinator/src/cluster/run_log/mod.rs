@@ -2,7 +2,7 @@
 //! fact.
 //!
 //! ```text
-//! RunEvent ─lines─▶ RunLog (a segment in memory) ─every second─▶ <run>/log/<epoch>-<segment>.jsonl ─▶ readers
+//! RunEvent ─lines─▶ RunLog (a segment in memory) ─every second─▶ <run>/log/<epoch>-<first line>.jsonl ─▶ readers
 //! ```
 //!
 //! Each leader writes segments of its own, so that two never write the same file; epochs order them. What a
@@ -14,7 +14,7 @@ mod segments;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -102,10 +102,11 @@ impl RunLog {
         state.next_line += 1;
         let segment = state.segments.back_mut().expect("one segment grows");
         let added = segment.push(line);
-        let (number, is_complete) = (segment.number, segment.bytes() >= SEGMENT_BYTES);
+        let is_complete = segment.bytes() >= SEGMENT_BYTES;
         state.bytes += added as u64;
         if is_complete {
-            state.segments.push_back(Segment::new(number + 1));
+            let next = Segment::new(state.next_line);
+            state.segments.push_back(next);
             // A storage that takes nothing for so long has other worries.
             if state.segments.len() > MOST_WAITING + 1 {
                 state.segments.pop_front();
@@ -114,15 +115,23 @@ impl RunLog {
         self.count.send_replace(state.next_line);
     }
 
-    /// Writes what is new. A log that cannot be written is no reason to stop a run.
-    pub(super) async fn write(&self) {
+    /// Writes what is new. A log that cannot be written is no reason to stop a run. Who stops waiting stops
+    /// no write half-way: the next one begins when it is over.
+    pub(super) async fn write(self: &Arc<Self>) {
+        let log = Arc::clone(self);
+        if let Err(error) = tokio::spawn(async move { log.write_new().await }).await {
+            tracing::warn!(%error, "the log of a run is not written");
+        }
+    }
+
+    async fn write_new(&self) {
         let _writing = self.writing.lock().await;
         self.count_earlier().await;
         loop {
-            let Some((number, text, lines, is_last)) = self.next_to_write() else { return };
-            let name = file_name(self.epoch, number);
+            let Some((first, text, lines, is_last)) = self.next_to_write() else { return };
+            let name = file_name(self.epoch, first);
             match self.folder.put(&name, text).await {
-                Ok(()) => self.written(number, lines, is_last),
+                Ok(()) => self.written(first, lines, is_last),
                 Err(error) => {
                     let path = self.folder.shown(&name);
                     return tracing::warn!(path, %error, "the log of a run is not written");
@@ -144,23 +153,23 @@ impl RunLog {
         state.is_full |= state.bytes >= LOG_BYTES;
     }
 
-    /// The first segment with lines that are not written: its number, its text, how many lines that is, and
+    /// The first segment with lines that are not written: its name, its text, how many lines that is, and
     /// whether it grows no more.
-    fn next_to_write(&self) -> Option<(u32, String, usize, bool)> {
+    fn next_to_write(&self) -> Option<(u64, String, usize, bool)> {
         let state = self.state();
         let last = state.segments.len() - 1;
         let mut segments = state.segments.iter().enumerate();
         let (place, segment) =
             segments.find(|(place, segment)| *place < last || segment.is_dirty())?;
-        Some((segment.number, segment.text(), segment.lines.len(), place < last))
+        Some((segment.first, segment.text(), segment.lines.len(), place < last))
     }
 
-    fn written(&self, number: u32, lines: usize, is_last: bool) {
+    fn written(&self, first: u64, lines: usize, is_last: bool) {
         let mut state = self.state();
         if is_last {
-            state.segments.retain(|segment| segment.number != number);
+            state.segments.retain(|segment| segment.first != first);
         } else if let Some(segment) =
-            state.segments.iter_mut().find(|segment| segment.number == number)
+            state.segments.iter_mut().find(|segment| segment.first == first)
         {
             segment.written = lines;
         }

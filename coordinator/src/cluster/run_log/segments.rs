@@ -63,7 +63,8 @@ impl LogLine {
 /// Lines that are in one file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Segment {
-    pub(super) number: u32,
+    /// The number of its first line, and its name.
+    pub(super) first: u64,
     pub(super) lines: Vec<LogLine>,
     /// How many of them are in the file.
     pub(super) written: usize,
@@ -71,8 +72,8 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn new(number: u32) -> Self {
-        Self { number, lines: Vec::new(), written: 0, bytes: 0 }
+    pub(super) fn new(first: u64) -> Self {
+        Self { first, lines: Vec::new(), written: 0, bytes: 0 }
     }
 
     /// Bytes that it takes.
@@ -109,21 +110,22 @@ fn json(line: &LogLine) -> String {
 const FOLDER: &str = "log";
 
 /// Files are replaced whole while they grow, so that a reader sees no half of a line.
-pub(super) fn file_name(epoch: u64, number: u32) -> String {
-    format!("{FOLDER}/{epoch:020}-{number:06}.jsonl")
+pub(super) fn file_name(epoch: u64, first: u64) -> String {
+    format!("{FOLDER}/{epoch:020}-{first:012}.jsonl")
 }
 
 /// In the order of their lines.
 pub(super) async fn stored_files(folder: &Storage) -> io::Result<Vec<String>> {
     let mut names = folder.list(FOLDER).await?;
-    names.retain(|name| name.ends_with(".jsonl") && epoch_of(name).is_some());
+    names.retain(|name| first_of(name).is_some());
     names.sort_unstable();
     Ok(names)
 }
 
-fn epoch_of(name: &str) -> Option<u64> {
-    let name = name.rsplit('/').next()?;
-    name.split_once('-')?.0.parse().ok()
+/// The position of a file's first line.
+fn first_of(name: &str) -> Option<Position> {
+    let name = name.rsplit('/').next()?.strip_suffix(".jsonl")?;
+    name.parse().ok()
 }
 
 /// The next lines behind a position: those of one file; none at the end.
@@ -131,12 +133,19 @@ pub(in crate::cluster) async fn read_after(
     folder: &Storage,
     position: Option<Position>,
 ) -> io::Result<Vec<LogLine>> {
-    for name in stored_files(folder).await? {
-        // Those of leaders before have nothing that is behind it.
-        if position.is_some_and(|position| epoch_of(&name) < Some(position.epoch)) {
+    let files = stored_files(folder).await?;
+    for (place, name) in files.iter().enumerate() {
+        // What ends before or with the position has nothing that is behind it.
+        let next = files.get(place + 1).and_then(|next| first_of(next));
+        let is_over = next.zip(position).is_some_and(|(next, position)| {
+            next.epoch == position.epoch && next.line <= position.line.saturating_add(1)
+        });
+        let is_of_before =
+            position > first_of(name).map(|first| Position { line: u64::MAX, ..first });
+        if is_over || is_of_before {
             continue;
         }
-        let bytes = folder.get(&name).await?;
+        let bytes = folder.get(name).await?;
         let lines: Vec<LogLine> = (bytes.split(|byte| *byte == b'\n'))
             // A line that nobody understands (of a later version) is left out.
             .filter_map(|line| serde_json::from_slice::<LogLine>(line).ok())

@@ -6,10 +6,10 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn log(folder: &Path, epoch: u64) -> RunLog {
+fn log(folder: &Path, epoch: u64) -> Arc<RunLog> {
     let redactor = Redactor::default();
     redactor.register("canary");
-    RunLog::new(Storage::folder(folder), epoch, redactor)
+    Arc::new(RunLog::new(Storage::folder(folder), epoch, redactor))
 }
 
 fn say(log: &RunLog, text: &str) {
@@ -151,4 +151,21 @@ fn a_position_is_written_and_read() {
     assert_eq!(position.to_string().parse(), Ok(position));
     assert!("12".parse::<Position>().is_err());
     assert!("a-b".parse::<Position>().is_err());
+}
+
+#[tokio::test]
+async fn who_gives_up_a_write_leaves_the_next_one_the_last_word() {
+    let folder = folder();
+    let log = log(folder.path(), 1);
+    for number in 0..50 {
+        say(&log, &number.to_string());
+        // Begun, and given up at once, as at the end of a run.
+        let _ = futures::poll!(std::pin::pin!(log.write()));
+    }
+    say(&log, "the end");
+    log.write().await;
+    let stored = stored(folder.path(), None).await;
+    assert_eq!((stored.len(), stored.last().map(String::as_str)), (51, Some("the end")));
+    let files = std::fs::read_dir(folder.path().join("log")).expect("it is there");
+    assert_eq!(files.count(), 1, "nothing unfinished is left");
 }
