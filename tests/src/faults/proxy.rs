@@ -174,20 +174,33 @@ fn abort(stream: &TcpStream) {
 
 /// Where one direction goes. Dropped before its end, the connection is broken: the other side is told so.
 struct Way {
-    to: OwnedWriteHalf,
-    has_ended: bool,
+    /// `None`: it has come to its end.
+    to: Option<OwnedWriteHalf>,
 }
 
 impl Way {
+    async fn write(&mut self, chunk: &[u8]) -> std::io::Result<()> {
+        match &mut self.to {
+            Some(to) => to.write_all(chunk).await,
+            None => Err(std::io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     async fn end(&mut self) {
-        self.has_ended = self.to.shutdown().await.is_ok();
+        if let Some(to) = &mut self.to
+            && to.shutdown().await.is_ok()
+        {
+            self.to = None;
+        }
     }
 }
 
 impl Drop for Way {
     fn drop(&mut self) {
-        if !self.has_ended {
-            abort(self.to.as_ref());
+        if let Some(to) = self.to.take() {
+            abort(to.as_ref());
+            // Dropped as it is, it would end in good order first, and the other side might hear only that.
+            to.forget();
         }
     }
 }
@@ -199,7 +212,7 @@ async fn pump(
     mut behaviours: watch::Receiver<Behaviour>,
     is_held: fn(&Behaviour) -> bool,
 ) {
-    let mut way = Way { to, has_ended: false };
+    let mut way = Way { to: Some(to) };
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS);
     let delays = behaviours.clone();
     let reading = async move {
@@ -223,7 +236,7 @@ async fn pump(
                 let millis = chunk.len() as u64 * 8 / u64::from(kilobits.max(1));
                 tokio::time::sleep(Duration::from_millis(millis)).await;
             }
-            if way.to.write_all(&chunk).await.is_err() {
+            if way.write(&chunk).await.is_err() {
                 return;
             }
         }
