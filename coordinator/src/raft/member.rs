@@ -77,7 +77,7 @@ pub struct RaftMember {
     raft: Raft<Types>,
     pub(super) machine: LedgerMachine,
     elections: Elections,
-    membership: Membership,
+    pub(super) membership: Membership,
     log_thread: Mutex<Option<JoinHandle<()>>>,
     _electing: AbortOnDropHandle<()>,
     _keeping_members: AbortOnDropHandle<()>,

@@ -74,6 +74,11 @@ pub enum Refusal {
         "coordinator {id} at {url} has a ledger already: start it with `--join` and an empty `--dir`"
     )]
     NotEmpty { id: MemberId, url: String },
+    #[error(
+        "coordinator {id} at {url} is about to be added, and does not answer: start it, or remove it \
+         (one that has lost its log is removed)"
+    )]
+    Silent { id: MemberId, url: String },
     #[error("coordinator {id} is the only one: its ledger would be gone with it")]
     OnlyOne { id: MemberId },
     #[error(
@@ -136,7 +141,11 @@ fn decide_adding(members: &[MemberState], id: MemberId, url: &str) -> Result<Add
     if voters.len() >= MOST_VOTERS {
         return Err(Refusal::TooMany);
     }
-    // It will have shown that it answers by having got a copy.
+    // That it has once got a copy says nothing: it may have died since.
+    if known.is_some_and(|known| !known.answers) {
+        return Err(Refusal::Silent { id, url: url.to_owned() });
+    }
+    // One that is not known yet will have answered before it gets a copy.
     check_quorum(voters.iter().copied(), 1)?;
     Ok(if known.is_some() { Adding::Promote } else { Adding::Join })
 }
@@ -229,6 +238,8 @@ impl Membership {
             }
         }
         self.until_caught_up(id, url).await?;
+        // What it is known to have is remembered when it has died, and others may have died while it got its copy.
+        decide_adding(&self.states().await?, id, url)?;
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await?;
         tracing::info!(coordinator = id, url, "coordinator added");
         Ok(true)
@@ -404,6 +415,15 @@ mod tests {
         assert_eq!(decide_adding(&members, 4, &url(4)), Ok(Adding::Promote));
         assert_eq!(decide_removing(&members, 4), Ok(Removing::Learner));
         assert_eq!(decide_removing(&members, 5), Ok(Removing::Nothing), "it is gone");
+    }
+
+    #[test]
+    fn a_member_that_does_not_answer_comes_to_take_no_part_in_decisions() {
+        let mut members = voters(&[1, 2, 3, 4], &[4]);
+        members[3].is_voter = false;
+        let silent = Err(Refusal::Silent { id: 4, url: url(4) });
+        assert_eq!(decide_adding(&members, 4, &url(4)), silent);
+        assert_eq!(decide_removing(&members, 4), Ok(Removing::Learner));
     }
 
     #[test]

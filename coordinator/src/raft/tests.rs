@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use openraft::storage::{RaftSnapshotBuilder as _, RaftStateMachine as _, Snapshot};
 use openraft::testing::{StoreBuilder, Suite};
-use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, StorageError};
+use openraft::{ChangeMembers, CommittedLeaderId, Entry, EntryPayload, LogId, StorageError};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -424,6 +424,37 @@ async fn facts_are_told_with_the_index_that_they_are_at() {
         tokio::task::yield_now().await;
     }
     appending.await.expect("all are appended");
+}
+
+/// What it has got is remembered, and nothing new is written that would tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_that_has_died_is_not_made_a_voter() {
+    let mut cluster = Cluster::start(1).await;
+    let epoch = cluster.begin_epoch().await;
+    let url = cluster.start_new(2).await;
+    let learner = BTreeMap::from([(2, Address::at(url.clone()))]);
+    // An earlier request has come as far as this.
+    let raft = &cluster.member(1).membership.raft;
+    raft.change_membership(ChangeMembers::AddNodes(learner), false).await.expect("it leads");
+    let has_all = async |cluster: &Cluster| {
+        let states = cluster.member(1).member_states().await.expect("it leads");
+        states.iter().all(|state| state.matched_index == states[0].matched_index)
+    };
+    while !has_all(&cluster).await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.stop(2).await;
+    let refused = cluster.member(1).add_member(2, &url).await;
+    let silent = Refusal::Silent { id: 2, url: url.clone() };
+    assert_eq!(refused, Err(ChangeError::Refused(silent)));
+    assert_eq!(cluster.append(start_run(epoch, "a")).await, CHANGED, "one decides alone");
+
+    cluster.resume(2).await;
+    // Until the connection to it is made again, it does not answer.
+    while cluster.member(1).add_member(2, &url).await != Ok(true) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.assert_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
