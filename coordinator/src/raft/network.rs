@@ -7,7 +7,7 @@ use std::time::Duration;
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
 };
-use openraft::network::{RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
@@ -29,6 +29,9 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// The longest that a member may say nothing, not even to a ping.
 const SILENCE: Duration = Duration::from_secs(4);
+
+/// Before a member that has failed again and again is sent to once more.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Makes connections, one to each member, and keeps them.
 #[derive(Clone, Debug)]
@@ -210,7 +213,9 @@ impl Peer {
         let limit = option.hard_ttl();
         let answer = self.send(call, json, limit).await.map_err(|why| match why {
             Failure::Unreachable(error) => RPCError::Unreachable(error),
-            Failure::Network(error) => RPCError::Network(error),
+            // For openraft only an unreachable member is worth a pause; to any other it sends again at once, and one
+            // that refuses everything would be sent to without end.
+            Failure::Network(error) => RPCError::Unreachable(Unreachable::new(&error)),
             Failure::Timeout => {
                 let action = match call {
                     Call::AppendEntries => RPCTypes::AppendEntries,
@@ -223,11 +228,24 @@ impl Peer {
         })?;
         let result: Result<Response, RaftError<MemberId, E>> =
             serde_json::from_slice(&answer).map_err(|error| NetworkError::new(&error))?;
-        result.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
+        result.map_err(|error| match error {
+            // It has ended, and its connection has not yet. Another process may be there now.
+            RaftError::Fatal(fatal) => {
+                self.forget_channel();
+                RPCError::Unreachable(Unreachable::new(&fatal))
+            }
+            error => RPCError::RemoteError(RemoteError::new(self.target, error)),
+        })
     }
 }
 
 impl RaftNetwork<Types> for Peer {
+    /// Short at first: most often a connection broke, and the next one works.
+    fn backoff(&self) -> Backoff {
+        let shorter = (0..4).map(|step| PAUSE / (16 >> step));
+        Backoff::new(shorter.chain(std::iter::repeat(PAUSE)))
+    }
+
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<Types>,

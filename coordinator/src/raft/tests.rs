@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use weir_ledger::{Command, NewEpoch, Response, StartRun};
 use weir_spec::PipelineName;
 
@@ -65,6 +67,8 @@ pub(crate) struct Running {
     pub(crate) member: Arc<RaftMember>,
     server: JoinHandle<()>,
     stop: CancellationToken,
+    /// Calls of other members so far.
+    calls: Arc<AtomicUsize>,
 }
 
 impl Running {
@@ -87,7 +91,13 @@ impl Running {
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let service = member.service().into_server();
+        let calls = Arc::new(AtomicUsize::default());
+        let counted = Arc::clone(&calls);
+        let count = move |request: tonic::Request<()>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(request)
+        };
+        let service = InterceptedService::new(member.service().into_server(), count);
         let server = tokio::spawn(async move {
             let serving = tonic::transport::Server::builder()
                 .add_service(service)
@@ -97,7 +107,7 @@ impl Running {
                 () = stopped => {}
             }
         });
-        Self { member: Arc::new(member), server, stop }
+        Self { member: Arc::new(member), server, stop, calls }
     }
 
     async fn stop(self) {
@@ -356,6 +366,33 @@ async fn only_an_empty_process_that_answers_is_taken_in() {
     let refusal = Refusal::NotEmpty { id: 2, url };
     assert_eq!(used, Err(ChangeError::Refused(refusal)));
     assert_eq!(cluster.member(1).members().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_refuses_everything_is_not_sent_to_without_a_pause() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.begin_epoch().await;
+    let leader = cluster.leader().await;
+    while cluster.member(leader).members().values().any(|address| address.disk.is_none()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let lost = (1..=3).find(|id| *id != leader).expect("two others");
+    // The next leader knows it by its refusals only: one that has been unreachable is sent to with pauses anyway.
+    for id in 1..=3 {
+        cluster.stop(id).await;
+    }
+    std::fs::remove_dir_all(cluster.folder.path().join(lost.to_string())).expect("it was there");
+    cluster.resume(lost).await;
+    for id in (1..=3).filter(|id| *id != lost) {
+        cluster.resume(id).await;
+    }
+    let epoch = cluster.begin_epoch().await;
+    assert_eq!(cluster.append(start_run(epoch, "a")).await, CHANGED);
+    let calls = |cluster: &Cluster| cluster.running[&lost].calls.load(Ordering::Relaxed);
+    let before = calls(&cluster);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let within = calls(&cluster) - before;
+    assert!((1..40).contains(&within), "{within} calls within two seconds");
 }
 
 /// Entries that only it and one other had would be lost by its vote.
