@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -260,6 +260,13 @@ fn ended(node: &Node) -> ServeError {
     ServeError::Ledger(node.member.ended().unwrap_or_else(|| "its member has ended".to_owned()))
 }
 
+/// Between two looks there is time to read what executors have said, however late the first one is.
+fn looks() -> Interval {
+    let mut looks = tokio::time::interval(LEASE / 10);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
+}
+
 /// Until somebody else leads, or the ledger cannot be written.
 async fn lead(
     node: &Arc<Node>,
@@ -277,7 +284,7 @@ async fn lead(
     let _taking_up = AbortOnDropHandle::new(taking_up);
     let keeping = tokio::spawn(Leading::keep_backfills(Arc::downgrade(&leading)));
     let _keeping = AbortOnDropHandle::new(keeping);
-    let mut expiry = tokio::time::interval(LEASE / 10);
+    let mut expiry = looks();
     let mut looked_at = Instant::now();
     while node.member.leader() == Some(node.id) {
         tokio::select! {
@@ -306,4 +313,19 @@ async fn lead(
     node.set_leading(None);
     leading.end();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_pause_of_the_process_the_looks_that_were_missed_are_not_made_up_for() {
+        let mut looks = looks();
+        looks.tick().await;
+        tokio::time::advance(LEASE).await;
+        looks.tick().await;
+        let next = std::pin::pin!(looks.tick());
+        assert!(futures::poll!(next).is_pending());
+    }
 }
