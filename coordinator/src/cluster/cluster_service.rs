@@ -29,7 +29,9 @@ impl Cluster for ClusterService {
         _: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
         let member = &self.node.member;
-        let leader = member.leader();
+        let leading = self.node.is_leading();
+        // One that was elected, and must not lead or has not begun to, is no leader for clients.
+        let leader = member.leader().filter(|id| *id != self.node.id || leading.is_some());
         let coordinators = (member.members().into_iter())
             .map(|(id, address)| v1::Coordinator {
                 id,
@@ -41,7 +43,6 @@ impl Cluster for ClusterService {
                 .into(),
             })
             .collect();
-        let leading = self.node.is_leading();
         let (state_hash, applied_index, epoch) = self.node.facts().await;
         Ok(Response::new(v1::StatusResponse {
             answered_by: self.node.id,

@@ -21,6 +21,7 @@ use weir_ledger::{
 };
 use weir_spec::PipelineSpec;
 
+use super::founding::{self, Owner};
 use super::pool::{Pool, Share};
 use super::remote::{RemoteWorkers, RunPlace};
 use super::run_log::{Entry, Level, Lines, RunLog, WRITE_EVERY};
@@ -43,6 +44,9 @@ const UPDATES: usize = 256;
 /// The least number of slices into which a source is cut, however few executors there are now.
 const FEWEST_SLICES: usize = 4;
 
+/// Between two looks at a storage that has not said whose it is.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+
 /// Where and how runs of this cluster work.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -57,6 +61,8 @@ pub(super) struct Settings {
 #[derive(Debug)]
 pub(super) struct Leading {
     pub(super) epoch: u64,
+    /// The storage has not said whose it is.
+    is_unsure: bool,
     pub(super) store: Arc<LedgerStore>,
     pub(super) pool: Arc<Pool>,
     pub(super) settings: Settings,
@@ -124,18 +130,25 @@ impl Cluster {
 }
 
 impl Leading {
-    /// Begins an epoch. Runs go on with [`keep_taking_up`](Self::keep_taking_up).
+    /// Begins an epoch, unless the storage is another ledger's. Runs go on with [`keep_taking_up`](Self::keep_taking_up).
     pub(super) async fn begin(
         member: &Arc<RaftMember>,
         settings: Settings,
         lease: Duration,
     ) -> Result<Self, EngineError> {
         let store = Arc::new(LedgerStore::replicated(Arc::clone(member)));
+        let own = store.ledger().await.ledger_id.clone();
+        let owner = founding::look(&settings.storage, own.as_deref()).await?;
         let epoch = engine(&settings, settings.context.base_dir.clone(), FEWEST_SLICES)
             .begin_epoch(&store)
             .await?;
+        if owner == Owner::Nobody {
+            let own = store.ledger().await.ledger_id.clone().expect("an epoch has begun");
+            founding::claim(&settings.storage, &own).await?;
+        }
         Ok(Self {
             epoch,
+            is_unsure: owner == Owner::Unknown,
             store,
             pool: Pool::new(epoch, lease),
             settings,
@@ -146,6 +159,32 @@ impl Leading {
             broken: CancellationToken::new(),
             has_ended: AtomicBool::new(false),
         })
+    }
+
+    /// Until it is known whose the storage is. It leads no longer if that is another ledger.
+    pub(super) async fn keep_looking_whose_storage(self: Arc<Self>) {
+        let mut is_unsure = self.is_unsure;
+        while is_unsure {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            let own = self.with_ledger(|ledger| ledger.ledger_id.clone()).await;
+            let own = own.expect("an epoch has begun");
+            let storage = &self.settings.storage;
+            let seen = match founding::look(storage, Some(&own)).await {
+                Ok(Owner::Nobody) => founding::claim(storage, &own).await,
+                Ok(Owner::ThisLedger) => Ok(()),
+                Ok(Owner::Unknown) => continue,
+                Err(error) => Err(error),
+            };
+            match seen {
+                Ok(()) => is_unsure = false,
+                Err(error @ EngineError::Refused(_)) => {
+                    tracing::error!(%error, "must not lead");
+                    self.broken.cancel();
+                    return;
+                }
+                Err(error) => tracing::debug!(%error, "whose the storage is will be seen later"),
+            }
+        }
     }
 
     /// Starts a run, or goes on with one that is not finished. Whether it is a new one.

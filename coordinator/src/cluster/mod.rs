@@ -15,6 +15,7 @@ mod cluster_service;
 mod convert;
 mod errors;
 mod executors_service;
+mod founding;
 mod leading;
 mod letters;
 mod logs;

@@ -47,6 +47,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// After a leadership that could not begin.
 const BEFORE_NEXT: Duration = Duration::from_millis(300);
 
+/// After one that must not begin.
+const AFTER_REFUSAL: Duration = Duration::from_secs(3);
+
 /// A leader to whom no majority has answered for this long gives up: the others may have elected, and
 /// executors stay with whom they hear.
 const LONGEST_ALONE: Duration = Duration::from_secs(3);
@@ -231,16 +234,36 @@ pub(super) async fn lead_when_elected(
     stop: &CancellationToken,
 ) -> Result<(), ServeError> {
     let mut changes = node.member.changes();
+    let mut last_error = String::new();
     while !stop.is_cancelled() {
         if node.member.leader() == Some(node.id) {
+            let mut wait = BEFORE_NEXT;
             match lead(node, settings.clone(), stop).await {
-                Ok(()) => tracing::info!(id = node.id, "leads no longer"),
-                Err(error) => tracing::warn!(id = node.id, %error, "cannot lead"),
+                Ok(()) => {
+                    last_error.clear();
+                    tracing::info!(id = node.id, "leads no longer");
+                }
+                Err(error) => {
+                    // It stays so until somebody mends it.
+                    if matches!(error, EngineError::Refused(_)) {
+                        wait = AFTER_REFUSAL;
+                    }
+                    let error = error.to_string();
+                    if error == last_error {
+                        tracing::debug!(id = node.id, error, "still cannot lead");
+                    } else {
+                        tracing::warn!(id = node.id, error, "cannot lead");
+                    }
+                    last_error = error;
+                }
             }
             if changes.has_changed().is_err() {
                 return Err(ended(node));
             }
-            tokio::time::sleep(BEFORE_NEXT).await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
             continue;
         }
         tokio::select! {
@@ -282,6 +305,8 @@ async fn lead(
     node.set_leading(Some(Arc::clone(&leading)));
     let taking_up = tokio::spawn(Arc::clone(&leading).keep_taking_up());
     let _taking_up = AbortOnDropHandle::new(taking_up);
+    let looking = tokio::spawn(Arc::clone(&leading).keep_looking_whose_storage());
+    let _looking = AbortOnDropHandle::new(looking);
     let keeping = tokio::spawn(Leading::keep_backfills(Arc::downgrade(&leading)));
     let _keeping = AbortOnDropHandle::new(keeping);
     let mut expiry = looks();

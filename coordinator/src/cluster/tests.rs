@@ -341,6 +341,58 @@ async fn a_leader_without_a_majority_leads_no_longer() {
     serving.abort();
 }
 
+/// Its disk is lost, and it was started as the first time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_has_founded_a_second_ledger_does_not_lead_it() {
+    let place = Place::new().await;
+    let first = place.leading().await;
+    let run = place.submit(&first, "p", "1").await;
+    first.end();
+
+    let lost = Place { folder: place.folder, cluster: Cluster::start(1).await };
+    lost.cluster.leader().await;
+    for _ in 0..2 {
+        let begun = Leading::begin(lost.member(), lost.settings(), Duration::from_secs(3)).await;
+        let refused = begun.expect_err("the storage is another ledger's");
+        assert!(matches!(refused, EngineError::Refused(_)), "{refused:?}");
+        assert!(refused.to_string().contains("remove-coordinator"), "{refused}");
+        assert_eq!(lost.member().ledger().await.current_epoch(), 0, "nothing is written");
+    }
+    let (node, serving) = serving(&lost, 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(node.is_leading().is_none() && lost.member().leader() == Some(1));
+    serving.abort();
+
+    let place = Place { folder: lost.folder, cluster: place.cluster };
+    let second = place.leading().await;
+    assert_eq!(facts(&second, &run).await.state, RunState::Running);
+}
+
+/// A cluster of an older version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_has_begun_leads_without_its_storage_until_that_says_that_it_is_anothers() {
+    let place = Place::new().await;
+    place.leading().await.end();
+    std::fs::remove_dir_all(place.storage()).expect("it was made");
+    let (node, serving) = serving(&place, 1);
+    wait_until("a leadership", || node.is_leading().is_some()).await;
+    std::fs::create_dir_all(place.storage()).expect("room");
+    wait_until("the mark", || place.storage().join(".ledger-id").exists()).await;
+    assert!(node.is_leading().is_some());
+    serving.abort();
+
+    let part = place.folder.path().join("part");
+    std::fs::create_dir_all(&part).expect("room");
+    std::fs::write(part.join(".ledger-id"), "another\n").expect("room");
+    std::fs::remove_dir_all(place.storage()).expect("it is there");
+    let leading = place.leading().await;
+    let looking = tokio::spawn(Arc::clone(&leading).keep_looking_whose_storage());
+    assert!(!leading.broken.is_cancelled());
+    std::fs::rename(&part, place.storage()).expect("it is a folder");
+    looking.await.expect("no panic");
+    assert!(leading.broken.is_cancelled());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_whose_ledger_has_ended_ends() {
     let place = Place::new().await;

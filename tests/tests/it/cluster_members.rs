@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use weir_tests::cluster::{Cluster, wait_until};
 use weir_tests::dataset::{self, Checker};
-use weir_tests::weir::Running;
+use weir_tests::weir::{Running, Weir};
 
 use crate::targets::{self, Target};
 
@@ -145,6 +145,49 @@ fn a_coordinator_that_lost_its_disk_is_replaced_and_no_change_loses_the_quorum()
 
     let unknown = cluster.run(&["cluster", "remove-coordinator", "executor-1"]).expect_code(2);
     assert!(unknown.stderr.contains("coordinator-N"), "{}", unknown.stderr);
+}
+
+/// A coordinator that was once alone decides alone, with an empty disk as well.
+#[test]
+fn a_coordinator_that_lost_its_disk_founds_no_second_cluster_that_is_led() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let cluster = Cluster::up_with(Weir::new(folder.path()), &["--coordinators", "1"]);
+    let mut runs = Runs::of(&cluster, folder.path());
+    let file = std::fs::read(cluster.dir.join("cluster.json")).expect("it is up");
+    let file: Value = serde_json::from_slice(&file).expect("JSON");
+    let founding = file["coordinators"][0]["arguments"].as_array().expect("a list").clone();
+    let founding: Vec<&str> = founding.iter().filter_map(Value::as_str).collect();
+    assert!(founding.contains(&"--members"), "{founding:?}");
+    assert_eq!([add(&cluster), add(&cluster)], [2, 3]);
+    runs.meet();
+    cluster.kill("coordinator-1");
+    std::fs::remove_dir_all(cluster.dir.join("coordinator-1")).expect("it was there");
+    let leads = || cluster.leader() != "coordinator-1";
+    wait_until("one of the others leads", leads);
+
+    // As the first time: it leads a ledger of its own, by its own vote, and must not.
+    let alone = cluster.weir.start(&founding);
+    wait_until("it says why it does not lead", || {
+        let printed = alone.printed();
+        printed.contains("cannot lead") && printed.contains(".ledger-id")
+    });
+    assert!(leads(), "{:#}", cluster.status());
+    runs.meet();
+    runs.end();
+    drop(alone);
+
+    // `start` founds nothing, so it has nothing to lead.
+    std::fs::remove_dir_all(cluster.dir.join("coordinator-1")).expect("it was there");
+    cluster.start("coordinator-1");
+    wait_until("it says that its disk is another", || {
+        cluster.log("coordinator-1").contains("is not the one")
+    });
+    assert!(leads() && !cluster.log("coordinator-1").contains("cannot lead"));
+    cluster.run(&["cluster", "remove-coordinator", "coordinator-1"]).expect_code(0);
+    assert_eq!(add(&cluster), 4);
+    runs.meet();
+    runs.end();
+    assert_eq!(members(&cluster), [(2, true), (3, true), (4, true)]);
 }
 
 fn write_pipeline(folder: &Path, target: &str) {

@@ -88,14 +88,10 @@ pub(super) fn joining(
     let name = coordinator_name(id);
     let identity = certificates::identity(dir, &name);
     let mut arguments = Vec::new();
-    let mut words = model.process.arguments.iter();
+    let model = without_founding(&model.process.arguments);
+    let mut words = model.iter();
     while let Some(word) = words.next() {
         let own = match word.as_str() {
-            "--members" => {
-                words.next();
-                arguments.push("--join".to_owned());
-                continue;
-            }
             "--id" => id.to_string(),
             "--listen" => address(url).to_owned(),
             "--url" => url.to_owned(),
@@ -113,6 +109,21 @@ pub(super) fn joining(
     let log = dir.join(format!("{name}.log"));
     let process = ProcessEntry { pid: 0, log, name, arguments };
     CoordinatorEntry { id, url: url.to_owned(), process }
+}
+
+/// The arguments of a coordinator that has been part of a cluster: if it has lost its disk, it founds no other one.
+pub(super) fn without_founding(arguments: &[String]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        if word == "--members" {
+            words.next();
+            kept.push("--join".to_owned());
+        } else {
+            kept.push(word.clone());
+        }
+    }
+    kept
 }
 
 pub(super) fn coordinator_name(id: u64) -> String {
@@ -187,6 +198,11 @@ mod tests {
         assert_eq!(second.dir, Path::new("/c/coordinator-2"));
         assert_eq!(second.admin_token_file.as_deref(), Some(Path::new("/c/admin.token")));
         assert_eq!(second.security.tls_key.as_deref(), Some(Path::new("/c/tls/coordinator-2.key")));
+        let mut again = file.coordinators[1].process.clone();
+        again.arguments = without_founding(&again.arguments);
+        let Command::Coordinator(again) = parsed(&again) else { panic!("not a coordinator") };
+        assert!(again.join && again.members.is_none());
+        assert_eq!((again.id, again.listen, again.dir), (2, second.listen, second.dir.clone()));
         for model in [
             file.coordinators[0].clone(),
             joining(Path::new("/c"), &file.coordinators[0], 3, "https://127.0.0.1:4003"),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::{process, ready};
+use super::{layout, process, ready};
 use crate::client::Access;
 use crate::cluster_file::ClusterFile;
 use crate::failure::Failure;
@@ -24,6 +24,8 @@ pub(super) async fn start(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
     if process::is_alive(entry) {
         return Err(Failure::Run(format!("{name} runs already, as process {}", entry.pid)));
     }
+    // The cluster has been up: whoever has no ledger now has lost it.
+    entry.arguments = layout::without_founding(&entry.arguments);
     let mut child = process::spawn(entry)?;
     let entry = entry.clone();
     file.write(dir)?;
