@@ -27,8 +27,10 @@ use super::{Address, MemberId, Types};
 const MOST_VOTERS: usize = 5;
 /// What a member has to say who it is.
 const LONGEST_INTRODUCTION: Duration = Duration::from_secs(1);
-/// A new member that has got nothing more for this long is not waited for any longer.
+/// A new member that has got nothing more for this long, and does not answer, is not waited for any longer.
 const LONGEST_STANDSTILL: Duration = Duration::from_secs(20);
+/// Nor one that answers: a snapshot is got as a whole, and it may be large.
+const LONGEST_COPY: Duration = Duration::from_secs(600);
 /// A change that the members have not agreed on by then may still come.
 const LONGEST_CHANGE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
@@ -103,10 +105,9 @@ pub enum ChangeError {
     Append(#[from] AppendError),
     #[error(
         "coordinator {id} is on its way, but has not got the ledger yet: it has come to entry {matched} of {last}, \
-         and no further for {} s. Is it reached at {url}? Repeat the request, or remove it",
-        LONGEST_STANDSTILL.as_secs()
+         and no further for {seconds} s. Is it reached at {url}? Repeat the request, or remove it"
     )]
-    Behind { id: MemberId, url: String, matched: u64, last: u64 },
+    Behind { id: MemberId, url: String, matched: u64, last: u64, seconds: u64 },
 }
 
 /// What is to be done to have a member.
@@ -162,6 +163,11 @@ fn decide_removing(members: &[MemberState], id: MemberId) -> Result<Removing, Re
     }
     check_quorum(others(), 0)?;
     Ok(Removing::Voter)
+}
+
+/// Whether a member that has got nothing more for this long will get nothing more.
+fn is_stuck(stands: Duration, answers: bool) -> bool {
+    stands > if answers { LONGEST_COPY } else { LONGEST_STANDSTILL }
 }
 
 /// Whether these voters, and so many more that answer, can decide anything.
@@ -318,11 +324,18 @@ impl Membership {
             if matched > seen {
                 (seen, since) = (matched, Instant::now());
             }
-            if since.elapsed() > LONGEST_STANDSTILL {
-                return Err(ChangeError::Behind { id, url: url.to_owned(), matched, last });
+            let stands = since.elapsed();
+            if stands > LONGEST_STANDSTILL && is_stuck(stands, self.answers(id).await?) {
+                let (url, seconds) = (url.to_owned(), stands.as_secs());
+                return Err(ChangeError::Behind { id, url, matched, last, seconds });
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    async fn answers(&self, id: MemberId) -> Result<bool, ChangeError> {
+        let states = self.states().await?;
+        Ok(states.iter().any(|member| member.id == id && member.answers))
     }
 
     /// While it leads: finishes what was left half done, and notes on which disks the first members keep their
@@ -424,6 +437,13 @@ mod tests {
         let silent = Err(Refusal::Silent { id: 4, url: url(4) });
         assert_eq!(decide_adding(&members, 4, &url(4)), silent);
         assert_eq!(decide_removing(&members, 4), Ok(Removing::Learner));
+    }
+
+    #[test]
+    fn a_member_that_gets_a_snapshot_is_waited_for_as_long_as_it_answers() {
+        let after = Duration::from_secs;
+        assert!(is_stuck(after(21), false) && !is_stuck(after(19), false));
+        assert!(!is_stuck(after(590), true) && is_stuck(after(601), true));
     }
 
     #[test]

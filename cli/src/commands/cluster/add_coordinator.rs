@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant, SystemTime};
 
+use weir_proto::v1::{Member, Role};
+
 use super::{absolute, certificates, layout, process, ready, up};
 use crate::args::{ClusterArgs, Global, Output};
 use crate::client::{Access, Client};
@@ -40,6 +42,46 @@ async fn add_here(global: &Global, dir: &Path, cluster: &ClusterArgs) -> Result<
     let access = Access::of_cluster(dir, &file)?;
     let mut client = Client::required(cluster)?;
     let members = client.members().await?.members;
+    let mut entry = match begun(&file, &members) {
+        Some(begun) => begun.clone(),
+        None => new_entry(dir, &file, &members)?,
+    };
+    let (id, url, name) = (entry.id, entry.url.clone(), entry.process.name.clone());
+    let failed = |error| Failure::Run(format!("failed to make {}: {error}", dir.display()));
+    std::fs::create_dir_all(dir.join(&name)).map_err(failed)?;
+    if !file.is_insecure() {
+        certificates::provide(dir, [name.as_str()].into_iter(), SystemTime::now())?;
+    }
+    let mut child = None;
+    if !process::is_alive(&entry.process) {
+        entry.process.arguments = layout::without_founding(&entry.process.arguments);
+        child = Some(process::spawn(&mut entry.process)?);
+    }
+    file.coordinators.retain(|known| known.id != id);
+    file.coordinators.push(entry.clone());
+    // Known before it takes part: whatever happens now, it can be stopped and removed by its name.
+    file.write(dir)?;
+    let added = async {
+        until_it_answers(&file, &access, &entry, child.as_mut()).await?;
+        Ok(client.add_coordinator(id, &url).await?)
+    };
+    match added.await {
+        Ok(is_new) => said(global, id, &url, is_new),
+        Err(failure) => Err(undone(dir, failure, &entry)),
+    }
+}
+
+/// One that an earlier attempt has started, and that does not take part yet.
+fn begun<'file>(file: &'file ClusterFile, members: &[Member]) -> Option<&'file CoordinatorEntry> {
+    let takes_part = |id| members.iter().any(|one| one.id == id && one.role() != Role::Learner);
+    file.coordinators.iter().find(|entry| !takes_part(entry.id))
+}
+
+fn new_entry(
+    dir: &Path,
+    file: &ClusterFile,
+    members: &[Member],
+) -> Result<CoordinatorEntry, Failure> {
     let id = next_number(
         file.coordinators.iter().map(|entry| entry.id).chain(members.iter().map(|one| one.id)),
         |id| dir.join(layout::coordinator_name(id)).exists(),
@@ -49,33 +91,15 @@ async fn add_here(global: &Global, dir: &Path, cluster: &ClusterArgs) -> Result<
     let model = file.coordinators.first().ok_or_else(|| {
         Failure::Usage(format!("{} has no coordinator left to learn from", dir.display()))
     })?;
-    let mut entry = layout::joining(dir, model, id, &url);
-    let name = entry.process.name.clone();
-    let failed = |error| Failure::Run(format!("failed to make {}: {error}", dir.display()));
-    std::fs::create_dir_all(dir.join(&name)).map_err(failed)?;
-    if !file.is_insecure() {
-        certificates::provide(dir, [name.as_str()].into_iter(), SystemTime::now())?;
-    }
-    let mut child = process::spawn(&mut entry.process)?;
-    file.coordinators.push(entry.clone());
-    // Known before it takes part: whatever happens now, it can be stopped and removed by its name.
-    file.write(dir)?;
-    let added = async {
-        until_it_answers(&file, &access, &entry, &mut child).await?;
-        Ok(client.add_coordinator(id, &url).await?)
-    };
-    match added.await {
-        Ok(is_new) => said(global, id, &url, is_new),
-        Err(failure) => Err(undone(dir, failure, &entry)),
-    }
+    Ok(layout::joining(dir, model, id, &url))
 }
 
 /// A coordinator that has not come to take part may still do so: it is left for a second attempt, or for its removal.
 fn undone(dir: &Path, failure: Failure, entry: &CoordinatorEntry) -> Failure {
     let (name, dir) = (&entry.process.name, dir.display());
     eprintln!(
-        "{name} runs as process {}, and does not take part: `weir cluster remove-coordinator {name} --dir {dir}` \
-         stops it",
+        "{name} runs as process {}, and does not take part: the same command goes on with it, `weir cluster \
+         remove-coordinator {name} --dir {dir}` stops it",
         entry.process.pid
     );
     failure
@@ -85,12 +109,13 @@ async fn until_it_answers(
     file: &ClusterFile,
     access: &Access,
     entry: &CoordinatorEntry,
-    child: &mut Child,
+    mut child: Option<&mut Child>,
 ) -> Result<(), Failure> {
     let name = &entry.process.name;
     let started = Instant::now();
     while let Some(missing) = ready::missing_of(file, access, name).await {
-        if let Ok(Some(status)) = child.try_wait() {
+        let ended = child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        if let Some(status) = ended {
             return Err(Failure::Run(format!(
                 "{name} ended ({status}); the end of {}:{}",
                 entry.process.log.display(),
@@ -128,6 +153,24 @@ fn said(global: &Global, id: u64, url: &str, is_new: bool) -> Result<ExitCode, F
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_attempt_has_started_is_gone_on_with() {
+        let urls = [1, 2].map(|id| (id, format!("http://127.0.0.1:400{id}")));
+        let common = layout::Common::default();
+        let mut file = layout::cluster(Path::new("/c"), &urls, &[], None, &common);
+        let member = |id, role: Role| Member { id, role: role.into(), ..Member::default() };
+        let mut members = vec![member(1, Role::Leader), member(2, Role::Follower)];
+        let begun = |file: &ClusterFile, members: &[Member]| begun(file, members).map(|one| one.id);
+        assert_eq!(begun(&file, &members), None);
+        let url = "http://127.0.0.1:4003";
+        file.coordinators.push(layout::joining(Path::new("/c"), &file.coordinators[0], 3, url));
+        assert_eq!(begun(&file, &members), Some(3));
+        members.push(member(3, Role::Learner));
+        assert_eq!(begun(&file, &members), Some(3), "it gets a copy");
+        members[2] = member(3, Role::Follower);
+        assert_eq!(begun(&file, &members), None);
+    }
 
     #[test]
     fn a_number_is_given_once() {
