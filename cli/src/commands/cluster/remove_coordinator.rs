@@ -45,6 +45,8 @@ async fn stop(dir: &Path, id: u64) -> Result<(), Failure> {
     };
     let entry = file.coordinators.remove(at).process;
     process::terminate(&entry);
+    // At once: `up` looks here for what to say of a process that has ended.
+    file.write(dir)?;
     let asked = Instant::now();
     while process::is_alive(&entry) {
         if asked.elapsed() > PATIENCE {
@@ -53,7 +55,7 @@ async fn stop(dir: &Path, id: u64) -> Result<(), Failure> {
         }
         tokio::time::sleep(POLL).await;
     }
-    file.write(dir)
+    Ok(())
 }
 
 fn number(name: &str) -> Result<u64, Failure> {

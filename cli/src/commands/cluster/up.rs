@@ -244,15 +244,18 @@ impl Children {
     /// Says who ends. Whoever is dead stays dead: that is for the operator to decide.
     async fn until_all_ended(&mut self, dir: &Path) -> Result<ExitCode, Failure> {
         let mut all_ended_well = true;
+        // Said with the next look: who removes a coordinator ends it, and then it leaves the cluster's file.
+        let mut unsaid: Vec<(String, ExitStatus)> = Vec::new();
         loop {
-            for (name, status) in self.ended() {
+            for (name, status) in std::mem::replace(&mut unsaid, self.ended()) {
                 all_ended_well &= status.success();
-                let dir = dir.display();
-                eprintln!(
-                    "{name} ended ({status}): `weir cluster start {name} --dir {dir}` starts it again"
-                );
+                let file = ClusterFile::read(dir)?;
+                eprintln!("{}", said_of_ended(dir, &file, &name, status));
             }
-            if self.0.is_empty() && !ClusterFile::read(dir)?.processes().any(process::is_alive) {
+            if unsaid.is_empty()
+                && self.0.is_empty()
+                && !ClusterFile::read(dir)?.processes().any(process::is_alive)
+            {
                 eprintln!("all processes of the cluster have ended");
                 return Ok(ExitCode::from(u8::from(!all_ended_well)));
             }
@@ -267,6 +270,16 @@ impl Children {
         for (_, child) in &mut self.0 {
             let _ = child.wait();
         }
+    }
+}
+
+fn said_of_ended(dir: &Path, file: &ClusterFile, name: &str, status: ExitStatus) -> String {
+    match file.processes().any(|entry| entry.name == name) {
+        true => format!(
+            "{name} ended ({status}): `weir cluster start {name} --dir {}` starts it again",
+            dir.display()
+        ),
+        false => format!("{name} ended ({status}): it is no part of the cluster any more"),
     }
 }
 
@@ -286,4 +299,23 @@ fn print(dir: &Path, file: &ClusterFile) -> Result<(), Failure> {
     output::line(&format!("use it: weir submit FILE --run --wait --dir {dir}"))?;
     output::line(&format!("see it: weir cluster status --dir {dir}"))?;
     output::line(&format!("stop it: weir cluster down --dir {dir}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_was_removed_is_not_to_be_started_again() {
+        let (dir, status) = (Path::new("/c"), ExitStatus::from_raw(0));
+        let members = [1, 2].map(|id| (id, format!("http://127.0.0.1:400{id}")));
+        let mut file = layout::cluster(dir, &members, &[], None, &Common::default());
+        file.coordinators.remove(0);
+        let removed = said_of_ended(dir, &file, "coordinator-1", status);
+        assert!(!removed.contains("weir cluster start"), "{removed}");
+        let other = said_of_ended(dir, &file, "coordinator-2", status);
+        assert!(other.contains("weir cluster start coordinator-2 --dir /c"), "{other}");
+    }
 }
