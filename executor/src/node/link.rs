@@ -102,7 +102,7 @@ pub trait Network: Send + Sync + fmt::Debug {
 pub(super) struct Tcp {
     /// Read again for each connection.
     pub(super) tls: Option<TlsFiles>,
-    pub(super) known: Known,
+    pub(super) known: Arc<Known>,
 }
 
 #[async_trait]
@@ -121,7 +121,8 @@ impl Network for Tcp {
     }
 
     fn keep_coordinators(&self, urls: &[String]) {
-        self.known.keep(urls);
+        // Written beside this; a failure is logged there.
+        drop(self.known.keep(urls));
     }
 }
 

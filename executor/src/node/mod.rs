@@ -141,7 +141,10 @@ async fn serve_with(
     let process = Process {
         hello,
         coordinators: options.coordinators,
-        network: Arc::new(Tcp { tls: options.tls, known: Known::in_folder(&options.dir) }),
+        network: Arc::new(Tcp {
+            tls: options.tls,
+            known: Arc::new(Known::in_folder(&options.dir)),
+        }),
         runner: Box::new(runs),
         redactor: options.context.redactor,
     };
@@ -169,8 +172,7 @@ impl Process {
         let (progress, progressed) = mpsc::unbounded_channel();
         let (link_events, linked) = mpsc::channel(16);
         let (leaving, is_leaving) = watch::channel(Leaving::Not);
-        let mut peers = Peers::new(self.coordinators);
-        peers.learn(&self.network.known_coordinators());
+        let peers = Peers::new(self.coordinators, self.network.known_coordinators());
         let link = Link {
             hello: self.hello,
             peers,

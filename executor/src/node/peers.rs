@@ -10,7 +10,10 @@ const LONGEST_WAIT: Duration = Duration::from_millis(400);
 pub(super) struct Peers {
     /// Those that the process was started with. They may have been replaced since, one by one.
     named: Vec<String>,
-    /// Those that a leader has told of, and then the named ones that are not among them.
+    /// What a leader has said last.
+    told: Vec<String>,
+    /// Those that a leader has told of, and then the named ones that are not among them. Until one has: the named
+    /// ones, and then those that an earlier process was told of.
     urls: Vec<String>,
     next: usize,
     /// Who is said to lead; called before the others, once.
@@ -22,16 +25,19 @@ pub(super) struct Peers {
 
 impl Peers {
     /// At least one URL.
-    pub(super) fn new(urls: Vec<String>) -> Self {
-        let named = urls.clone();
-        Self { named, urls, next: 0, leader: None, failures: 0, was_told: false }
+    pub(super) fn new(named: Vec<String>, kept: Vec<String>) -> Self {
+        let others = kept.into_iter().filter(|url| !named.contains(url));
+        let urls = named.iter().cloned().chain(others).collect();
+        let told = Vec::new();
+        Self { named, told, urls, next: 0, leader: None, failures: 0, was_told: false }
     }
 
     /// A leader says who the coordinators are. Whether that is new.
     pub(super) fn learn(&mut self, told: &[String]) -> bool {
-        if told.is_empty() || self.urls.starts_with(told) {
+        if told.is_empty() || self.told == told {
             return false;
         }
+        self.told = told.to_vec();
         let others = self.named.iter().filter(|url| !told.contains(url));
         self.urls = told.iter().chain(others).cloned().collect();
         self.next = 0;
@@ -80,7 +86,7 @@ mod tests {
     use super::*;
 
     fn peers() -> Peers {
-        Peers::new(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])
+        Peers::new(["a", "b", "c"].map(str::to_owned).to_vec(), Vec::new())
     }
 
     fn millis((url, wait): (String, Duration)) -> (String, u128) {
@@ -119,6 +125,30 @@ mod tests {
             peers.next(1.0).0
         });
         assert_eq!(asked, ["e", "a"], "those that were removed are forgotten");
+    }
+
+    /// Whoever starts it again with other addresses means them.
+    #[test]
+    fn those_that_an_earlier_process_knew_are_asked_behind_those_that_are_named() {
+        let kept = ["d", "b"].map(str::to_owned).to_vec();
+        let mut peers = Peers::new(["a", "b"].map(str::to_owned).to_vec(), kept);
+        let asked = [(); 4].map(|()| {
+            peers.failed(None);
+            peers.next(1.0).0
+        });
+        assert_eq!(asked, ["a", "b", "d", "a"]);
+    }
+
+    #[test]
+    fn the_last_of_those_that_were_told_can_be_removed() {
+        let mut peers = peers();
+        assert!(peers.learn(&["d".to_owned(), "e".to_owned()]));
+        assert!(peers.learn(&["d".to_owned()]), "the next process must not know it");
+        let asked = [(); 4].map(|()| {
+            peers.failed(None);
+            peers.next(1.0).0
+        });
+        assert_eq!(asked, ["d", "a", "b", "c"]);
     }
 
     #[test]
