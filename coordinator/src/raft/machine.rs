@@ -28,8 +28,9 @@ const ZSTD_LEVEL: i32 = 1;
 pub(crate) struct LedgerMachine {
     ledger: Arc<RwLock<Ledger>>,
     state: Arc<RwLock<State>>,
-    /// Held by who writes or reads the file: what the state says of it is true of its content.
-    file: Arc<Mutex<()>>,
+    /// What the file holds, if there is one. Held by who writes or reads it until he has done so, also when nobody
+    /// waits for that any more: what is said here is true of its content.
+    file: Arc<Mutex<Option<Meta>>>,
     folder: PathBuf,
 }
 
@@ -37,13 +38,14 @@ pub(crate) struct LedgerMachine {
 struct State {
     applied: Option<LogId<MemberId>>,
     membership: StoredMembership<MemberId, Address>,
-    snapshot: Option<SnapshotMeta<MemberId, Address>>,
 }
+
+type Meta = SnapshotMeta<MemberId, Address>;
 
 /// What a snapshot file holds.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
-    meta: SnapshotMeta<MemberId, Address>,
+    meta: Meta,
     ledger: Ledger,
 }
 
@@ -60,13 +62,13 @@ impl LedgerMachine {
         let path = machine.snapshot_path();
         if path.exists() {
             let kept = read_snapshot(File::open(&path)?)?;
-            let Self { ledger, state, .. } = &machine;
+            let Self { ledger, state, file, .. } = &machine;
             *ledger.try_write().map_err(io::Error::other)? = kept.ledger;
             *state.try_write().map_err(io::Error::other)? = State {
                 applied: kept.meta.last_log_id,
                 membership: kept.meta.last_membership.clone(),
-                snapshot: Some(kept.meta),
             };
+            *file.try_lock().map_err(io::Error::other)? = Some(kept.meta);
         }
         Ok(machine)
     }
@@ -102,20 +104,14 @@ impl LedgerMachine {
     }
 
     async fn current_snapshot(&self) -> io::Result<Option<Snapshot<Types>>> {
-        let _file = self.file.lock().await;
-        self.read_current().await
-    }
-
-    async fn read_current(&self) -> io::Result<Option<Snapshot<Types>>> {
-        let Some(meta) = self.state.read().await.snapshot.clone() else { return Ok(None) };
+        let file = Arc::clone(&self.file).lock_owned().await;
         let path = self.snapshot_path();
-        let bytes = beside(move || fs::read(path)).await?;
-        Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
+        beside(move || read_current(&path, &file)).await
     }
 
     async fn build(&self) -> io::Result<Snapshot<Types>> {
-        // What is applied now is not older than the file, and nobody else replaces it meanwhile.
-        let _file = self.file.lock().await;
+        // Nobody else replaces the file meanwhile.
+        let mut file = Arc::clone(&self.file).lock_owned().await;
         let began = Instant::now();
         let (kept, held) = {
             // In this order everywhere: what is applied meanwhile waits.
@@ -130,12 +126,20 @@ impl LedgerMachine {
             };
             (Kept { meta, ledger: ledger.clone() }, copying.elapsed())
         };
-        let folder = self.folder.clone();
-        let meta = beside(move || keep(&folder, &kept).map(|()| kept.meta)).await?;
-        let index = meta.last_log_id.map_or(0, |last| last.index);
-        self.state.write().await.snapshot = Some(meta);
-        let snapshot = self.read_current().await?;
+        let (folder, path) = (self.folder.clone(), self.snapshot_path());
+        let current = beside(move || {
+            // One that was received, and not taken over any more, may be ahead of the facts. It is what the log may
+            // have been shortened for.
+            let is_behind =
+                file.as_ref().is_some_and(|held| held.last_log_id > kept.meta.last_log_id);
+            if !is_behind {
+                keep(&folder, &kept, &mut file)?;
+            }
+            read_current(&path, &file)
+        });
+        let snapshot = current.await?;
         let snapshot = snapshot.ok_or_else(|| io::Error::other("the snapshot is gone"))?;
+        let index = snapshot.meta.last_log_id.map_or(0, |last| last.index);
         let bytes = snapshot.snapshot.get_ref().len();
         let (held_millis, millis) = (held.as_millis(), began.elapsed().as_millis());
         // For so long nothing was applied, and for so long it has taken.
@@ -143,29 +147,30 @@ impl LedgerMachine {
         Ok(snapshot)
     }
 
-    async fn install(
-        &self,
-        meta: &SnapshotMeta<MemberId, Address>,
-        received: Vec<u8>,
-    ) -> io::Result<()> {
-        let _file = self.file.lock().await;
+    async fn install(&self, meta: &Meta, received: Vec<u8>) -> io::Result<()> {
+        let mut file = Arc::clone(&self.file).lock_owned().await;
         let folder = self.folder.clone();
         let meta = meta.clone();
-        let kept = beside(move || {
+        let (kept, _file) = beside(move || {
             let ledger = read_snapshot(received.as_slice())?.ledger;
             let kept = Kept { meta, ledger };
-            keep(&folder, &kept)?;
-            Ok(kept)
+            keep(&folder, &kept, &mut file)?;
+            Ok((kept, file))
         })
         .await?;
         let mut ledger = self.ledger.write().await;
         let mut state = self.state.write().await;
         *ledger = kept.ledger;
         state.applied = kept.meta.last_log_id;
-        state.membership = kept.meta.last_membership.clone();
-        state.snapshot = Some(kept.meta);
+        state.membership = kept.meta.last_membership;
         Ok(())
     }
+}
+
+fn read_current(path: &Path, file: &Option<Meta>) -> io::Result<Option<Snapshot<Types>>> {
+    let Some(meta) = file.clone() else { return Ok(None) };
+    let snapshot = Box::new(Cursor::new(fs::read(path)?));
+    Ok(Some(Snapshot { meta, snapshot }))
 }
 
 /// Work that takes its time, beside the threads that answer others.
@@ -182,17 +187,19 @@ async fn beside<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     work()
 }
 
-/// Durable, and never half-written, under the one name of a snapshot.
-fn keep(folder: &Path, kept: &Kept) -> io::Result<()> {
+/// Durable, and never half-written, under the one name of a snapshot. `file` says what is there.
+fn keep(folder: &Path, kept: &Kept, file: &mut Option<Meta>) -> io::Result<()> {
     let path = folder.join(format!("{SNAPSHOT}.tmp"));
     let mut encoder =
         zstd::stream::write::Encoder::new(BufWriter::new(File::create(&path)?), ZSTD_LEVEL)?;
     encoder.include_checksum(true)?;
     serde_json::to_writer(&mut encoder, kept)?;
-    let mut file = encoder.finish()?;
-    file.flush()?;
-    file.get_ref().sync_all()?;
+    let mut written = encoder.finish()?;
+    written.flush()?;
+    written.get_ref().sync_all()?;
     fs::rename(&path, folder.join(SNAPSHOT))?;
+    // Also if what follows fails.
+    *file = Some(kept.meta.clone());
     File::open(folder)?.sync_all()
 }
 

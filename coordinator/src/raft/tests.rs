@@ -62,6 +62,42 @@ async fn a_snapshot_is_what_its_description_says_while_the_next_one_is_written()
     building.await.expect("all are written");
 }
 
+/// Whoever writes the file, a snapshot that was built or one that was received, and whoever stops waiting for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_received_while_others_are_built_is_described_as_what_it_is() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a temporary folder"));
+    let [mut sender, mut receiver] =
+        folders.each_ref().map(|folder| LedgerMachine::open(folder.path()).expect("it is empty"));
+    let (mut builder, mut reader) = (receiver.clone(), receiver.clone());
+    let entry = |index| {
+        let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+        Entry::<Types> { log_id, payload: EntryPayload::Blank }
+    };
+    let receiving = tokio::spawn(async move {
+        for index in 1..=60 {
+            sender.apply([entry(index)]).await.expect("it applies");
+            let Snapshot { meta, snapshot } = sender.build_snapshot().await.expect("it is written");
+            receiver.install_snapshot(&meta, snapshot).await.expect("it is taken over");
+        }
+    });
+    let building = tokio::spawn(async move {
+        for _ in 0..60 {
+            builder.build_snapshot().await.expect("it is written");
+            tokio::task::yield_now().await;
+        }
+    });
+    let mut newest = None;
+    while !receiving.is_finished() || !building.is_finished() {
+        let current = reader.get_current_snapshot().await.expect("it can be read");
+        let Some(Snapshot { meta, snapshot }) = current else { continue };
+        assert_eq!(LedgerMachine::described(&snapshot.into_inner()), meta);
+        assert!(meta.last_log_id >= newest, "{meta:?} follows {newest:?}");
+        newest = meta.last_log_id;
+    }
+    receiving.await.expect("all are taken over");
+    building.await.expect("all are written");
+}
+
 /// A member with its server.
 pub(crate) struct Running {
     pub(crate) member: Arc<RaftMember>,
