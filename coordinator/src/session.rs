@@ -356,7 +356,8 @@ impl Session {
         let done = CleanUpDone { epoch: self.epoch, run: self.run.clone() };
         let appended = self.store.append(Command::CleanUpDone(done)).await;
         appended.map_err(|error| error.to_string())?;
-        remove_working_files(&self.files, &self.run).await;
+        remove_working_files(&self.files, &self.run, &[RunFolder::EXCHANGE, RunFolder::SPILL])
+            .await;
         if let Some(cluster) = &self.cluster {
             cluster.run_over(&self.run, &self.frozen);
         }
@@ -443,16 +444,41 @@ pub(crate) async fn remove_staging(
         let never = CancellationToken::new();
         retrying(&spec.retry, &never, || sink.clean_up(prepared, epoch)).await.map_err(failed)?;
     }
-    remove_working_files(files, run).await;
+    remove_exchanges(&files.run(run), epoch).await;
+    remove_working_files(files, run, &[RunFolder::SPILL]).await;
     Ok(())
 }
 
+/// Exchanges of this epoch's attempts and of earlier ones. Who removes them may have been replaced meanwhile, without
+/// having noticed, and the run may go on: what it computes now has a later epoch in its name.
+async fn remove_exchanges(folder: &RunFolder, epoch: u64) {
+    // As below.
+    let storage = folder.storage().clone().hasty();
+    let removed = async {
+        let names = storage.list(RunFolder::EXCHANGE).await?;
+        let outputs = names.iter().filter_map(|name| {
+            let (output, _partition) = name.rsplit_once('/')?;
+            let (_, file_id) = output.rsplit_once('/')?;
+            let of: u64 = file_id.split('-').nth(1)?.parse().ok()?;
+            (of <= epoch).then(|| output.to_owned())
+        });
+        for output in outputs.collect::<std::collections::BTreeSet<_>>() {
+            storage.delete_all(&output).await?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    if let Err(error) = removed.await {
+        let path = storage.shown(RunFolder::EXCHANGE);
+        tracing::warn!(path, %error, "exchanges are left");
+    }
+}
+
 /// Exchanges and spilled rows: large, and of no use once the run is over.
-async fn remove_working_files(files: &PipelineFiles, run: &RunId) {
+async fn remove_working_files(files: &PipelineFiles, run: &RunId, names: &[&str]) {
     let folder = files.run(run);
     // The run is over, and nobody waits for this.
     let storage = folder.storage().clone().hasty();
-    for name in [RunFolder::EXCHANGE, RunFolder::SPILL] {
+    for name in names {
         if let Err(error) = storage.delete_all(name).await {
             let path = storage.shown(name);
             tracing::warn!(path, %error, "working files are left");
@@ -555,4 +581,24 @@ pub(crate) fn ledger_error(path: &std::path::Path, error: &StoreError) -> Engine
         _ => {}
     }
     EngineError::Ledger { path: path.display().to_string(), message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_executor::storage::Storage;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_was_replaced_leaves_what_the_run_computes_under_his_successor() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let run = RunFolder::new(Storage::folder(folder.path()));
+        for file_id in ["0-3-1", "1-7-1", "0-8-2"] {
+            let name = RunFolder::exchange_file(StageId(2), file_id, 0);
+            run.storage().put(&name, "rows").await.expect("the disk has room");
+        }
+        remove_exchanges(&run, 7).await;
+        let left = run.storage().list(RunFolder::EXCHANGE).await.expect("it can be listed");
+        assert_eq!(left, [RunFolder::exchange_file(StageId(2), "0-8-2", 0)]);
+    }
 }
