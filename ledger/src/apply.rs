@@ -56,6 +56,8 @@ fn carry_out(ledger: &mut Ledger, index: u64, command: &Command) -> Result<bool,
         Command::RevokeToken(command) => command.apply(ledger),
         Command::CreateBackfill(command) => command.apply(ledger),
         Command::ChangeBackfill(command) => command.apply(ledger),
+        Command::SetDraining(command) => command.apply(ledger),
+        Command::NoteClientChange(command) => command.apply(ledger),
         Command::RegisterPipeline(command) => command.apply(ledger),
         Command::DeletePipeline(command) => command.apply(ledger),
         Command::Requested(requested) => {

@@ -1,16 +1,17 @@
 //! What the ledger knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weir_connectors::PreparedSink;
-use weir_plan::{Commit, ExchangeOutput, RowAccount, SlicePosition, SliceStart, StageId};
+use weir_plan::{Commit, ExchangeOutput, Holder, RowAccount, SlicePosition, SliceStart, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use crate::PackedAccount;
 use crate::backfills::{BackfillFacts, BackfillId, WindowOf};
+use crate::client_changes::ClientChange;
 use crate::pipelines::{AnsweredRequests, PipelineVersion};
 use crate::slices::Slices;
 
@@ -45,6 +46,12 @@ pub struct Ledger {
     /// Of clients, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tokens: BTreeMap<String, TokenFacts>,
+    /// Executors that are to take no tasks any more, whether they are there or not.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub draining: BTreeSet<String>,
+    /// The newest [`MOST_CLIENT_CHANGES`](crate::MOST_CLIENT_CHANGES), oldest first.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub client_changes: VecDeque<ClientChange>,
     /// Index of the last command that changed something; 0 before the first.
     pub last_index: u64,
 }
@@ -312,6 +319,12 @@ impl Ledger {
         self.epoch.as_ref().map_or(0, |epoch| epoch.epoch)
     }
 
+    /// Processes of executors that keep rows which a run has still to read.
+    pub fn holders_needed(&self) -> BTreeSet<Holder> {
+        let runs = self.runs.values().filter(|run| run.state == RunState::Running);
+        runs.flat_map(RunFacts::holders_needed).collect()
+    }
+
     pub fn watermark(&self, pipeline: &PipelineName, source: &NodeName) -> Option<&str> {
         self.pipelines.get(pipeline)?.watermarks.get(source).map(String::as_str)
     }
@@ -367,6 +380,14 @@ impl RunFacts {
                     .iter()
                     .any(|slice| slice.next_sequence > 0 || slice.intent.is_some())
         })
+    }
+
+    /// Who keeps what an unfinished stage reads, or may read when it begins again.
+    fn holders_needed(&self) -> impl Iterator<Item = Holder> + '_ {
+        let unfinished = self.stages.iter().filter(|stage| !stage.is_complete());
+        let read = unfinished.flat_map(|stage| &stage.shape.inputs);
+        let slices = read.filter_map(|stage| self.stage(*stage)).flat_map(|stage| &stage.slices);
+        slices.filter_map(|slice| slice.exchange.as_ref()?.holder.clone())
     }
 
     /// Whether every slice is finished and every sink visible.

@@ -11,6 +11,7 @@
 mod apply;
 mod audit;
 mod backfills;
+mod client_changes;
 mod commands;
 mod facts;
 mod intervals;
@@ -29,12 +30,13 @@ pub use backfills::{
     Again, BACKFILL_PREFIX, BackfillFacts, BackfillId, BackfillState, SinkTotals, Totals, WindowOf,
     WindowRange, WindowState,
 };
+pub use client_changes::{ClientChange, MOST_CLIENT_CHANGES};
 pub use commands::{
     BackfillChange, ChangeBackfill, CleanUpDone, Command, CommitDone, CommitIntent, CommitLost,
     CreateBackfill, CreateToken, DeletePipeline, FailAttempt, FinishExchange, FinishRun, JoinRun,
-    LoseAttempt, LoseOutputs, LostOutput, NewEpoch, PlanRun, PrepareSink, RegisterPipeline,
-    Requested, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent,
-    SetWatermark, SliceAttempt, StartAttempt, StartCopy, StartRun,
+    LoseAttempt, LoseOutputs, LostOutput, NewEpoch, NoteClientChange, PlanRun, PrepareSink,
+    RegisterPipeline, Requested, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone,
+    RunCommitIntent, SetDraining, SetWatermark, SliceAttempt, StartAttempt, StartCopy, StartRun,
 };
 pub use facts::{
     CommittedBy, EpochFacts, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role,

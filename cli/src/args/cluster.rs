@@ -6,6 +6,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use weir_coordinator::cluster::ClientLimits;
 use weir_executor::storage::StorageAddress;
 
 use super::{SecurityArgs, TokenCommand};
@@ -60,6 +61,12 @@ pub(crate) struct CoordinatorArgs {
     /// credentials from the environment.
     #[arg(long, value_name = "DIR|URL")]
     pub storage: StorageAddress,
+    /// Requests a second that the holder of one token may make, on the average.
+    #[arg(long, value_name = "N", default_value_t = ClientLimits::default().requests_per_second)]
+    pub requests_per_second: NonZeroU32,
+    /// Calls of one token that may go on at once; watching something is one.
+    #[arg(long, value_name = "N", default_value_t = ClientLimits::default().calls_at_once)]
+    pub calls_at_once: NonZeroUsize,
     /// A token of an admin, to make others with. Default: the environment variable
     /// `WEIR_ADMIN_TOKEN`; without one only those count that the cluster knows.
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
@@ -140,6 +147,31 @@ pub(crate) enum ClusterCommand {
     RemoveCoordinator {
         /// `coordinator-N`, or its number.
         name: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Let an executor end what it has, and leave. Its process then ends with exit code 0.
+    Drain {
+        /// The executor's name, e.g. `executor-2`.
+        name: String,
+        /// Return at once; `weir cluster status` shows whether it has left.
+        #[arg(long)]
+        detach: bool,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Let an executor take tasks again. One that has left is to be started.
+    Undrain {
+        /// The executor's name, e.g. `executor-2`.
+        name: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Show who has changed what: the newest 10,000 changes that clients have made, or wanted to.
+    AuditLog {
+        /// The newest so many.
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
         #[command(flatten)]
         cluster: ClusterArgs,
     },

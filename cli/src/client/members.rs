@@ -1,13 +1,14 @@
-//! The coordinators of a cluster.
+//! The coordinators of a cluster and its executors, and what its clients have changed.
 
 use std::time::Duration;
 
 use weir_proto::v1::cluster_client::ClusterClient;
 use weir_proto::v1::{
-    AddCoordinatorRequest, MembersRequest, MembersResponse, RemoveCoordinatorRequest, StatusRequest,
+    AddCoordinatorRequest, AuditEntry, DrainExecutorRequest, ListAuditRequest, MembersRequest,
+    MembersResponse, RemoveCoordinatorRequest, StatusRequest, UndrainExecutorRequest,
 };
 
-use super::{Client, Result};
+use super::{Client, MAX_MESSAGE_BYTES, Result};
 
 /// Who watches something for long hears so often who the coordinators are.
 pub(super) const LEARN_EVERY: Duration = Duration::from_secs(3);
@@ -35,6 +36,36 @@ impl Client {
         let answer = self
             .call(|line| async move { ClusterClient::new(line).remove_coordinator(request).await });
         Ok(answer.await?.changed)
+    }
+
+    /// Whether it was not to leave before.
+    pub(crate) async fn drain_executor(&mut self, name: &str) -> Result<bool> {
+        let request = DrainExecutorRequest { executor: name.to_owned() };
+        let answer = self.call(|line| {
+            let request = request.clone();
+            async move { ClusterClient::new(line).drain_executor(request).await }
+        });
+        Ok(answer.await?.changed)
+    }
+
+    /// Whether it was to leave.
+    pub(crate) async fn undrain_executor(&mut self, name: &str) -> Result<bool> {
+        let request = UndrainExecutorRequest { executor: name.to_owned() };
+        let answer = self.call(|line| {
+            let request = request.clone();
+            async move { ClusterClient::new(line).undrain_executor(request).await }
+        });
+        Ok(answer.await?.changed)
+    }
+
+    /// The newest `limit`, oldest first; 0: all.
+    pub(crate) async fn audit_log(&mut self, limit: u32) -> Result<Vec<AuditEntry>> {
+        let request = ListAuditRequest { limit };
+        let answer = self.call(|line| async move {
+            let client = ClusterClient::new(line).max_decoding_message_size(MAX_MESSAGE_BYTES);
+            { client }.list_audit(request).await
+        });
+        Ok(answer.await?.entries)
     }
 
     /// All coordinators that were named may be replaced while something is watched. Whom it has been asking knows who

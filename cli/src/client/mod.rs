@@ -259,6 +259,13 @@ impl Client {
                 },
                 Err(error) => Status::unavailable(error),
             };
+            if let Some(pause) = pushback(&status) {
+                if started.elapsed() >= self.patience {
+                    return Err(CallError::Refused { status, is_repeated });
+                }
+                tokio::time::sleep(pause).await;
+                continue;
+            }
             is_repeated |= may_have_arrived(&status);
             let leader = leader_in(&status);
             let next = self.search.refused(said(&status), leader);
@@ -287,7 +294,14 @@ fn runs(line: Line) -> RunsClient<Line> {
 
 /// Another coordinator may answer, or the same one later.
 fn is_passing(status: &Status) -> bool {
-    status.code() == Code::Unavailable || is_from_transport(status)
+    status.code() == Code::Unavailable || is_from_transport(status) || pushback(status).is_some()
+}
+
+/// When to come again, after too much was asked for at once.
+fn pushback(status: &Status) -> Option<Duration> {
+    let hint = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?;
+    let hint = (status.code() == Code::ResourceExhausted).then_some(hint)?;
+    hint.parse().ok().map(Duration::from_millis)
 }
 
 /// Not said by a coordinator: the connection was not made, or broke.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
 use weir_connectors::Redactor;
-use weir_coordinator::cluster::{self, CoordinatorOptions};
+use weir_coordinator::cluster::{self, ClientLimits, CoordinatorOptions};
 use weir_executor::address;
 use weir_executor::node::{self, NodeOptions};
 use weir_executor::storage::{SECRET_VARIABLES, Storage, StorageAddress};
@@ -58,6 +58,10 @@ pub(crate) async fn coordinator(
         context: files::context(global, Path::new("."), redactor)?,
         memory_bytes: global.memory,
         security,
+        limits: ClientLimits {
+            requests_per_second: arguments.requests_per_second,
+            calls_at_once: arguments.calls_at_once,
+        },
     };
     serve(async |stop| cluster::serve(options, stop).await.map_err(|error| error.to_string())).await
 }

@@ -17,6 +17,9 @@ impl std::fmt::Debug for Bootstrap {
     }
 }
 
+/// Who calls without having to say who he is.
+pub(super) const ANYBODY: &str = "anybody";
+
 /// What a method asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needed {
@@ -89,37 +92,53 @@ pub(super) struct Caller<'call> {
     pub(super) authorization: Option<&'call str>,
 }
 
+/// Why a call is refused.
+#[derive(Debug)]
+pub(super) struct Refused<'known> {
+    /// The name of its token, if that is known.
+    pub(super) who: Option<&'known str>,
+    pub(super) status: Status,
+}
+
+impl From<Status> for Refused<'_> {
+    fn from(status: Status) -> Self {
+        Self { who: None, status }
+    }
+}
+
 /// The name under which the call is logged, or why it is refused.
 pub(super) fn check<'known>(
     path: &str,
     caller: Caller<'_>,
     tokens: &'known BTreeMap<String, TokenFacts>,
     bootstrap: &Bootstrap,
-) -> Result<&'known str, Status> {
+) -> Result<&'known str, Refused<'known>> {
     let role = match needed(path) {
-        Needed::Nothing => return Ok("anybody"),
-        Needed::Node(kind) => return check_node(kind, caller.certificate),
+        Needed::Nothing => return Ok(ANYBODY),
+        Needed::Node(kind) => return Ok(check_node(kind, caller.certificate)?),
         Needed::Token(role) => role,
     };
     let Some(header) = caller.authorization else {
         return Err(Status::unauthenticated(
             "a token is missing: send it as `authorization: Bearer TOKEN`",
-        ));
+        )
+        .into());
     };
     let token = header.strip_prefix("Bearer ").or_else(|| header.strip_prefix("bearer "));
     let Some(token) = token.map(str::trim).filter(|token| !token.is_empty()) else {
-        return Err(Status::unauthenticated("the authorization is not `Bearer TOKEN`"));
+        return Err(Status::unauthenticated("the authorization is not `Bearer TOKEN`").into());
     };
     let (name, has) = match known(token, tokens, bootstrap) {
         Some(known) => known,
-        None => return Err(Status::unauthenticated("the token is not known")),
+        None => return Err(Status::unauthenticated("the token is not known").into()),
     };
     if has < role {
-        return Err(Status::permission_denied(format!(
+        let status = Status::permission_denied(format!(
             "token `{name}` has the role {}, and this needs {}",
             shown(has),
             shown(role)
-        )));
+        ));
+        return Err(Refused { who: Some(name), status });
     }
     Ok(name)
 }
@@ -202,7 +221,7 @@ mod tests {
         ]);
         let caller = Caller { certificate, authorization };
         let bootstrap = Bootstrap(Some("first".to_owned()));
-        check(path, caller, &tokens, &bootstrap).err().map(|status| status.code())
+        check(path, caller, &tokens, &bootstrap).err().map(|refused| refused.status.code())
     }
 
     #[test]
@@ -256,6 +275,6 @@ mod tests {
         let caller = Caller { certificate: None, authorization: Some("Bearer ") };
         let (tokens, bootstrap) = (BTreeMap::new(), Bootstrap(None));
         let checked = check(GET, caller, &tokens, &bootstrap);
-        assert_eq!(checked.unwrap_err().code(), Code::Unauthenticated);
+        assert_eq!(checked.unwrap_err().status.code(), Code::Unauthenticated);
     }
 }

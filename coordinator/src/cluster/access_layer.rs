@@ -1,4 +1,5 @@
-//! Asks for every call whether its caller may make it.
+//! Asks for every call whether its caller may make it, and how much he may ask for; notes what is changed; and ends
+//! at the deadline that a request sets itself.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,20 +8,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use tokio::sync::RwLock;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
-use weir_ledger::{Ledger, Role};
 
-use super::access::{Bootstrap, Caller, Named, Needed, check, needed};
+use super::access::{ANYBODY, Bootstrap, Caller, Named, Needed, Refused, check, needed};
+use super::audit_log;
+use super::deadline::{self, Bounded};
+use super::node::Node;
+use super::quota::Quotas;
 
 /// Wraps all services of a coordinator.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
-    pub(super) ledger: Arc<RwLock<Ledger>>,
+    pub(super) node: Arc<Node>,
     pub(super) bootstrap: Bootstrap,
+    pub(super) quotas: Quotas,
     /// Everybody may do everything: on loopback only, and said in the log.
     pub(super) is_open: bool,
 }
@@ -45,6 +50,7 @@ impl<S> Service<Request<Body>> for Guarded<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
+    S::Error: Send,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -58,22 +64,50 @@ where
         // The one that is ready goes, a fresh one stays.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        if self.access.is_open || needed(request.uri().path()) == Needed::Nothing {
-            return Box::pin(inner.call(request));
-        }
-        let access = self.access.clone();
-        let call = Call::of(&request);
-        let (path, peer) = (call.path.clone(), call.peer);
-        Box::pin(async move {
-            match access.check(call).await {
-                Ok(()) => {
-                    let answer = inner.call(request).await?;
-                    log_if_too_large(&path, peer, &answer);
-                    Ok(answer)
+        let (access, call) = (self.access.clone(), Call::of(&request));
+        let Needed::Token(_) = needed(&call.path) else {
+            return Box::pin(async move {
+                match access.check(&call).await {
+                    Ok(_) => inner.call(request).await,
+                    Err(Refusal { status, .. }) => Ok(status.into_http()),
                 }
-                Err(status) => Ok(status.into_http()),
-            }
-        })
+            });
+        };
+        let began = Instant::now();
+        let rest = deadline::of(request.headers());
+        let answering = async move {
+            let who = match access.check(&call).await {
+                Ok(who) => who,
+                Err(Refusal { who, status }) => {
+                    if let Some(who) = who.filter(|_| audit_log::is_change(&call.path)) {
+                        let code = status.code();
+                        audit_log::note_refusal(&access.node, who, &call.path, code).await;
+                    }
+                    return Ok(status.into_http());
+                }
+            };
+            let held = match access.quotas.begin(&who) {
+                Ok(held) => held,
+                Err(status) => {
+                    let why = status.message();
+                    tracing::warn!(target: "weir::access", path = call.path, who, why, "refused");
+                    return Ok(status.into_http());
+                }
+            };
+            let answer = match audit_log::is_change(&call.path) {
+                true => access.change(who, &call.path, inner, request).await?,
+                false => inner.call(request).await?,
+            };
+            log_if_too_large(&call.path, call.peer, &answer);
+            let rest = rest.map(|rest| rest.saturating_sub(began.elapsed()));
+            Ok(answer.map(|body| Bounded::body(body, rest, held)))
+        };
+        let Some(rest) = rest else { return Box::pin(answering) };
+        // Made now: tonic's own comes a moment later.
+        let waiting = tokio::time::timeout(rest, answering);
+        Box::pin(
+            async move { waiting.await.unwrap_or_else(|_| Ok(deadline::exceeded().into_http())) },
+        )
     }
 }
 
@@ -108,16 +142,26 @@ impl Call {
     }
 }
 
+/// Why a call is not made.
+struct Refusal {
+    /// Who is known to have wanted it.
+    who: Option<String>,
+    status: Status,
+}
+
 impl Access {
-    async fn check(&self, call: Call) -> Result<(), Status> {
+    /// The name of who calls.
+    async fn check(&self, call: &Call) -> Result<String, Refusal> {
         let Call { path, peer, certificate, authorization } = call;
-        let caller = Caller { certificate, authorization: authorization.as_deref() };
-        let is_change = matches!(needed(&path), Needed::Token(role) if role > Role::Viewer);
+        if self.is_open {
+            return Ok(ANYBODY.to_owned());
+        }
+        let caller = Caller { certificate: *certificate, authorization: authorization.as_deref() };
         // A heartbeat of the ledger's leader does not wait for who reads the ledger.
         let (ledger, nobody);
-        let tokens = match needed(&path) {
+        let tokens = match needed(path) {
             Needed::Token(_) => {
-                ledger = self.ledger.read().await;
+                ledger = self.node.member.ledger().await;
                 &ledger.tokens
             }
             Needed::Nothing | Needed::Node(_) => {
@@ -125,17 +169,44 @@ impl Access {
                 &nobody
             }
         };
-        match check(&path, caller, tokens, &self.bootstrap) {
-            Ok(who) if is_change => {
-                tracing::info!(target: "weir::access", path, who, ?peer, "allowed");
-                Ok(())
+        match check(path, caller, tokens, &self.bootstrap) {
+            Ok(who) => {
+                if audit_log::is_change(path) {
+                    tracing::info!(target: "weir::access", path, who, ?peer, "allowed");
+                }
+                Ok(who.to_owned())
             }
-            Ok(_) => Ok(()),
-            Err(status) => {
+            Err(Refused { who, status }) => {
                 let why = status.message();
                 tracing::warn!(target: "weir::access", path, ?peer, why, "refused");
-                Err(status)
+                Err(Refusal { who: who.map(str::to_owned), status })
             }
         }
+    }
+
+    /// A change that has begun is made and noted, also when its client goes away.
+    async fn change<S>(
+        &self,
+        who: String,
+        path: &str,
+        mut inner: S,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+    {
+        let (node, path) = (Arc::clone(&self.node), path.to_owned());
+        let changing = tokio::spawn(async move {
+            let code = |answer: &Result<Response<Body>, S::Error>| match answer {
+                Ok(answer) => Status::from_header_map(answer.headers())
+                    .map_or(Code::Ok, |status| status.code()),
+                Err(_) => Code::Unknown,
+            };
+            audit_log::noted(&node, who, &path, inner.call(request), code).await
+        });
+        let panicked = |_| Ok(Status::internal("the change has panicked").into_http());
+        changing.await.unwrap_or_else(panicked)
     }
 }

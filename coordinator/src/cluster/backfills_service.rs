@@ -15,7 +15,7 @@ use super::backfills::{WantedBackfill, bounds};
 use super::convert::{time, window_of};
 use super::leading::Leading;
 use super::runs_service::{self, RunsService};
-use super::{backfill_audit, convert};
+use super::{audit_log, backfill_audit, convert};
 
 /// Windows at once, where the client does not say.
 const PARALLEL: u32 = 4;
@@ -37,6 +37,7 @@ impl BackfillsService {
     }
 
     async fn change(&self, id: &str, change: BackfillChange) -> Answer<v1::Backfill> {
+        audit_log::about(id);
         let leading = self.0.leading().await?;
         let changed = leading.change_backfill(id, change).await;
         let backfill = changed.map_err(|error| self.0.failed(&error))?;
@@ -76,6 +77,7 @@ impl Backfills for BackfillsService {
         };
         let created = creating.await.map_err(|error| Status::internal(error.to_string()))?;
         let (backfill, is_new) = created.map_err(|error| self.0.failed(&error))?;
+        audit_log::about(&backfill.0);
         let backfill = Some(self.shown(&leading, &backfill.0).await?);
         Ok(Response::new(v1::CreateBackfillResponse { backfill, is_new }))
     }

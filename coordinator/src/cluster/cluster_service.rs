@@ -13,7 +13,7 @@ use weir_proto::v1::cluster_server::Cluster;
 use super::access::hash;
 use super::leading::Leading;
 use super::node::Node;
-use super::{convert, members};
+use super::{audit_log, convert, draining, members};
 use crate::store::StoreError;
 
 #[derive(Clone, Debug)]
@@ -51,6 +51,7 @@ impl Cluster for ClusterService {
             epoch,
             applied_index,
             state_hash,
+            draining: self.node.member.ledger().await.draining.iter().cloned().collect(),
         }))
     }
 
@@ -66,6 +67,7 @@ impl Cluster for ClusterService {
         request: Request<v1::AddCoordinatorRequest>,
     ) -> Result<Response<v1::AddCoordinatorResponse>, Status> {
         let v1::AddCoordinatorRequest { id, url } = request.into_inner();
+        audit_log::about(&format!("coordinator-{id}"));
         let changed = members::add(&self.node, id, url).await?;
         Ok(Response::new(v1::AddCoordinatorResponse { changed }))
     }
@@ -74,8 +76,34 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::RemoveCoordinatorRequest>,
     ) -> Result<Response<v1::RemoveCoordinatorResponse>, Status> {
-        let changed = members::remove(&self.node, request.into_inner().id).await?;
+        let id = request.into_inner().id;
+        audit_log::about(&format!("coordinator-{id}"));
+        let changed = members::remove(&self.node, id).await?;
         Ok(Response::new(v1::RemoveCoordinatorResponse { changed }))
+    }
+
+    async fn drain_executor(
+        &self,
+        request: Request<v1::DrainExecutorRequest>,
+    ) -> Result<Response<v1::DrainExecutorResponse>, Status> {
+        let changed = draining::set(&self.node, request.into_inner().executor, true).await?;
+        Ok(Response::new(v1::DrainExecutorResponse { changed }))
+    }
+
+    async fn undrain_executor(
+        &self,
+        request: Request<v1::UndrainExecutorRequest>,
+    ) -> Result<Response<v1::UndrainExecutorResponse>, Status> {
+        let changed = draining::set(&self.node, request.into_inner().executor, false).await?;
+        Ok(Response::new(v1::UndrainExecutorResponse { changed }))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        let leading = self.node.sure_to_lead().await?;
+        audit_log::list(&leading, request.into_inner().limit).await.map(Response::new)
     }
 
     async fn create_token(
@@ -85,6 +113,7 @@ impl Cluster for ClusterService {
         let leading = self.node.leading(Status::unavailable)?;
         let role = role(request.get_ref().role())?;
         let name = request.into_inner().name;
+        audit_log::about(&name);
         let is_name = (1..=64).contains(&name.len())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if !is_name {
@@ -127,7 +156,9 @@ impl Cluster for ClusterService {
         request: Request<v1::RevokeTokenRequest>,
     ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
         let leading = self.node.leading(Status::unavailable)?;
-        let revoke = RevokeToken { epoch: leading.epoch, name: request.into_inner().name };
+        let name = request.into_inner().name;
+        audit_log::about(&name);
+        let revoke = RevokeToken { epoch: leading.epoch, name };
         self.append(&leading, Command::RevokeToken(revoke)).await?;
         Ok(Response::new(v1::RevokeTokenResponse {}))
     }

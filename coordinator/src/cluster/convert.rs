@@ -1,8 +1,8 @@
 //! Facts as clients get them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use tonic::Status;
 use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
 use weir_connectors::Redactor;
 use weir_ledger::{
     BackfillFacts, BackfillId, BackfillState, RunFacts, RunId, SliceAttempt, WindowState,
@@ -14,6 +14,29 @@ use crate::{AuditReport, EngineError, RunDetail, RunStatus};
 
 /// The metadata with which a refusal says that it may have been done all the same.
 const OUTCOME: &str = "weir-outcome";
+
+/// As the protocol writes it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
 
 pub(super) fn run(id: &RunId, facts: &RunFacts, running: &[(SliceAttempt, String)]) -> v1::Run {
     let RunDetail { summary, stages } = detail(id, facts, true);

@@ -326,6 +326,15 @@ impl Leading {
         read(&*self.store.ledger().await)
     }
 
+    /// Those that an admin wants to leave, as far as nothing is left for them to do.
+    pub(super) async fn let_executors_leave(&self) {
+        let draining = self.with_ledger(|ledger| ledger.draining.clone()).await;
+        if self.pool.set_to_leave(&draining) {
+            let needed = self.with_ledger(Ledger::holders_needed).await;
+            self.pool.let_leave(&needed);
+        }
+    }
+
     /// `None` when nobody works on the run.
     pub(super) fn watch(&self, run: &RunId) -> Option<broadcast::Receiver<Update>> {
         self.sessions().get(run).map(|running| running.updates.subscribe())

@@ -8,11 +8,14 @@
 
 mod access;
 mod access_layer;
+mod audit_log;
 mod backfill_audit;
 mod backfills;
 mod backfills_service;
 mod cluster_service;
 mod convert;
+mod deadline;
+mod draining;
 mod errors;
 mod executors_service;
 mod founding;
@@ -26,6 +29,7 @@ mod pipelines;
 mod pipelines_service;
 pub(crate) mod place;
 mod pool;
+mod quota;
 mod remote;
 mod reports;
 mod requests;
@@ -41,4 +45,5 @@ mod tests;
 mod wire;
 
 pub(crate) use leading::Cluster;
+pub use quota::ClientLimits;
 pub use serve::{CoordinatorOptions, Security, ServeError, serve};

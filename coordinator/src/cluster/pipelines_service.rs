@@ -11,8 +11,8 @@ use weir_spec::PipelineName;
 
 use super::convert::time;
 use super::pipelines::not_registered;
-use super::requests;
 use super::runs_service::{self, RunsService};
+use super::{audit_log, requests};
 use crate::frozen::Registered;
 
 /// Finds the leader, and says what has failed, as the service of runs does.
@@ -35,6 +35,7 @@ impl Pipelines for PipelinesService {
         let parsed = runs_service::parse(&registered)?;
         runs_service::check_request_id(&request_id)?;
         let pipeline = parsed.spec.pipeline;
+        audit_log::about(&pipeline.0);
         let subject = format!("{pipeline} (content {})", registered.content_hash());
         let method = requests::Request::new(&request_id, "Pipelines/Register", subject);
         // A client that goes away does not stop what has begun.
@@ -118,6 +119,7 @@ impl Pipelines for PipelinesService {
     ) -> Answer<v1::DeletePipelineResponse> {
         let leading = self.0.leading().await?;
         let v1::DeletePipelineRequest { pipeline, request_id } = request.into_inner();
+        audit_log::about(&pipeline);
         runs_service::check_request_id(&request_id)?;
         let method = requests::Request::new(&request_id, "Pipelines/Delete", pipeline.clone());
         let deleted = leading.delete_pipeline(&PipelineName(pipeline), method).await;

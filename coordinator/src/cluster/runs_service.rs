@@ -20,7 +20,7 @@ use weir_spec::{Parsed, PipelineName, SharedConnections, render_diagnostics};
 
 use super::leading::{Leading, Update};
 use super::node::Node;
-use super::{convert, logs};
+use super::{audit_log, convert, logs};
 use crate::choose::find_run;
 use crate::frozen::Registered;
 use crate::{EngineError, RunRequest};
@@ -91,6 +91,7 @@ impl Runs for RunsService {
         let leading = self.leading().await?;
         let (request, version) = self.with_file(&leading, request.into_inner()).await?;
         let (parsed, base_dir, wanted) = read(&request)?;
+        audit_log::about(&parsed.spec.pipeline.0);
         let wanted = RunRequest { version, ..wanted };
         // A client that goes away does not stop what has begun.
         let text = request.pipeline;
@@ -100,6 +101,7 @@ impl Runs for RunsService {
             );
         let submitted = submitting.await.map_err(|error| Status::internal(error.to_string()))?;
         let (run, is_new) = submitted.map_err(|error| self.failed(&error))?;
+        audit_log::about(&run.0);
         Ok(Response::new(v1::SubmitResponse { run: run.0, is_new }))
     }
 
@@ -180,6 +182,7 @@ impl Runs for RunsService {
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::Run>, Status> {
         let leading = self.leading().await?;
+        audit_log::about(&request.get_ref().run);
         let cancelled = leading.cancel(&request.into_inner().run).await;
         let run = cancelled.map_err(|error| self.failed(&error))?;
         self.answer(&leading, &run.0).await
@@ -190,6 +193,7 @@ impl Runs for RunsService {
         request: Request<v1::RetryRunRequest>,
     ) -> Result<Response<v1::Run>, Status> {
         let leading = self.leading().await?;
+        audit_log::about(&request.get_ref().run);
         // As in `submit`: what is in the ledger has a session.
         let retrying = tokio::spawn({
             let (leading, run) = (Arc::clone(&leading), request.into_inner().run);

@@ -32,6 +32,7 @@ use super::executors_service::ExecutorsService;
 use super::leading::{Leading, Settings};
 use super::node::Node;
 use super::pipelines_service::PipelinesService;
+use super::quota::{ClientLimits, Quotas};
 use super::runs_service::RunsService;
 use super::state_service::StateService;
 use super::systems::SystemsMaker;
@@ -71,6 +72,8 @@ pub struct CoordinatorOptions {
     pub context: ConnectorContext,
     pub memory_bytes: u64,
     pub security: Security,
+    /// Of each token.
+    pub limits: ClientLimits,
 }
 
 /// Who may reach a coordinator.
@@ -128,6 +131,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         context,
         memory_bytes,
         security,
+        limits,
     } = options;
     let (tls, bootstrap) = match security {
         Security::Insecure if !listen.ip().is_loopback() => {
@@ -168,8 +172,12 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .expect("the descriptors are those of the build");
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ClusterServer<ClusterService>>().await;
-    let access =
-        Access { ledger: member.facts(), bootstrap: Bootstrap(bootstrap), is_open: tls.is_none() };
+    let access = Access {
+        node: Arc::clone(&node),
+        bootstrap: Bootstrap(bootstrap),
+        quotas: Quotas::new(limits),
+        is_open: tls.is_none(),
+    };
     let runs = RunsService { node: Arc::clone(&node), redactor: redactor.clone() };
     let server = Server::builder()
         .tcp_nodelay(true)
@@ -302,6 +310,7 @@ async fn lead(
     let leading = Arc::new(Leading::begin(&node.member, settings, LEASE).await?);
     tracing::info!(id = node.id, epoch = leading.epoch, "leads");
     leading.pool.set_coordinators(node.urls());
+    leading.let_executors_leave().await;
     node.set_leading(Some(Arc::clone(&leading)));
     let taking_up = tokio::spawn(Arc::clone(&leading).keep_taking_up());
     let _taking_up = AbortOnDropHandle::new(taking_up);
@@ -323,6 +332,7 @@ async fn lead(
                 }
                 looked_at = Instant::now();
                 leading.pool.set_coordinators(node.urls());
+                leading.let_executors_leave().await;
                 if node.member.since_majority().is_some_and(|since| since > LONGEST_ALONE) {
                     tracing::warn!(id = node.id, "no majority of the coordinators answers");
                     break;

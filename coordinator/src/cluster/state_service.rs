@@ -7,8 +7,8 @@ use weir_proto::v1::state_server::State;
 use weir_spec::{NodeName, PipelineName};
 
 use super::leading::Leading;
-use super::requests;
 use super::runs_service::{RunsService, check_request_id};
+use super::{audit_log, requests};
 use crate::EngineError;
 
 /// A cursor is a value of one column.
@@ -35,6 +35,7 @@ impl State for StateService {
     ) -> Answer<v1::PipelineState> {
         let leading = self.0.leading().await?;
         let v1::SetWatermarkRequest { pipeline, source, value, request_id } = request.into_inner();
+        audit_log::about(&format!("{pipeline}/{source}"));
         check_request_id(&request_id)?;
         if source.is_empty() || value.len() > LONGEST_VALUE {
             return Err(Status::invalid_argument(format!(
@@ -66,6 +67,7 @@ impl State for StateService {
         let v1::ResetWatermarksRequest { pipeline, source, request_id } = request.into_inner();
         check_request_id(&request_id)?;
         let subject = format!("{pipeline}/{source}");
+        audit_log::about(&subject);
         let request = requests::Request::new(&request_id, "State/ResetWatermarks", subject);
         let pipeline = PipelineName(pipeline);
         let reset = leading.reset_watermarks(&pipeline, &source, request).await;

@@ -108,7 +108,7 @@ pub enum NodeError {
     Folder(#[from] TaskError),
 }
 
-/// Works until `stop` is cancelled, and then leaves in good order: tasks commit what they have, and
+/// Works until `stop` is cancelled or the leader sends it away, and then leaves in good order: tasks commit what they have, and
 /// the leader knows of it.
 pub async fn serve(options: NodeOptions, stop: CancellationToken) -> Result<(), NodeError> {
     let context = options.context.clone();
@@ -187,6 +187,7 @@ impl Process {
             outgoing: None,
             waiting: HashMap::new(),
             progress: ProgressBuffer::default(),
+            may_leave: false,
         };
         let has_stream = node.work(Inputs { called, progressed, linked }, &leaving, &stop).await;
         leaving.send_replace(Leaving::Now);
@@ -292,6 +293,8 @@ struct Node {
     /// Tasks that wait for an answer.
     waiting: HashMap<TaskId, oneshot::Sender<Result<(), CommitLogError>>>,
     progress: ProgressBuffer,
+    /// The leader has nothing for it to do any more, and wants it to end.
+    may_leave: bool,
 }
 
 impl Node {
@@ -313,10 +316,7 @@ impl Node {
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if leave_at.is_none() => {
-                    tracing::info!(tasks = self.state.task_count(), "leaving");
-                    leave_at = Some(Instant::now() + LONGEST_DRAIN);
-                    leaving.send_replace(Leaving::Soon);
-                    self.step(Event::Draining);
+                    leave_at = Some(self.begin_to_leave(leaving));
                 }
                 () = tokio::time::sleep_until(leave_at.unwrap_or_else(Instant::now)),
                     if leave_at.is_some() =>
@@ -338,8 +338,19 @@ impl Node {
                 Some(call) = called.recv() => self.called(call),
                 Some(event) = progressed.recv() => self.progress.add(event),
             }
+            if self.may_leave && leave_at.is_none() {
+                leave_at = Some(self.begin_to_leave(leaving));
+            }
         }
         self.outgoing.is_some()
+    }
+
+    /// The moment at which it leaves at the latest.
+    fn begin_to_leave(&mut self, leaving: &watch::Sender<Leaving>) -> Instant {
+        tracing::info!(tasks = self.state.task_count(), "leaving");
+        leaving.send_replace(Leaving::Soon);
+        self.step(Event::Draining);
+        Instant::now() + LONGEST_DRAIN
     }
 
     fn linked(&mut self, event: LinkEvent) {
@@ -365,6 +376,7 @@ impl Node {
                 to_executor::Message::RunOver(over) => {
                     self.tasks.runner.run_over(&over.run_folder);
                 }
+                to_executor::Message::Leave(_) => self.may_leave = true,
                 // Only the first message of a stream means anything as a welcome, and the link itself looks for
                 // the coordinators.
                 to_executor::Message::Welcome(_) | to_executor::Message::Coordinators(_) => {}

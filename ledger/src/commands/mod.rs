@@ -3,7 +3,9 @@
 mod attempts;
 mod backfills;
 mod batches;
+mod client_changes;
 mod epoch;
+mod executors;
 mod outputs;
 mod pipelines;
 mod requests;
@@ -20,7 +22,9 @@ pub use attempts::{
 };
 pub use backfills::{BackfillChange, ChangeBackfill, CreateBackfill};
 pub use batches::{CommitDone, CommitIntent, CommitLost};
+pub use client_changes::NoteClientChange;
 pub use epoch::NewEpoch;
+pub use executors::SetDraining;
 pub use outputs::{LoseOutputs, LostOutput};
 pub use pipelines::{DeletePipeline, RegisterPipeline};
 pub use requests::Requested;
@@ -65,6 +69,8 @@ pub enum Command {
     RegisterPipeline(RegisterPipeline),
     DeletePipeline(DeletePipeline),
     Requested(Requested),
+    SetDraining(SetDraining),
+    NoteClientChange(NoteClientChange),
 }
 
 impl Command {
@@ -99,6 +105,8 @@ impl Command {
             Command::RegisterPipeline(command) => Some(command.epoch),
             Command::DeletePipeline(command) => Some(command.epoch),
             Command::Requested(command) => Some(command.epoch),
+            Command::SetDraining(command) => Some(command.epoch),
+            Command::NoteClientChange(command) => Some(command.epoch),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The rules of the ledger, first one by one, then under random sequences of commands.
 
 mod backfills;
+mod clients;
 mod copies;
 mod lifecycle;
 mod outputs;

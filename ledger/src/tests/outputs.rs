@@ -168,3 +168,20 @@ fn what_nobody_reads_any_more_may_be_lost() {
     let lose = LoseOutputs { epoch: 1, run: world.run.clone(), outputs: vec![output] };
     assert_eq!(world.apply(&Command::LoseOutputs(lose)), Response::Accepted { changed: false });
 }
+
+#[test]
+fn who_keeps_rows_is_needed_until_they_have_been_read() {
+    let mut world = World::new();
+    let needed = |world: &World| -> Vec<String> {
+        world.ledger.holders_needed().into_iter().map(|holder| holder.executor).collect()
+    };
+    world.compute(0, 0, Some("a"));
+    world.compute(0, 1, Some("b"));
+    world.compute(1, 0, Some("a"));
+    world.compute(1, 1, None);
+    assert_eq!(needed(&world), ["a", "b"]);
+    world.compute(2, 0, None);
+    assert_eq!(needed(&world), ["a", "b"], "the other half is still to be read");
+    world.compute(2, 1, None);
+    assert_eq!(needed(&world), Vec::<String>::new());
+}

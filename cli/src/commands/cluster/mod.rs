@@ -1,7 +1,9 @@
 //! `weir cluster …`: a cluster's processes on this machine, its members, and who may use it.
 
 mod add_coordinator;
+mod audit_log;
 mod certificates;
+mod drain;
 mod layout;
 mod members;
 mod private_file;
@@ -31,6 +33,13 @@ pub(super) async fn cluster(global: &Global, command: ClusterCommand) -> Result<
         }
         ClusterCommand::RemoveCoordinator { name, cluster } => {
             remove_coordinator::remove(global, &name, &cluster).await
+        }
+        ClusterCommand::Drain { name, detach, cluster } => {
+            drain::drain(global, &name, detach, &cluster).await
+        }
+        ClusterCommand::Undrain { name, cluster } => drain::undrain(global, &name, &cluster).await,
+        ClusterCommand::AuditLog { limit, cluster } => {
+            audit_log::audit_log(global, limit, &cluster).await
         }
         ClusterCommand::Token(command) => token::token(global, command).await,
         ClusterCommand::Status { cluster } => status::status(global, &cluster).await,

@@ -18,6 +18,8 @@ struct Report {
     coordinators: Vec<Coordinator>,
     /// As the leader knows them.
     executors: Vec<Executor>,
+    /// Executors that are to take no tasks, whether they are here or have left.
+    draining: Vec<String>,
     epoch: u64,
 }
 
@@ -106,6 +108,7 @@ fn report(standings: &[Standing], file: Option<&ClusterFile>) -> Report {
     Report {
         coordinators: coordinators.collect(),
         executors: executors.collect(),
+        draining: leader.map(|leader| leader.draining.clone()).unwrap_or_default(),
         epoch: epochs.map(|answer| answer.epoch).max().unwrap_or_default(),
     }
 }
@@ -144,6 +147,12 @@ fn print(report: &Report) -> Result<(), Failure> {
             if executor.draining { "draining".to_owned() } else { String::new() },
         ]
     });
+    let has_left = |name: &&String| !report.executors.iter().any(|here| here.id == **name);
+    let left = report.draining.iter().filter(has_left).map(|name| {
+        let unknown = String::new;
+        vec![name.clone(), unknown(), unknown(), unknown(), "has left".to_owned()]
+    });
+    let executors = executors.chain(left);
     output::table(&["EXECUTOR", "PID", "HOST", "BUSY SLOTS", ""], executors.collect())
 }
 
@@ -163,6 +172,7 @@ mod tests {
             epoch,
             applied_index: 9,
             state_hash: "ab".to_owned(),
+            draining: Vec::new(),
         };
         Standing { url, answer: Ok(answer) }
     }

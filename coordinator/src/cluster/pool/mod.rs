@@ -11,10 +11,11 @@
 //! Everything here is forgotten with the leadership: the next leader begins with an empty pool, and
 //! executors come to it.
 
+mod draining;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ struct State {
     streams: u64,
     /// Their URLs.
     coordinators: Vec<String>,
+    /// Executors that are to leave, whether they are here or not.
+    to_leave: BTreeSet<String>,
 }
 
 /// Who uses a connection that not any number of tasks may use.
@@ -85,7 +88,11 @@ struct Executor {
     hello: Hello,
     /// A process that was given up and joins again has another one: its former places are gone.
     registration: u64,
+    /// Its process was asked to end.
     is_draining: bool,
+    /// An admin wants it to leave; and it has been told that it can.
+    is_to_leave: bool,
+    may_leave: bool,
     heard: Instant,
     /// Its present stream, if it has one.
     stream: Option<(u64, UnboundedSender<Outgoing>)>,
@@ -153,6 +160,10 @@ impl Executor {
         }
     }
 
+    fn takes_nothing(&self) -> bool {
+        self.is_draining || self.is_to_leave
+    }
+
     fn busy(&self) -> u32 {
         self.taken.values().sum()
     }
@@ -175,7 +186,7 @@ impl Executor {
     }
 
     fn free(&self) -> u32 {
-        match self.is_draining || self.stream.is_none() {
+        match self.takes_nothing() || self.stream.is_none() {
             true => 0,
             false => self.hello.slots.saturating_sub(self.busy()),
         }
@@ -235,13 +246,18 @@ impl Pool {
             hello: hello.clone(),
             registration: number,
             is_draining: false,
+            is_to_leave: false,
+            may_leave: false,
             heard: Instant::now(),
             stream: None,
             taken: BTreeMap::new(),
         };
-        let coordinators = state.coordinators.clone();
+        let (coordinators, is_to_leave) =
+            (state.coordinators.clone(), state.to_leave.contains(&name));
         let executor = state.executors.entry(name.clone()).or_insert_with(fresh);
         executor.heard = Instant::now();
+        executor.is_to_leave = is_to_leave;
+        executor.may_leave = false;
         executor.stream = Some((number, sender));
         executor.send(Message::Welcome(Welcome {
             epoch: self.epoch,
@@ -345,7 +361,7 @@ impl Pool {
     pub(super) fn capacity(&self) -> usize {
         let state = self.state();
         let slots = (state.executors.values())
-            .filter(|executor| !executor.is_draining)
+            .filter(|executor| !executor.takes_nothing())
             .map(|executor| usize::try_from(executor.hello.slots).unwrap_or(usize::MAX));
         slots.fold(0, usize::saturating_add)
     }
@@ -526,7 +542,7 @@ impl Pool {
                 pid: executor.hello.pid,
                 slots: executor.hello.slots,
                 busy_slots: executor.busy(),
-                draining: executor.is_draining,
+                draining: executor.takes_nothing(),
                 engine_version: executor.hello.engine_version.clone(),
             })
             .collect()

@@ -211,3 +211,48 @@ fn a_copy_gets_a_place_elsewhere_that_nobody_else_wants() {
     let place = pool.take_place(&run, &copy).expect("a place");
     assert_eq!(place.executor, "b");
 }
+
+#[test]
+fn an_executor_that_is_to_leave_gets_nothing_and_is_sent_away_once_nothing_needs_it() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let run = share("orders", "run-1");
+    let names = BTreeSet::from(["a".to_owned()]);
+    assert!(!pool.set_to_leave(&names), "it is not here");
+    let (_, mut messages) = pool.join(hello("a", "boot-1")).expect("joined");
+    welcome(&mut messages);
+    assert!(pool.set_to_leave(&names));
+    assert_eq!((pool.capacity(), pool.take_place(&run, &anywhere()).is_err()), (0, true));
+    assert!(pool.executors()[0].draining);
+
+    let holder = |boot_id: &str| Holder {
+        executor: "a".to_owned(),
+        boot_id: boot_id.to_owned(),
+        url: String::new(),
+    };
+    pool.let_leave(&BTreeSet::from([holder("boot-1")]));
+    assert!(messages.try_recv().is_err(), "others still read what it keeps");
+    pool.let_leave(&BTreeSet::from([holder("boot-0")]));
+    let message = messages.try_recv().expect("a message").expect("no refusal").message;
+    assert!(matches!(message, Some(Message::Leave(_))), "{message:?}");
+    assert!(!pool.set_to_leave(&names), "it has been told");
+
+    pool.set_to_leave(&BTreeSet::new());
+    let (_, mut messages) = pool.join(hello("a", "boot-1")).expect("joined");
+    welcome(&mut messages);
+    assert!(pool.take_place(&run, &anywhere()).is_ok(), "it may stay after all");
+}
+
+#[test]
+fn executors_hear_of_it_when_the_coordinators_change() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let urls = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    pool.set_coordinators(urls(&["a", "b"]));
+    let (_, mut messages) = pool.join(hello("e", "boot-1")).expect("joined");
+    assert_eq!(welcome(&mut messages).coordinators, ["a", "b"]);
+    pool.set_coordinators(urls(&["a", "b"]));
+    assert!(messages.try_recv().is_err(), "nothing has changed");
+    pool.set_coordinators(urls(&["b", "c"]));
+    let message = messages.try_recv().expect("a message").expect("no refusal").message;
+    let Some(Message::Coordinators(told)) = message else { panic!("{message:?}") };
+    assert_eq!(told.urls, ["b", "c"]);
+}

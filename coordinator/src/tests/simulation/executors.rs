@@ -169,7 +169,9 @@ impl World {
                 NodeEvent::StopAsked(stop.task.expect("the leader names it"))
             }
             to_executor::Message::Answer(answer) => NodeEvent::Answered(answer),
-            to_executor::Message::RunOver(_) | to_executor::Message::Coordinators(_) => return,
+            to_executor::Message::RunOver(_)
+            | to_executor::Message::Coordinators(_)
+            | to_executor::Message::Leave(_) => return,
         };
         self.node_event(process, event);
     }

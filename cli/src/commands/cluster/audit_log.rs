@@ -1,0 +1,47 @@
+//! `weir cluster audit-log`: who has changed what.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use weir_proto::v1;
+
+use crate::args::{ClusterArgs, Global, Output};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output;
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    at: String,
+    who: String,
+    what: String,
+    about: String,
+    accepted: bool,
+    refused: Option<String>,
+}
+
+impl From<v1::AuditEntry> for Entry {
+    fn from(entry: v1::AuditEntry) -> Self {
+        let v1::AuditEntry { at, who, what, about, accepted, refused } = entry;
+        Self { at, who, what, about, accepted, refused: (!accepted).then_some(refused) }
+    }
+}
+
+pub(super) async fn audit_log(
+    global: &Global,
+    limit: Option<u32>,
+    cluster: &ClusterArgs,
+) -> Result<ExitCode, Failure> {
+    let entries = Client::required(cluster)?.audit_log(limit.unwrap_or(0)).await?;
+    let entries: Vec<Entry> = entries.into_iter().map(Entry::from).collect();
+    if global.output == Output::Json {
+        output::json(&entries)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = entries.into_iter().map(|entry| {
+        let outcome = entry.refused.unwrap_or_else(|| "accepted".to_owned());
+        vec![entry.at, entry.who, entry.what, entry.about, outcome]
+    });
+    output::table(&["AT", "WHO", "WHAT", "ABOUT", "OUTCOME"], rows.collect())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,57 @@
+//! Executors that an admin wants to leave: they get nothing more, end what they have, serve what they keep, and are
+//! told when nothing is left.
+
+use std::collections::BTreeSet;
+
+use weir_plan::{Holder, StageKind};
+use weir_proto::internal::to_executor::Message;
+use weir_proto::internal::{Leave, Stop};
+
+use super::Pool;
+
+impl Pool {
+    /// Whether some executor that is here is to leave, and has not been told yet that it can.
+    pub(in super::super) fn set_to_leave(&self, names: &BTreeSet<String>) -> bool {
+        let mut state = self.state();
+        if state.to_leave != *names {
+            state.to_leave.clone_from(names);
+            for (name, executor) in &mut state.executors {
+                executor.is_to_leave = names.contains(name);
+            }
+            self.changed.notify_waiters();
+        }
+        state.executors.values().any(|executor| executor.is_to_leave && !executor.may_leave)
+    }
+
+    /// Ends what can go on elsewhere, and sends those away that have nothing left to do. `needed`: who keeps rows
+    /// that are still to be read.
+    pub(in super::super) fn let_leave(&self, needed: &BTreeSet<Holder>) {
+        let mut state = self.state();
+        let state = &mut *state;
+        for assigned in state.tasks.values_mut() {
+            let Some(executor) = state.executors.get(&assigned.executor) else { continue };
+            // One that computes something as a whole would begin again elsewhere: it goes on to its end.
+            let can_go_on_elsewhere =
+                matches!(assigned.task.stage.kind, StageKind::Streaming { .. });
+            if executor.is_to_leave && can_go_on_elsewhere && !assigned.is_stopping {
+                assigned.is_stopping = true;
+                executor.send(Message::Stop(Stop { task: assigned.assign.task.clone() }));
+            }
+        }
+        for (name, executor) in &mut state.executors {
+            let is_needed = needed
+                .iter()
+                .any(|holder| holder.executor == *name && holder.boot_id == executor.hello.boot_id);
+            let has_task = state.tasks.values().any(|assigned| assigned.executor == *name);
+            let has_something_to_do = is_needed || has_task || executor.busy() > 0;
+            if !executor.is_to_leave || executor.may_leave || has_something_to_do {
+                continue;
+            }
+            if executor.stream.is_some() {
+                tracing::info!(executor = name, "executor may leave");
+                executor.may_leave = true;
+                executor.send(Message::Leave(Leave {}));
+            }
+        }
+    }
+}
