@@ -61,8 +61,11 @@ pub(crate) fn decide(
         let mut attempts = Vec::new();
         for (slice, facts) in stage.slices.unsettled() {
             let Some((job, at)) = next_of(stage_id, slice, facts, epoch) else { continue };
+            // What a lost attempt had said last may settle the batch while the target is still asked about it,
+            // which would fence whoever begins meanwhile, or be fenced by him.
+            let asking = Job::Recover { stage: stage_id, slice };
             match at {
-                _ if busy.contains(&job) => {}
+                _ if busy.contains(&job) || busy.contains(&asking) => {}
                 Some(at) if at > now => {
                     let wake_at = decision.wake_at.map_or(at, |known| known.min(at));
                     decision.wake_at = Some(wake_at);
@@ -74,8 +77,13 @@ pub(crate) fn decide(
         // One more than there is room for is turned away, and thereby known to wait.
         let most = free_slots.min(room(stage_id).max(1));
         attempts.truncate(most);
-        let fresh = stage.slices.pending().map(|slice| Job::Attempt { stage: stage_id, slice });
-        let fresh = fresh.filter(|job| !busy.contains(job)).take(most - attempts.len());
+        let is_begun = |slice| {
+            busy.contains(&Job::Attempt { stage: stage_id, slice })
+                || busy.contains(&Job::Recover { stage: stage_id, slice })
+        };
+        let fresh = (stage.slices.pending().filter(|slice| !is_begun(*slice)))
+            .map(|slice| Job::Attempt { stage: stage_id, slice })
+            .take(most - attempts.len());
         decision.jobs.extend(attempts.into_iter().chain(fresh));
     }
     if run.stages.iter().all(StageFacts::are_slices_finished) {
@@ -289,6 +297,18 @@ mod tests {
         let recover = Job::Recover { stage: StageId(0), slice: 1 };
         assert_eq!(decide_now(&run, 1, &[]).jobs, [recover], "recovery comes first");
         assert_eq!(decide_now(&run, 4, &[recover]).jobs, [attempt(0, 0)], "and only once");
+    }
+
+    /// A late report settles the batch while the target is still being asked about it.
+    #[test]
+    fn a_slice_is_not_attempted_while_its_target_is_asked() {
+        let mut run = run(vec![stage(1, &[], sink("kept", CommitMode::Batch))]);
+        let asking = Job::Recover { stage: StageId(0), slice: 0 };
+        for state in [SliceState::Pending, SliceState::Running { epoch: EPOCH - 1 }] {
+            slice_of(&mut run, 0).state = state;
+            assert_eq!(decide_now(&run, 4, &[asking]).jobs, []);
+            assert_eq!(decide_now(&run, 4, &[]).jobs, [attempt(0, 0)]);
+        }
     }
 
     #[test]
