@@ -16,18 +16,30 @@ pub(crate) fn now() -> DateTime<Utc> {
 pub(crate) fn new_uuid() -> Uuid {
     #[cfg(test)]
     if turmoil::in_simulation() {
-        return crate::raft::simulated_uuid();
+        return crate::raft::simulation::simulated_uuid();
     }
     Uuid::new_v4()
 }
 
 #[cfg(test)]
 pub(crate) mod simulated {
+    use std::cell::Cell;
+
     use chrono::{DateTime, TimeDelta, Utc};
+
+    thread_local! {
+        /// By how much all clocks of this thread's world are wrong.
+        static SHIFT: Cell<TimeDelta> = const { Cell::new(TimeDelta::zero()) };
+    }
+
+    /// As somebody does who sets the clock.
+    pub(crate) fn shift_clocks(by: TimeDelta) {
+        SHIFT.set(by);
+    }
 
     pub(super) fn now() -> Option<DateTime<Utc>> {
         let elapsed = TimeDelta::from_std(turmoil::sim_elapsed()?).ok()?;
         let start = DateTime::from_timestamp(1_700_000_000, 0)?;
-        Some(start + elapsed)
+        Some(start + elapsed + SHIFT.get())
     }
 }

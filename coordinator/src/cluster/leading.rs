@@ -465,6 +465,7 @@ impl Leading {
             // The events end with the session.
             let working = async { tokio::join!(working, telling).0 };
             let result = tokio::select! {
+                biased;
                 result = working => result,
                 () = writing => unreachable!("it goes on for ever"),
             };

@@ -36,6 +36,8 @@ mod requests;
 mod run_log;
 mod runs_service;
 mod serve;
+#[cfg(test)]
+mod simulation;
 mod state_service;
 mod systems;
 mod taking_up;

@@ -18,6 +18,12 @@ impl SystemsMaker {
         Self(Arc::new(|context| Arc::new(Registry { context: context.clone() })))
     }
 
+    /// The same for all runs.
+    #[cfg(test)]
+    pub(super) fn of(systems: Arc<dyn Systems>) -> Self {
+        Self(Arc::new(move |_| Arc::clone(&systems)))
+    }
+
     pub(super) fn make(&self, context: &ConnectorContext) -> Arc<dyn Systems> {
         (self.0)(context)
     }

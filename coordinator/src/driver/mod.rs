@@ -61,7 +61,7 @@ pub(crate) struct Driver<'session> {
     /// By stage: connections that not any number of tasks may use.
     connections: Vec<Arc<[ConnectionLimit]>>,
     /// Attempts at whole stages that are at work.
-    attempts: HashMap<Job, Attempting>,
+    attempts: BTreeMap<Job, Attempting>,
     /// How long those have taken that have ended well.
     took: BTreeMap<StageId, Vec<Duration>>,
     /// Since when attempts have waited for a place near what they read.
@@ -152,7 +152,7 @@ impl<'session> Driver<'session> {
             connections: (graph.stages.iter())
                 .map(|stage| limits_of(stage, &session.frozen).into())
                 .collect(),
-            attempts: HashMap::new(),
+            attempts: BTreeMap::new(),
             took: BTreeMap::new(),
             waits: HashMap::new(),
             rest_until: Instant::now(),

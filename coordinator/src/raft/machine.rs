@@ -253,6 +253,14 @@ impl RaftStateMachine<Types> for LedgerMachine {
                     let responses =
                         commands.0.iter().map(|command| apply(&mut ledger, index, command));
                     applied.responses.extend(responses);
+                    #[cfg(test)]
+                    super::simulation::has_applied(&super::simulation::Seen {
+                        member: &self.folder,
+                        index,
+                        commands: &commands.0,
+                        responses: &applied.responses,
+                        ledger: &ledger,
+                    });
                 }
                 EntryPayload::Membership(membership) => {
                     state.membership = StoredMembership::new(Some(entry.log_id), membership);

@@ -16,7 +16,7 @@ mod membership;
 mod network;
 mod service;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -32,8 +32,6 @@ pub use membership::{ChangeError, MemberState, Refusal};
 pub use service::RaftService;
 #[cfg(test)]
 use simulation::Runtime;
-#[cfg(test)]
-pub(crate) use simulation::simulated_uuid;
 
 /// A member's number, given to it once and never used for another.
 pub type MemberId = u64;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use weir_connectors::{Manifest, Recovery};
+use weir_connectors::{Manifest, PublishedBatch, Recovery};
 use weir_spec::CommitMode;
 
 /// How the system behind a sink keeps writers apart.
@@ -273,6 +273,43 @@ impl Target {
         }
     }
 
+    /// What it says of its batches itself.
+    pub(crate) fn published(&self) -> Vec<PublishedBatch> {
+        let mut counts: BTreeMap<(u32, u64), usize> = BTreeMap::new();
+        match self.kind {
+            Kind::Files => {
+                for ((slice, sequence, _), rows) in &self.files {
+                    *counts.entry((*slice, *sequence)).or_default() += rows.len();
+                }
+            }
+            Kind::Late | Kind::Early => {
+                counts.extend(self.batches.iter().map(|(key, rows)| (*key, rows.len())));
+            }
+        }
+        let batch = |((slice, sequence), rows): ((u32, u64), usize)| PublishedBatch {
+            slice,
+            sequence,
+            rows: rows as u64,
+            checksum: None,
+        };
+        counts.into_iter().map(batch).collect()
+    }
+
+    /// Before the first row: the fence is raised.
+    pub(crate) fn prepare(&mut self, epoch: u64) -> Result<(), Refusal> {
+        match self.kind {
+            Kind::Late | Kind::Early => self.raise_epoch(epoch),
+            Kind::Files => self.join(epoch),
+        }
+    }
+
+    /// Removes what is staged, unless somebody else may need it.
+    pub(crate) fn clean_up(&mut self, epoch: u64) -> Result<(), Refusal> {
+        self.check_epoch(epoch)?;
+        self.staged.clear();
+        Ok(())
+    }
+
     fn show(&mut self, staged: u64, name: FileName, rows: usize) -> Result<bool, Refusal> {
         if !self.staged.contains_key(&staged) {
             return match self.has_size(name, rows) {
@@ -344,4 +381,41 @@ fn files_of(manifest: &Manifest) -> Vec<(u64, usize)> {
     let number = |file: &Value, index: usize| file[index].as_u64().expect("as it was staged");
     let size = |file: &Value| usize::try_from(number(file, 1)).expect("few rows");
     files.iter().map(|file| (number(file, 0), size(file))).collect()
+}
+
+/// That the simulations would notice what a target of theirs let through.
+mod controls {
+    use super::*;
+
+    const FIRST: Writer = Writer { epoch: 2, slice: 0, attempt: 1 };
+
+    /// A target whose first batch is given up, and published all the same.
+    fn after_a_zombie(rules: Rules, given_up_in: u64) -> (Result<(), Refusal>, Vec<String>) {
+        let mut target = Target::new(Kind::Late, CommitMode::Batch, rules);
+        let manifest = target.stage(FIRST, 0, &[7], 0, 10);
+        assert_eq!(target.recover(&manifest, FIRST.attempt, given_up_in), Ok(Recovery::Lost));
+        (target.publish(FIRST, &manifest, &[7]), target.violations)
+    }
+
+    #[test]
+    fn an_attempt_that_was_given_up_is_refused() {
+        assert_eq!(after_a_zombie(Rules::ALL, 2), (Err(Refusal::Fenced), Vec::new()));
+        assert_eq!(after_a_zombie(Rules::ALL, 3), (Err(Refusal::Fenced), Vec::new()));
+    }
+
+    #[test]
+    fn an_attempt_that_was_given_up_and_is_let_through_is_noticed() {
+        let rules = Rules { tombstones: false, ..Rules::ALL };
+        let (published, violations) = after_a_zombie(rules, 2);
+        assert_eq!(published, Ok(()));
+        assert_eq!(violations, ["attempt 1 at slice 0 had been given up"]);
+    }
+
+    #[test]
+    fn an_epoch_that_is_over_and_is_let_through_is_noticed() {
+        let rules = Rules { fences: false, tombstones: false };
+        let (published, violations) = after_a_zombie(rules, 3);
+        assert_eq!(published, Ok(()));
+        assert!(violations.contains(&"epoch 2 was over, and has published".to_owned()));
+    }
 }

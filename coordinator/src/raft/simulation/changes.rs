@@ -7,7 +7,8 @@ use std::time::Duration;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
-use super::process::{Shared, address, at_most};
+use super::machine::{address, at_most};
+use super::process::Shared;
 use crate::raft::{MemberId, RaftMember};
 
 /// Who comes, once somebody comes.

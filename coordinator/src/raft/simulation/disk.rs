@@ -8,7 +8,7 @@ use redb::{Database, StorageBackend};
 
 /// Survives the processes that use it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -49,7 +49,7 @@ impl Change {
 }
 
 impl Disk {
-    pub(super) fn lying() -> Self {
+    pub(crate) fn lying() -> Self {
         Self(Arc::new(Mutex::new(State { lies: true, ..State::default() })))
     }
 
@@ -58,7 +58,7 @@ impl Disk {
     }
 
     /// By a process that has just started.
-    pub(super) fn open(&self) -> Result<Database, redb::DatabaseError> {
+    pub(crate) fn open(&self) -> Result<Database, redb::DatabaseError> {
         let boot = {
             let mut state = self.state();
             state.boot += 1;
@@ -69,17 +69,17 @@ impl Disk {
         Database::builder().set_cache_size(4 << 20).create_with_backend(used)
     }
 
-    pub(super) fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.state().is_dead
     }
 
     /// After so many more writes the power fails.
-    pub(super) fn fail_after(&self, writes: u32) {
+    pub(crate) fn fail_after(&self, writes: u32) {
         self.state().writes_left = Some(writes);
     }
 
     /// The power fails now, if it has not failed already: any part of what was not synced is there.
-    pub(super) fn lose_power(&self, random: &mut impl Rng) {
+    pub(crate) fn lose_power(&self, random: &mut impl Rng) {
         let mut state = self.state();
         state.is_dead = true;
         state.writes_left = None;

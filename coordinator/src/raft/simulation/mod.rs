@@ -14,6 +14,8 @@ mod changes;
 mod disk;
 mod faults;
 mod history;
+mod machine;
+mod observer;
 mod process;
 mod runtime;
 mod wire;
@@ -21,14 +23,19 @@ mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use disk::Disk;
+pub(crate) use machine::{
+    DISK_DELAY_MS, MEMBERS, Machine, PORT, address, at_most, host, memory_folder,
+};
+pub(super) use observer::has_applied;
+pub(crate) use observer::{Seen, observe};
 pub(super) use runtime::Runtime;
-pub(crate) use runtime::simulated_uuid;
-pub(super) use wire::connect_lazy;
+pub(crate) use runtime::{Seeded, seed, simulated_uuid};
+pub(crate) use wire::{connect, connect_lazy, incoming};
 use world::{Outcome, World};
 
-const PORT: u16 = 4001;
-/// Seeds of an ordinary test.
-const SEEDS: u64 = 500;
+/// Seeds of an ordinary test; whole clusters have as many (`cluster/simulation/`).
+const SEEDS: u64 = 250;
 /// Within so many seeds each control must be noticed.
 const CONTROL_SEEDS: u64 = 60;
 

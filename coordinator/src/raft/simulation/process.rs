@@ -2,48 +2,34 @@
 //! an epoch and starts runs. What is around it is simulated, it is not.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::DateTime;
-use rand::Rng as _;
 use tonic::transport::Server;
 use turmoil::net::TcpListener;
 use weir_ledger::{Command, Ledger, NewEpoch, RunId, StartRun};
 use weir_spec::PipelineName;
 
+use super::Control;
 use super::changes::{self, Wanted};
-use super::disk::Disk;
 use super::history::History;
-use super::runtime::Seeded;
-use super::{Control, PORT, wire};
+use super::machine::{MEMBERS, Machine, PORT, address, at_most, host};
+use super::wire::incoming;
 use crate::engine::own_epoch;
-use crate::raft::log_store::LogStore;
-use crate::raft::network::Way;
-use crate::raft::{Address, MemberId, RaftMember, RaftOptions};
+use crate::raft::RaftMember;
 use crate::store::{LedgerStore, StoreError};
 
-const MEMBERS: [MemberId; 3] = [1, 2, 3];
-/// Small, so that members that were away need a snapshot.
-const SNAPSHOT_EVERY: u64 = 40;
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const BEFORE_NEXT: Duration = Duration::from_millis(300);
 
 /// What of a coordinator survives its processes, and what others see of it.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    pub(super) id: MemberId,
-    pub(super) disk: Disk,
-    /// Of its snapshots.
-    pub(super) folder: PathBuf,
-    /// Of its clock: a member with 1.1 waits a tenth longer than it thinks.
-    pub(super) clock: f64,
+    pub(super) machine: Machine,
     pub(super) control: Control,
     pub(super) shared: Arc<Shared>,
-    /// The longest that a transaction takes.
-    pub(super) disk_delay: Arc<AtomicU64>,
     /// Index and hash of what it had applied when it was last looked at, and the facts.
     pub(super) applied: Arc<Mutex<(u64, String, Arc<Ledger>)>>,
     pub(super) boots: Arc<AtomicU64>,
@@ -63,54 +49,28 @@ impl Shared {
     }
 }
 
-pub(super) fn host(member: MemberId) -> String {
-    format!("member-{member}")
-}
-
-pub(super) fn address(member: MemberId) -> Address {
-    Address::at(format!("http://{}:{PORT}", host(member)))
-}
-
-pub(super) fn at_most(longest: Duration) -> Duration {
-    longest.mul_f64(Seeded.gen_range(0.0..1.0))
-}
-
 impl Place {
     /// Until it is crashed.
     pub(super) async fn run(self) -> turmoil::Result {
         let boot = self.boots.fetch_add(1, Ordering::Relaxed);
         match self.take_part(boot).await {
             // It is waiting for the crash that the loss of power is.
-            Err(_) if self.disk.is_dead() => std::future::pending().await,
-            Err(error) => Err(format!("member {}: {error}", self.id).into()),
+            Err(_) if self.machine.disk.is_dead() => std::future::pending().await,
+            Err(error) => Err(format!("member {}: {error}", self.machine.id).into()),
             Ok(()) => Ok(()),
         }
     }
 
     async fn take_part(&self, boot: u64) -> turmoil::Result {
-        let (log, writer) = LogStore::on(self.disk.open()?)?;
-        let delay = Arc::clone(&self.disk_delay);
-        tokio::spawn(writer.run_on(async move || {
-            let longest = Duration::from_millis(delay.load(Ordering::Relaxed));
-            tokio::time::sleep(at_most(longest)).await;
-        }));
-        let defaults = RaftOptions::new(self.id, &self.folder);
-        let options = RaftOptions {
-            snapshot_every: SNAPSHOT_EVERY,
-            heartbeat: defaults.heartbeat.mul_f64(self.clock),
-            lease: defaults.lease.mul_f64(self.clock),
-            patience: defaults.patience.mul_f64(self.clock),
-            ..defaults
-        };
-        let member = Arc::new(RaftMember::start_with(options, log, Way::Simulated).await?);
+        let member = Arc::new(self.machine.start().await?);
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE / 2))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .add_service(member.service().into_server())
-            .serve_with_incoming(wire::incoming(listener));
+            .serve_with_incoming(incoming(listener));
         let members = MEMBERS.map(|id| (id, address(id)));
-        if self.id == MEMBERS[0] {
+        if self.machine.id == MEMBERS[0] {
             member.initialize(members.into()).await?;
         }
         tokio::select! {
@@ -126,13 +86,15 @@ impl Place {
     async fn lead_when_elected(&self, member: &Arc<RaftMember>, boot: u64) {
         let mut changes = member.changes();
         for number in 0.. {
-            while member.leader() != Some(self.id) || self.shared.is_quiet.load(Ordering::Relaxed) {
+            while member.leader() != Some(self.machine.id)
+                || self.shared.is_quiet.load(Ordering::Relaxed)
+            {
                 let changed = tokio::time::timeout(BEFORE_NEXT, changes.changed()).await;
                 wait_if_ended(changed.is_ok_and(|changed| changed.is_err())).await;
             }
-            let name = format!("{}-{boot}-{number}", self.id);
+            let name = format!("{}-{boot}-{number}", self.machine.id);
             let ended = async {
-                while member.leader() == Some(self.id) {
+                while member.leader() == Some(self.machine.id) {
                     wait_if_ended(changes.changed().await.is_err()).await;
                 }
             };
@@ -156,7 +118,7 @@ impl Place {
             ledger_id: "ledger".into(),
             boot_id: name.into(),
             pid: 1,
-            host: host(self.id),
+            host: host(self.machine.id),
             at: DateTime::UNIX_EPOCH,
         };
         store.append(Command::NewEpoch(begins)).await?;
@@ -206,7 +168,7 @@ impl Place {
             };
             if may_read.is_ok() {
                 let ledger = member.ledger().await;
-                self.shared.history().has_read(asked, self.id, |run| knows(&ledger, run));
+                self.shared.history().has_read(asked, self.machine.id, |run| knows(&ledger, run));
             }
         }
     }
@@ -222,10 +184,10 @@ impl Place {
             last = index;
             let json = serde_json::to_vec(&ledger).expect("a ledger can be written as JSON");
             let mut hash = blake3::hash(&json).to_hex()[..16].to_owned();
-            if self.control == Control::OneAppliesOtherwise && self.id == 2 {
+            if self.control == Control::OneAppliesOtherwise && self.machine.id == 2 {
                 hash.push('x');
             }
-            self.shared.history().has_hash(self.id, index, hash.clone());
+            self.shared.history().has_hash(self.machine.id, index, hash.clone());
             *self.applied.lock().unwrap_or_else(PoisonError::into_inner) =
                 (index, hash, Arc::new(ledger));
         }

@@ -13,7 +13,7 @@ thread_local! {
 }
 
 /// From here on this thread draws what follows from the seed.
-pub(super) fn seed(seed: u64) {
+pub(crate) fn seed(seed: u64) {
     RANDOM.set(StdRng::seed_from_u64(seed));
 }
 

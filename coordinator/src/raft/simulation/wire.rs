@@ -15,21 +15,28 @@ use turmoil::net::{TcpListener, TcpStream};
 
 /// What [`Endpoint::connect_lazy`] does on a real network.
 pub(crate) fn connect_lazy(endpoint: &Endpoint) -> Channel {
-    endpoint.connect_with_connector_lazy(service_fn(|uri: Uri| async move {
-        let host = uri.host().unwrap_or_default().to_owned();
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
-        io::Result::Ok(TokioIo::new(stream))
-    }))
+    endpoint.connect_with_connector_lazy(service_fn(open))
 }
 
-pub(super) fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Accepted>> {
+/// What [`Endpoint::connect`] does on a real network.
+pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error> {
+    endpoint.connect_with_connector(service_fn(open)).await
+}
+
+async fn open(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
+    let host = uri.host().unwrap_or_default().to_owned();
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
+    Ok(TokioIo::new(stream))
+}
+
+pub(crate) fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Accepted>> {
     futures::stream::unfold(listener, |listener| async {
         let accepted = listener.accept().await.map(|(stream, _)| Accepted(stream));
         Some((accepted, listener))
     })
 }
 
-pub(super) struct Accepted(TcpStream);
+pub(crate) struct Accepted(TcpStream);
 
 impl Connected for Accepted {
     type ConnectInfo = ();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use weir_ledger::Ledger;
 use super::changes::{self, Change};
 use super::disk::Disk;
 use super::faults::{self, Fault, Planned};
-use super::process::{Place, Shared, host, knows};
+use super::machine::{DISK_DELAY_MS, Machine, host, memory_folder};
+use super::process::{Place, Shared, knows};
 use super::{Control, runtime};
 use crate::raft::MemberId;
 
 const TICK: Duration = Duration::from_millis(10);
 const LATENCY: Duration = Duration::from_millis(5);
-const DISK_DELAY_MS: u64 = 20;
 /// After the last fault, for somebody to lead and for all to agree.
 const RECOVERY: Duration = Duration::from_secs(60);
 /// What must be started after the last fault.
@@ -73,14 +73,12 @@ impl World<'_> {
         };
         let members = if changes.is_empty() { 3 } else { changes::NEW };
         for id in 1..=members {
+            let disk = if control == Control::DisksLie { Disk::lying() } else { Disk::default() };
+            let clock = random.gen_range(0.85..1.2);
             let place = Place {
-                id,
-                disk: if control == Control::DisksLie { Disk::lying() } else { Disk::default() },
-                folder: folder.path().join(id.to_string()),
-                clock: random.gen_range(0.85..1.2),
+                machine: Machine::new(id, disk, folder.path().join(id.to_string()), clock),
                 control,
                 shared: Arc::clone(&shared),
-                disk_delay: Arc::new(AtomicU64::new(DISK_DELAY_MS)),
                 applied: Arc::new(Mutex::default()),
                 boots: Arc::default(),
             };
@@ -202,7 +200,7 @@ impl World<'_> {
 
     fn crash(&mut self, id: MemberId) {
         if self.down.insert(id, true) != Some(true) {
-            self.places[&id].disk.lose_power(&mut self.random);
+            self.places[&id].machine.disk.lose_power(&mut self.random);
             self.sim.crash(host(id));
         }
     }
@@ -210,7 +208,7 @@ impl World<'_> {
     fn begin(&mut self, fault: Fault) {
         match fault {
             Fault::Crash(id) => self.crash(id),
-            Fault::CrashIn(id, writes) => self.places[&id].disk.fail_after(writes),
+            Fault::CrashIn(id, writes) => self.places[&id].machine.disk.fail_after(writes),
             Fault::CrashAll => self.ids().for_each(|id| self.crash(id)),
             Fault::Cut(one, other) => self.sim.partition(host(one), host(other)),
             Fault::CutOneWay(from, to) => self.sim.partition_oneway(host(from), host(to)),
@@ -230,7 +228,7 @@ impl World<'_> {
                 self.sim.set_link_fail_rate(host(one), host(other), share);
             }
             Fault::SlowDisk(id, millis) => {
-                self.places[&id].disk_delay.store(millis, Ordering::Relaxed);
+                self.places[&id].machine.disk_delay.store(millis, Ordering::Relaxed);
             }
         }
     }
@@ -244,7 +242,7 @@ impl World<'_> {
         }
         // The power has failed, and takes the process with it.
         for id in self.ids() {
-            if self.places[&id].disk.is_dead() {
+            if self.places[&id].machine.disk.is_dead() {
                 self.crash(id);
             }
         }
@@ -270,14 +268,14 @@ impl World<'_> {
                 self.sim.release(host(one), host(other));
             }
             Fault::SlowDisk(id, _) => {
-                self.places[&id].disk_delay.store(DISK_DELAY_MS, Ordering::Relaxed);
+                self.places[&id].machine.disk_delay.store(DISK_DELAY_MS, Ordering::Relaxed);
             }
         }
     }
 
     fn start(&mut self, id: MemberId) {
         // A transaction that has never come has not failed either.
-        self.places[&id].disk.fail_after(u32::MAX);
+        self.places[&id].machine.disk.fail_after(u32::MAX);
         if self.down.insert(id, false) == Some(true) {
             self.tell(&format!("member {id} starts again"));
             self.sim.bounce(host(id));
@@ -295,7 +293,7 @@ impl World<'_> {
             }
         }
         for id in self.ids() {
-            if self.places[&id].disk.is_dead() {
+            if self.places[&id].machine.disk.is_dead() {
                 self.crash(id);
             }
             self.end(Fault::SlowDisk(id, 0));
@@ -306,10 +304,4 @@ impl World<'_> {
 
 fn applied(place: &Place) -> (u64, String, Arc<Ledger>) {
     place.applied.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-/// Where syncing costs nothing, if there is such a place.
-fn memory_folder() -> TempDir {
-    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-    folder.expect("a temporary folder can be made")
 }
