@@ -108,7 +108,6 @@ fn full_disk_under_files() {
 
 #[test]
 fn full_disk_under_sqlite() {
-    let mut messages = Messages::default();
     for (mode, commit) in
         [("append", "batch"), ("replace", "run"), ("append", "run"), ("upsert", "batch")]
     {
@@ -116,9 +115,13 @@ fn full_disk_under_sqlite() {
         let disk = SmallDisk::mount(&folder.path().join("disk"), "1m");
         let target = targets::sqlite_at(folder.path(), "disk/out.db", mode, commit);
         let text = full_then_roomy(folder.path(), &disk, target.as_ref(), 2, commit == "run");
-        messages.add(&format!("mode: {mode}, commit: {commit}"), &text);
+        // Rows that are to be published and the database share the disk: either may meet its end first.
+        if commit == "run" && text.contains("unpublished rows") {
+            assert!(text.contains("_weir-out.db") && text.contains("No space left"), "{text}");
+            continue;
+        }
+        insta::assert_snapshot!(format!("full_disk_under_sqlite_{mode}_{commit}"), text);
     }
-    insta::assert_snapshot!("full_disk_under_sqlite", messages);
 }
 
 #[test]
