@@ -1,5 +1,6 @@
 //! Which run a request means: a new one, or one that is not finished.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use weir_ledger::{Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState, WindowOf};
 use weir_spec::{CommitMode, PipelineName};
 
@@ -21,7 +22,7 @@ pub(crate) struct Wanted<'request> {
     pub(crate) pipeline: &'request PipelineName,
     pub(crate) spec_hash: &'request str,
     pub(crate) params: &'request std::collections::BTreeMap<String, serde_json::Value>,
-    pub(crate) window: Option<(chrono::DateTime<chrono::Utc>, chrono::DateTime<chrono::Utc>)>,
+    pub(crate) window: Option<(DateTime<Utc>, DateTime<Utc>)>,
     pub(crate) fresh: bool,
     pub(crate) resume: Option<&'request str>,
     /// The run whose dead letters the unfinished run replays, if it does.
@@ -83,6 +84,18 @@ pub(crate) fn unfinished_run<'ledger>(
         .filter(|(_, run)| matches!(run.state, RunState::Failed { .. }) && run.backfill.is_none())
         .filter(|(_, run)| run.may_have_committed() && !run.is_complete())
         .max_by_key(|(_, run)| run.started_at)
+}
+
+/// When a run of the pipeline starts: now, or just behind the others if a clock has been set back since. Which
+/// run is a later one ([`loaded_since`]) decides whether rows are loaded a second time.
+pub(crate) fn start_time(
+    ledger: &Ledger,
+    pipeline: &PipelineName,
+    now: DateTime<Utc>,
+) -> DateTime<Utc> {
+    let others = ledger.runs.values().filter(|run| run.pipeline == *pipeline);
+    let latest = others.map(|run| run.started_at).max();
+    latest.map_or(now, |latest| now.max(latest + TimeDelta::milliseconds(1)))
 }
 
 /// A later run whose rows a run would load again. The plan of a run is frozen, and with it where its
@@ -169,7 +182,6 @@ pub(crate) fn find_run<'ledger>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use chrono::DateTime;
     use weir_ledger::{PipelineFacts, SliceFacts, SliceState, StageFacts};
 
     use super::*;
@@ -313,6 +325,24 @@ mod tests {
             role: NodeRole::Source { incremental },
         }];
         facts
+    }
+
+    #[test]
+    fn a_run_starts_behind_all_others_though_the_clock_was_set_back() {
+        let at = |second| DateTime::from_timestamp(second, 0).expect("a time");
+        let mut ledger = Ledger::default();
+        let run = feeding(failed(), true, true, 3_600);
+        let pipeline = run.pipeline.clone();
+        assert_eq!(start_time(&ledger, &pipeline, at(9)), at(9));
+        ledger.runs.insert(RunId("ahead".into()), run);
+        let later = start_time(&ledger, &pipeline, at(9));
+        assert!(later > at(3_600) && later < at(3_601), "{later}");
+        assert_eq!(start_time(&ledger, &pipeline, at(3_700)), at(3_700));
+        assert_eq!(start_time(&ledger, &PipelineName("other".into()), at(9)), at(9));
+        // So the run that has failed an hour ahead is not taken up behind one that has loaded its rows since.
+        let since = RunFacts { started_at: later, ..feeding(RunState::Running, true, true, 0) };
+        ledger.runs.insert(RunId("since".into()), since);
+        assert!(resume_this(&ledger, "ahead").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use weir_plan::StageGraph;
 use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
 
 use crate::abandon::{ask_targets, finish_run_commits, open_intents, open_run_commits};
-use crate::choose::{Choice, Wanted, choose, unfinished_run};
+use crate::choose::{Choice, Wanted, choose, start_time, unfinished_run};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
 use crate::lock::{BETWEEN_ASKING, Holder, PipelineLock, interrupt};
 use crate::params::complete_params;
@@ -215,7 +216,8 @@ impl Engine {
             self.abandon(store, files, epoch, &abandoned).await?;
         }
         self.clean_up_failed(store, files, epoch, &spec.pipeline).await?;
-        let run = new_run_id();
+        let at = start_time(&*store.ledger().await, &spec.pipeline, now());
+        let run = new_run_id(at);
         let frozen = Frozen {
             run: run.0.clone(),
             pipeline: spec.pipeline.to_string(),
@@ -235,7 +237,7 @@ impl Engine {
             version: request.version,
             request_id: request.request_id,
             backfill: None,
-            at: now(),
+            at,
         };
         self.append(store, Command::StartRun(start)).await?;
         Ok((run, frozen))
@@ -435,9 +437,9 @@ fn skipped(spec: &PipelineSpec, request: &RunRequest) -> RunSummary {
 }
 
 /// Sorts by time; random enough for several in one second.
-fn new_run_id() -> RunId {
+fn new_run_id(at: DateTime<Utc>) -> RunId {
     let random = new_uuid().simple().to_string();
-    RunId(format!("{}-{}", now().format("%Y%m%d-%H%M%S"), &random[..6]))
+    RunId(format!("{}-{}", at.format("%Y%m%d-%H%M%S"), &random[..6]))
 }
 
 pub(crate) fn host_name() -> String {
