@@ -9,6 +9,7 @@
 #   procps                                            kill, with which tests interrupt what they have started
 #   python3, python3-venv                             a client of the API that is not ours, and TPC-H data
 #   iproute2, nftables                                networks that can be cut; without root proxies do what they can
+#   faketime                                          clocks that jump
 # Installs from PyPI, into a virtual environment in the target directory: tests/python/requirements.txt.
 # Installs with rustup, when missing: rustfmt, clippy. Nothing comes from npm.
 set -euo pipefail
@@ -24,6 +25,7 @@ install_packages() {
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
   command -v ip >/dev/null || [ -x /usr/sbin/ip ] || missing+=(iproute2)
+  compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(faketime)
   command -v nft >/dev/null || [ -x /usr/sbin/nft ] || missing+=(nftables)
   [ ${#missing[@]} -eq 0 ] && return 0
   local root=()

@@ -37,7 +37,12 @@ impl Authority {
 
     /// Writes `<name>.pem` and `<name>.key`, of the kind that the name begins with.
     pub fn issue(&self, folder: &Path, name: &str) {
-        let hosts = ["127.0.0.1", "localhost", name].map(str::to_owned);
+        self.issue_for(folder, name, "127.0.0.1");
+    }
+
+    /// For a process at this address.
+    pub fn issue_for(&self, folder: &Path, name: &str, host: &str) {
+        let hosts = [host, "localhost", name].map(str::to_owned);
         let is_coordinator = name.starts_with("coordinator");
         let kind = if is_coordinator { identity::COORDINATOR } else { identity::EXECUTOR };
         let names = [&hosts[..], &identity::names(kind, name)[..]].concat();
@@ -60,6 +65,9 @@ pub fn files(folder: &Path, name: &str) -> TlsFiles {
     }
 }
 
-fn write(path: &Path, text: &str) {
+/// For the owner's eyes only.
+pub(crate) fn write(path: &Path, text: &str) {
     std::fs::write(path, text).expect("the disk has room");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, mode).expect("it is ours");
 }

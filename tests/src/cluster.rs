@@ -264,7 +264,7 @@ pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     assert!(holds_within(PATIENCE, condition), "waited {PATIENCE:?} for {what}");
 }
 
-fn holds_within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub(crate) fn holds_within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {
         if start.elapsed() > patience {

@@ -22,10 +22,15 @@ impl Moments {
     fn with(label: &str, default: u64) -> Self {
         let seed = std::env::var("WEIR_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or(default);
+        println!("{label}: WEIR_TEST_SEED={seed}");
+        Self::of_seed(label, seed)
+    }
+
+    /// Whatever `WEIR_TEST_SEED` says.
+    pub fn of_seed(label: &str, seed: u64) -> Self {
         let mixed = label
             .bytes()
             .fold(seed, |seed, byte| seed.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
-        println!("{label}: WEIR_TEST_SEED={seed}");
         Self(mixed | 1)
     }
 

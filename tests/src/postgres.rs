@@ -254,7 +254,7 @@ fn as_server_user(program: &str, folder: &Path) -> Command {
 
 /// Starts a child from a thread that never ends: the kernel kills the child when the *thread* that
 /// started it is gone, and tests run in threads of their own.
-fn spawn(command: Command) -> Child {
+pub(crate) fn spawn(command: Command) -> Child {
     type Request = (Command, mpsc::Sender<std::io::Result<Child>>);
     static SPAWNER: OnceLock<Mutex<mpsc::Sender<Request>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {

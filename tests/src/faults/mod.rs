@@ -1,7 +1,7 @@
 //! Faults for a cluster of real processes, and what must hold after each of them (decision 0015).
 //!
 //! ```text
-//! Network (namespaces, or proxies on loopback), disks: what faults are made with
+//! schedule ─▶ Fault ─▶ Machines: Network (namespaces or loopback), proxies, disks, clocks
 //!
 //! Observer ──▶ Seen, Member … ─┐
 //! targets  ──▶ Rows, Booked   ─┴▶ checkers (rows, work, history): plain functions of what was observed
@@ -12,11 +12,13 @@
 pub mod disks;
 pub mod history;
 pub mod loopback;
+pub mod machines;
 pub mod namespaces;
 pub mod network;
 pub mod observer;
 pub mod proxy;
 pub mod rows;
+pub mod schedule;
 pub mod work;
 
 #[cfg(test)]

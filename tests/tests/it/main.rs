@@ -13,6 +13,7 @@ mod cluster_logs;
 mod cluster_members;
 mod cluster_paused;
 mod cluster_pipelines;
+mod cluster_schedule;
 mod cluster_storage;
 mod cluster_tpch;
 mod cluster_tpch_faults;
