@@ -1,6 +1,6 @@
 //! DataFusion sessions, all with the same options: for planning, and for executing what was planned.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use chrono::{DateTime, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -22,10 +22,14 @@ pub fn task_context(
     batch_rows: usize,
     partitions: usize,
 ) -> Arc<TaskContext> {
+    // A session of its own for each task would register some hundred functions each time.
+    static FUNCTIONS: LazyLock<SessionState> =
+        LazyLock::new(|| SessionStateBuilder::new().with_default_features().build());
     let config = config(partitions)
         .with_batch_size(batch_rows.max(1))
         .with_extension(Arc::new(TaskExtension(services)));
-    SessionContext::new_with_config_rt(config, runtime).task_ctx()
+    let context = TaskContext::from(&*FUNCTIONS);
+    Arc::new(context.with_session_config(config).with_runtime(runtime))
 }
 
 /// Options that a plan depends on. A change of any changes plans: it is a new engine version.
