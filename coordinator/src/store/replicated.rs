@@ -25,6 +25,14 @@ const ENTRY_BYTES: usize = 4 << 20;
 pub(super) async fn write(member: Arc<RaftMember>, mut appends: Receiver<Append>) {
     let mut group = Vec::new();
     while appends.recv_many(&mut group, GROUP).await > 0 {
+        // The tasks that begin together send one after the other: without this the first would have an entry
+        // of its own, for which all others wait.
+        tokio::task::yield_now().await;
+        while group.len() < GROUP
+            && let Ok(next) = appends.try_recv()
+        {
+            group.push(next);
+        }
         let mut waiting = group.drain(..).peekable();
         while waiting.peek().is_some() {
             let (mut commands, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
