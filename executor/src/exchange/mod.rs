@@ -8,6 +8,7 @@
 
 mod client;
 pub(crate) mod files;
+mod messages;
 mod places;
 mod service;
 mod stored;

@@ -1,18 +1,16 @@
 //! Serves what this process keeps to other executors: Arrow Flight, `DoGet` alone.
 
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-use arrow::ipc::CompressionType;
-use arrow::ipc::writer::IpcWriteOptions;
-use arrow_flight::encode::FlightDataEncoderBuilder;
-use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -21,13 +19,14 @@ use tonic::transport::Server;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::files::{open, read_error};
+use super::messages::FileMessages;
 use super::ticket::FileTicket;
 use crate::tls::{self, TlsFiles};
-use crate::wire::with_causes;
 
 /// Batches that are read ahead of the network.
 const READ_AHEAD: usize = 2;
+/// Of one read from the disk.
+const READ_BYTES: usize = 256 * 1024;
 /// A ticket is small.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
@@ -87,38 +86,34 @@ impl ExchangeService {
     }
 }
 
+/// The file's own messages: its batches are compressed already.
 async fn stream_of(
     path: PathBuf,
 ) -> Result<BoxStream<'static, Result<FlightData, Status>>, Status> {
     let opened = path.clone();
-    let reader = tokio::task::spawn_blocking(move || open(&opened, 0))
+    let file = tokio::task::spawn_blocking(move || File::open(opened))
         .await
         .map_err(|error| Status::internal(error.to_string()))?
         .map_err(|error| not_served(&path, &error))?;
-    let schema = reader.schema();
-    let (sender, batches) = mpsc::channel(READ_AHEAD);
+    let (sender, messages) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
-        for rows in reader {
-            let rows = rows.map_err(|cause| {
-                FlightError::from_external_error(Box::new(read_error(&path, cause)))
-            });
-            let is_last = rows.is_err();
-            if sender.blocking_send(rows).is_err() || is_last {
+        let mut file = FileMessages::new(BufReader::with_capacity(READ_BYTES, file));
+        loop {
+            let message = match file.next() {
+                Ok(Some(message)) => Ok(message),
+                Ok(None) => return,
+                Err(error) => Err(not_served(&path, &error)),
+            };
+            let is_last = message.is_err();
+            if sender.blocking_send(message).is_err() || is_last {
                 return;
             }
         }
     });
-    let options = IpcWriteOptions::default()
-        .try_with_compression(Some(CompressionType::LZ4_FRAME))
-        .map_err(|error| Status::internal(error.to_string()))?;
-    let data = FlightDataEncoderBuilder::new()
-        .with_schema(schema)
-        .with_options(options)
-        .build(ReceiverStream::new(batches));
-    Ok(data.map_err(|error| Status::internal(with_causes(&error))).boxed())
+    Ok(ReceiverStream::new(messages).boxed())
 }
 
-fn not_served(path: &Path, error: &crate::TaskError) -> Status {
+fn not_served(path: &Path, error: &io::Error) -> Status {
     tracing::warn!(path = %path.display(), %error, "exchange not served");
     match path.exists() {
         true => Status::internal(error.to_string()),
