@@ -18,6 +18,10 @@ test:
 bench *ARGS:
     benches/run.sh {{ARGS}}
 
+# Clusters against peers, and what their promises cost; writes the report's section "Cluster".
+bench-cluster *ARGS:
+    benches/cluster.sh {{ARGS}}
+
 # The main job: files in, Parquet and SQLite out.
 demo:
     cargo run --quiet --bin weir -- run examples/quickstart/pipeline.yaml

@@ -349,12 +349,12 @@ sinks:
                 lines.append(f"| {aim} | {r[what]} | {'met' if r[what] <= most else 'missed'} |")
         lines += ["", "Made by `benches/run.sh`. Real PostgreSQL with its durable defaults and 1 GB of shared buffers, whose "
                   "own memory is not counted. Why an aim is missed: [profiles](profiles.md)."]
-        # What tests have measured is kept: it is not measured here.
-        kept = path.read_text().partition(MEASURED_BY_TESTS) if path.exists() else ("", "", "")
+        # What cluster.sh has measured is kept.
+        kept = path.read_text().partition(OF_CLUSTERS) if path.exists() else ("", "", "")
         path.write_text("\n".join(lines) + "\n" + ("\n" + "".join(kept[1:]) if kept[1] else ""))
 
 
-MEASURED_BY_TESTS = "## Cluster\n"
+OF_CLUSTERS = "## Cluster\n"
 
 # What is aimed at: text, case, contender, column of the results, the most that meets it.
 AIMS = [

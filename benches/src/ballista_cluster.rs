@@ -1,9 +1,14 @@
 //! The peer: Ballista's own cluster, a scheduler and executors in this process, by the parts of its standalone mode.
 //!
-//! `ballista-cluster EXECUTORS SLOTS REPEAT OUT_DIR QUERY.sql NAME=PATH…` runs the query so often, one after the
-//! other, writes its rows as Parquet into OUT_DIR/0, OUT_DIR/1, …, and prints the seconds of each as a line. The start
-//! of the cluster is not counted.
+//! ```text
+//! ballista-cluster EXECUTORS SLOTS [OPTION=VALUE…] -- NAME=PATH…
+//! ```
+//!
+//! Options are those of its session, e.g. `datafusion.optimizer.prefer_hash_join=true`; NAME is the table of a Parquet
+//! file. Prints `ready`, then takes a line `OUT_DIR QUERY.sql` after the other: writes the query's rows into OUT_DIR as
+//! Parquet and answers with the seconds that it took, or with `failed: …`.
 
+use std::io::{BufRead as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,17 +22,7 @@ use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [executors, slots, repeat, output, query, tables @ ..] = arguments.as_slice() else {
-        eprintln!("usage: ballista-cluster EXECUTORS SLOTS REPEAT OUT_DIR QUERY.sql NAME=PATH…");
-        return ExitCode::from(2);
-    };
-    let numbers = (executors.parse(), slots.parse(), repeat.parse());
-    let (Ok(executors), Ok(slots), Ok(repeat)) = numbers else {
-        eprintln!("EXECUTORS, SLOTS and REPEAT are numbers");
-        return ExitCode::from(2);
-    };
-    match measure(executors, slots, repeat, output, query, tables).await {
+    match serve(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -36,37 +31,61 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn measure(
-    executors: usize,
-    slots: usize,
-    repeat: usize,
-    output: &str,
-    query: &str,
-    tables: &[&str],
-) -> Result<()> {
-    let context = cluster(executors, slots).await?;
-    for table in tables {
-        let (name, path) = table
-            .split_once('=')
-            .ok_or_else(|| DataFusionError::Execution(format!("{table} is not NAME=PATH")))?;
+/// Until standard input ends.
+async fn serve(arguments: &[String]) -> Result<()> {
+    let usage = || {
+        let text = "usage: ballista-cluster EXECUTORS SLOTS [OPTION=VALUE…] -- NAME=PATH…";
+        DataFusionError::Execution(text.to_owned())
+    };
+    let mut halves = arguments.split(|argument| argument == "--");
+    let (Some([executors, slots, options @ ..]), Some(tables)) = (halves.next(), halves.next())
+    else {
+        return Err(usage());
+    };
+    let executors: usize = executors.parse().map_err(|_| usage())?;
+    let slots: usize = slots.parse().map_err(|_| usage())?;
+    let context = cluster(executors, slots, &pairs(options)?).await?;
+    for (name, path) in pairs(tables)? {
         context.register_parquet(name, path, ParquetReadOptions::default()).await?;
     }
-    let query = std::fs::read_to_string(query)?;
-    for number in 0..repeat {
-        let start = Instant::now();
-        let rows = context.sql(&query).await?;
-        let folder = format!("{output}/{number}");
-        rows.write_parquet(&folder, DataFrameWriteOptions::new(), None).await?;
-        println!("{:.3}", start.elapsed().as_secs_f64());
+    println!("ready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (folder, query) = line.split_once(' ').ok_or_else(usage)?;
+        match seconds(&context, folder, query).await {
+            Ok(seconds) => println!("{seconds:.4}"),
+            Err(error) => println!("failed: {}", error.to_string().replace('\n', " ")),
+        }
+        std::io::stdout().flush()?;
     }
     Ok(())
 }
 
+fn pairs(texts: &[String]) -> Result<Vec<(&str, &str)>> {
+    let failed = |text: &str| DataFusionError::Execution(format!("`{text}` is no NAME=VALUE"));
+    texts.iter().map(|text| text.split_once('=').ok_or_else(|| failed(text))).collect()
+}
+
+async fn seconds(context: &SessionContext, folder: &str, query: &str) -> Result<f64> {
+    let query = std::fs::read_to_string(query)?;
+    let start = Instant::now();
+    let rows = context.sql(&query).await?;
+    rows.write_parquet(folder, DataFrameWriteOptions::new(), None).await?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
 /// A scheduler and executors with so many slots each, and a context whose queries they run.
-async fn cluster(executors: usize, slots: usize) -> Result<SessionContext> {
+async fn cluster(
+    executors: usize,
+    slots: usize,
+    options: &[(&str, &str)],
+) -> Result<SessionContext> {
     let failed = |error: &dyn std::fmt::Display| DataFusionError::Execution(error.to_string());
-    let config =
+    let mut config =
         SessionConfig::new_with_ballista().with_target_partitions((executors * slots).max(1));
+    for (name, value) in options {
+        config.options_mut().set(name, value)?;
+    }
     let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
     let address = ballista_scheduler::standalone::new_standalone_scheduler_from_state(&state)
         .await
