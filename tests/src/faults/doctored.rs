@@ -224,6 +224,10 @@ fn only_what_was_kept_by_the_lost_and_its_readers_may_be_computed_again() {
     assert!(is_legal(JOINED, 1, 2, "a").is_ok(), "it may have read of `a`");
     assert!(is_legal(READ, 0, 3, "a").is_err());
     assert!(is_legal(READ, 0, 2, "c").is_err(), "`c` kept nothing");
+    // Until the loss is noted its readers try in vain; nobody else does.
+    assert!(is_legal(JOINED, 1, 5, "a").is_ok());
+    assert!(is_legal(JOINED, 1, 5, "c").is_err(), "it can read all that it needs");
+    assert!(is_legal(SINK, 0, 5, "a").is_err(), "it reads nothing that is kept");
 
     // What nobody reads any more is lost without harm; the sink reads the join.
     let before = kept(SINK);

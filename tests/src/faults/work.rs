@@ -35,6 +35,8 @@ pub struct Disturbance {
 /// A task may be attempted once more for each fault that has met it at work with a lost executor, or at all when
 /// another epoch has begun; or that has reset it, as the only copy of what it made or has read was with a
 /// lost executor ([`reset_with`]). One that had not begun may have begun in between, and been lost like that.
+/// One that is not finished and reads what lost executors kept tries again until their loss is noted: every second,
+/// as a reader that cannot read has not failed (decision 0008).
 /// No other task may: above all none that was finished and is in the storage.
 pub fn only_lost_work_is_done_again(faults: &[Disturbance], end: &Seen) -> Result<Cost, String> {
     let mut cost = Cost::default();
@@ -67,7 +69,7 @@ pub fn only_lost_work_is_done_again(faults: &[Disturbance], end: &Seen) -> Resul
         cost.again += again;
         let may_fail_often = faults.iter().any(|fault| {
             let (was, until) = (&fault.before.tasks[index], &fault.until.tasks[index]);
-            fault.any_task_may_fail && is_lost(fault, was, until)
+            (fault.any_task_may_fail && is_lost(fault, was, until)) || may_read_in_vain(fault, was)
         });
         if again > hits && !may_fail_often {
             return Err(format!(
@@ -100,6 +102,17 @@ fn is_lost(fault: &Disturbance, was: &Task, until: &Task) -> bool {
             until.attempts > was.attempts && may_be_lost
         }
     }
+}
+
+/// Whether a task that is not finished reads what executors keep, one of which was lost.
+fn may_read_in_vain(fault: &Disturbance, was: &Task) -> bool {
+    let stages = fault.before.run.stages.iter().chain(&fault.until.run.stages);
+    let inputs: BTreeSet<u32> = (stages.filter(|stage| stage.stage == was.stage))
+        .flat_map(|stage| stage.inputs.iter().copied())
+        .collect();
+    let tasks = fault.before.tasks.iter().chain(&fault.until.tasks);
+    let mut kept = tasks.filter(|task| !task.holder.is_empty() && inputs.contains(&task.stage));
+    was.state() != TaskState::Finished && kept.any(|task| fault.lost.contains(&task.holder))
 }
 
 /// The documented rule (docs/cluster.md, `checkpoint.exchange: off`): what executors kept and somebody still has
