@@ -21,6 +21,11 @@ const LONGEST_CONNECT: Duration = Duration::from_secs(2);
 /// A peer that does not answer a ping within the timeout is gone, whatever the network says.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// What a peer may send of one stream before it is read.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// Of all streams of a connection together: no bound, the greatest that HTTP/2 knows. Whoever merges streams reads one of
+/// them while others wait full; with a window that some streams can fill, the one that is to be read gets nothing.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// A batch may be a single row of many megabytes.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
@@ -69,6 +74,8 @@ impl FlightClients {
             .connect_timeout(LONGEST_CONNECT)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .connect_lazy();
         channels.insert(url.to_owned(), channel.clone());
         Ok(channel)

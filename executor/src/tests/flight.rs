@@ -1,6 +1,7 @@
 //! Rows that one process keeps and another one reads, over the network.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::compute::concat_batches;
 use arrow_flight::flight_service_client::FlightServiceClient;
@@ -50,7 +51,7 @@ impl Server {
     }
 
     /// Partition 2 of a slice's output.
-    fn write(&self, file_id: &str, ids: std::ops::Range<i64>) -> ExchangeOutput {
+    fn write(&self, file_id: &str, ids: impl Iterator<Item = i64>) -> ExchangeOutput {
         let places = self.places("one");
         let (folder, holder) = places.output(false);
         let folder = ExchangeFolder::create(&folder, StageId(4), file_id, false).expect("writable");
@@ -91,6 +92,36 @@ async fn rows_come_from_whoever_keeps_them() {
         let rows = concat_batches(&row_schema(), &batches).expect("one schema");
         assert_eq!(rows, rows_of(0..2 * ROWS), "read by {reader}");
     }
+}
+
+/// A merge goes on with one of its inputs while it leaves the others alone.
+#[tokio::test]
+async fn streams_that_wait_keep_no_other_stream_from_its_end() {
+    let server = Server::start().await;
+    let mut places = server.places("two");
+    places.keeping.as_mut().expect("it keeps").0.root = server.root.path().join("elsewhere");
+    // Nothing that shrinks on the way.
+    let scattered = |id: i64| id.wrapping_mul(0x1e37_79b9_7f4a_7c15);
+    let reading = async {
+        let mut streams = Vec::new();
+        for number in 0..8 {
+            let output = server.write(&format!("{number}-1-1"), (0..4 * ROWS).map(scattered));
+            let inputs = [(StageId(4), vec![output])].into();
+            let files = places.files_of(&inputs, StageId(4), 2).expect("it is there");
+            let mut stream = read_files(files, "reader", |_| {});
+            let first = stream.try_next().await.expect("readable").expect("it has rows");
+            streams.push((first.num_rows(), stream));
+        }
+        let mut rows = Vec::new();
+        for (first, stream) in streams.into_iter().rev() {
+            let rest: Vec<_> = stream.try_collect().await.expect("readable");
+            rows.push(rest.iter().fold(first, |rows, batch| rows + batch.num_rows()));
+        }
+        rows
+    };
+    let read = tokio::time::timeout(Duration::from_secs(60), reading).await;
+    let each = usize::try_from(4 * ROWS).expect("it is small");
+    assert_eq!(read.expect("none waits for another"), [each; 8]);
 }
 
 #[tokio::test]
