@@ -228,7 +228,7 @@ pub enum RunCommit {
 pub struct SliceFacts {
     /// Attempts begun so far; the last one is the current one.
     pub attempts: u32,
-    /// Attempts that have failed since the last progress or resumption.
+    /// Attempts that have failed since the last progress or resumption, while no other was at work.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
     /// Executors that were lost with an attempt since then.

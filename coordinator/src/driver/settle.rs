@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use weir_connectors::ErrorKind;
 use weir_executor::{CommitLogError, TaskError, TaskOutcome};
-use weir_ledger::{Command, FailAttempt, LoseAttempt, RunCommitDone, SliceAttempt};
-use weir_plan::StageOutput;
+use weir_ledger::{Command, FailAttempt, LoseAttempt, RunCommitDone, SliceAttempt, SliceState};
+use weir_plan::{StageId, StageOutput};
 
 use super::{Driver, JobEnd};
 use crate::RunEvent;
@@ -147,10 +147,14 @@ impl Driver<'_> {
         let message = session.redact(&error.to_string());
         let retry_at = delay
             .and_then(|delay| now().checked_add_signed(chrono::TimeDelta::from_std(delay).ok()?));
-        let (slice, attempt) = (task.slice, task.attempt);
-        let stage = self.stage(task.stage).name.clone();
+        let (stage_id, slice, attempt) = (task.stage, task.slice, task.attempt);
+        let stage = self.stage(stage_id).name.clone();
         let failed = FailAttempt { task, error: message.clone(), retry_at };
         session.append(Command::FailAttempt(failed)).await?;
+        if self.others_go_on(stage_id, slice).await {
+            tracing::warn!(stage, slice, attempt, error = message, "one of two attempts failed");
+            return Ok(());
+        }
         let Some(delay) = delay else { return Err(Failure::Run(message)) };
         tracing::warn!(stage, slice, attempt, ?delay, error = message, "retrying");
         session.send(RunEvent::Retrying {
@@ -172,11 +176,16 @@ impl Driver<'_> {
             .with_facts(|facts| facts.slice(task.stage, task.slice).map_or(0, |slice| slice.losses))
             .await
             + 1;
-        let stage = self.stage(task.stage).name.clone();
+        let stage_id = task.stage;
+        let stage = self.stage(stage_id).name.clone();
         let (slice, attempt) = (task.slice, task.attempt);
         let is_last = losses >= MOST_LOSSES;
         let lost = LoseAttempt { task, error: error.clone(), is_last };
         session.append(Command::LoseAttempt(lost)).await?;
+        if self.others_go_on(stage_id, slice).await {
+            tracing::warn!(stage, slice, attempt, error, "one of two attempts lost");
+            return Ok(());
+        }
         if is_last {
             return Err(Failure::Run(format!(
                 "slice {slice} of stage `{stage}` was attempted {losses} times, and nothing was committed; \
@@ -194,6 +203,20 @@ impl Driver<'_> {
             error,
         });
         Ok(())
+    }
+
+    /// Whether another attempt is at work on the slice, or has finished it, so that the one that is put down as ended has
+    /// cost nothing.
+    async fn others_go_on(&self, stage: StageId, slice: u32) -> bool {
+        let goes_on = self.session.with_facts(|facts| {
+            facts.slice(stage, slice).is_some_and(|slice| {
+                matches!(
+                    slice.state,
+                    SliceState::Running { .. } | SliceState::Copied { .. } | SliceState::Finished
+                )
+            })
+        });
+        goes_on.await
     }
 
     /// Whether the ledger still waits for the attempt.

@@ -1,4 +1,4 @@
-//! A driver with workers of which one hangs.
+//! A driver with workers of which one hangs, or fails at what it does a second time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use weir_executor::{Registry, Task, TaskOutcome};
-use weir_ledger::{Command, PlanRun, RunId, SliceAttempt, StartRun};
+use tokio::sync::Notify;
+use weir_executor::{Registry, Task, TaskError, TaskOutcome};
+use weir_ledger::{Command, PlanRun, RunId, SliceAttempt, Slices, StartRun};
 use weir_plan::{
     EncodedPlan, ExchangeOutput, RowAccount, Stage, StageGraph, StageId, StageKind, StageOutput,
 };
@@ -25,11 +26,24 @@ use crate::workers::{Slot, TaskContext, Wanted, WorkError, Workers};
 const SLICES: u32 = 4;
 const SLOW: u32 = 3;
 
-/// The first attempt at one slice never ends.
-#[derive(Debug, Default)]
-struct OneHangs {
+/// What becomes of the straggler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Straggler {
+    /// It never ends by itself.
+    Hangs,
+    /// Its copy fails, for which there is no memory where it runs, before it ends well.
+    OutlivesAFailedCopy,
+    /// The executor of its copy is lost before it ends well.
+    OutlivesALostCopy,
+}
+
+/// The first attempt at one slice takes longer than the others.
+#[derive(Debug)]
+struct OneIsSlow {
+    straggler: Straggler,
     wanted: Mutex<Vec<Option<String>>>,
     is_given_up: Arc<AtomicBool>,
+    copy_is_over: Notify,
 }
 
 #[derive(Debug)]
@@ -46,7 +60,7 @@ impl Drop for GivenUp {
 }
 
 #[async_trait]
-impl Workers for OneHangs {
+impl Workers for OneIsSlow {
     fn capacity(&self) -> usize {
         SLICES as usize + 1
     }
@@ -78,9 +92,22 @@ impl Workers for OneHangs {
         task: Task,
         _context: TaskContext,
     ) -> Result<TaskOutcome, WorkError> {
-        if (task.slice, task.attempt) == (SLOW, 1) {
-            let _given_up = GivenUp(Arc::clone(&self.is_given_up));
-            std::future::pending::<()>().await;
+        match ((task.slice, task.attempt), self.straggler) {
+            ((SLOW, 1), Straggler::Hangs) => {
+                let _given_up = GivenUp(Arc::clone(&self.is_given_up));
+                std::future::pending::<()>().await;
+            }
+            ((SLOW, 1), Straggler::OutlivesAFailedCopy | Straggler::OutlivesALostCopy) => {
+                self.copy_is_over.notified().await;
+            }
+            ((SLOW, 2), Straggler::OutlivesAFailedCopy) => {
+                let (stage, message) = ("joined".to_owned(), "not enough memory".to_owned());
+                return Err(WorkError::Task(TaskError::Operator { stage, message }));
+            }
+            ((SLOW, 2), Straggler::OutlivesALostCopy) => {
+                return Err(WorkError::ExecutorLost("two".to_owned()));
+            }
+            _ => {}
         }
         let file_id = format!("{}-{}", task.slice, task.attempt);
         let output = ExchangeOutput { file_id, first: task.slice, partitions: 1, holder: None };
@@ -106,8 +133,8 @@ fn graph() -> StageGraph {
     StageGraph { engine_version: StageGraph::ENGINE_VERSION.to_owned(), stages: vec![stage] }
 }
 
-#[tokio::test]
-async fn a_straggler_is_done_a_second_time_and_the_first_result_counts() {
+/// What the ledger says of the slices once the run has succeeded, and what was asked of the workers.
+async fn drive(straggler: Straggler) -> (Slices, Arc<OneIsSlow>) {
     let place = Place(tempfile::tempdir().expect("a temporary folder"));
     let text = "pipeline: p\nsources: { a: { type: csv, path: a.csv } }\n\
                 sinks: { b: { input: a, type: csv, path: out } }\n";
@@ -166,18 +193,50 @@ async fn a_straggler_is_done_a_second_time_and_the_first_result_counts() {
         stop: CancellationToken::new(),
         cluster: None,
     };
-    let workers = Arc::new(OneHangs::default());
+    let workers = Arc::new(OneIsSlow {
+        straggler,
+        wanted: Mutex::default(),
+        is_given_up: Arc::default(),
+        copy_is_over: Notify::new(),
+    });
     let sinks = IndexMap::new();
     let driving = Driver::new(&session, &graph, &sinks, Arc::clone(&workers) as Arc<dyn Workers>);
-    let driven = tokio::time::timeout(Duration::from_secs(60), driving.drive()).await;
-    driven.expect("it does not wait for who hangs").expect("it succeeds");
+    let copy_ends = async {
+        let is_over = async || {
+            let ledger = store.ledger().await;
+            let slice = &ledger.run(&run).expect("it is known").stages[0].slices[SLOW as usize];
+            slice.attempts == 2 && !slice.is_at_work(epoch, 2)
+        };
+        while !is_over().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        workers.copy_is_over.notify_one();
+    };
+    let both = async { tokio::join!(driving.drive(), copy_ends) };
+    let driven = tokio::time::timeout(Duration::from_secs(60), both).await;
+    driven.expect("nobody waits for who hangs").0.expect("it succeeds");
+    let slices = store.ledger().await.run(&run).expect("it is known").stages[0].slices.clone();
+    (slices, workers)
+}
 
-    let ledger = store.ledger().await;
-    let slices = &ledger.run(&run).expect("it is known").stages[0].slices;
+#[tokio::test]
+async fn a_straggler_is_done_a_second_time_and_the_first_result_counts() {
+    let (slices, workers) = drive(Straggler::Hangs).await;
     let attempts: Vec<u32> = slices.iter().map(|slice| slice.attempts).collect();
     assert_eq!(attempts, [1, 1, 1, 2]);
     assert_eq!(slices[SLOW as usize].attempt_of(0), Some(2));
     assert!(workers.is_given_up.load(Ordering::SeqCst), "nobody waits for the first");
     let wanted = workers.wanted.lock().expect("no panic").clone();
     assert_eq!(wanted[4..], [Some("executor of 1".to_owned())], "only that one, and elsewhere");
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_costs_the_run_nothing() {
+    for straggler in [Straggler::OutlivesAFailedCopy, Straggler::OutlivesALostCopy] {
+        let (slices, workers) = drive(straggler).await;
+        let slice = &slices[SLOW as usize];
+        assert_eq!((slice.attempts, slice.attempt_of(0)), (2, Some(1)), "{straggler:?}");
+        assert_eq!((slice.failures, slice.losses), (0, 0), "{straggler:?}");
+        assert_eq!(workers.wanted.lock().expect("no panic").len(), 5, "one copy, no more");
+    }
 }

@@ -123,7 +123,8 @@ impl StartCopy {
     }
 }
 
-/// An attempt has ended badly. An open intent stays open until the target has been asked.
+/// An attempt has ended badly. An open intent stays open until the target has been asked. While another attempt at the
+/// slice is at work, or has finished it, nothing has failed but this attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailAttempt {
     pub task: SliceAttempt,
@@ -137,18 +138,21 @@ impl FailAttempt {
     pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
         let run = running_run(ledger, &self.task.run)?;
         let mut slice = slice_of(run, &self.task)?;
+        if slice.is_finished() {
+            return Ok(false);
+        }
         self.task.check_current(&slice)?;
-        slice.failures += 1;
-        if self.retry_at.is_some() && slice.leave(self.task.attempt) {
+        if slice.leave(self.task.attempt) {
             return Ok(true);
         }
+        slice.failures += 1;
         slice.state = SliceState::Failed { error: self.error.clone(), retry_at: self.retry_at };
         Ok(true)
     }
 }
 
 /// The executor of an attempt was lost. Another attempt may begin at once, unless this was the last.
-/// A slice whose last batch it had committed before has lost nothing.
+/// A slice whose last batch it had committed before has lost nothing, nor has one that another attempt is at work on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoseAttempt {
     pub task: SliceAttempt,
@@ -165,10 +169,10 @@ impl LoseAttempt {
             return Ok(false);
         }
         self.task.check_current(&slice)?;
-        slice.losses += 1;
-        if !self.is_last && slice.leave(self.task.attempt) {
+        if slice.leave(self.task.attempt) {
             return Ok(true);
         }
+        slice.losses += 1;
         slice.state = match self.is_last {
             true => SliceState::Failed { error: self.error.clone(), retry_at: None },
             false => SliceState::Pending,

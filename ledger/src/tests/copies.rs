@@ -28,7 +28,7 @@ fn the_first_result_of_two_counts_and_the_other_is_ignored() {
         assert_eq!(slice.attempt_of(0), Some(winner.attempt));
         assert_eq!(slice.account.rows_written, 5);
         book.ignore(&lose(&loser, false));
-        assert!(matches!(book.reject(&fail(&loser)), Rejection::SliceFinished { .. }));
+        book.ignore(&fail(&loser));
     }
 }
 
@@ -52,6 +52,26 @@ fn when_one_of_two_is_lost_or_fails_the_other_goes_on() {
         without_both.accept(&start(&next));
         book.accept(&finish_exchange(&other, 5, "1"));
         assert_eq!(book.slice(0, 0).attempt_of(0), Some(other.attempt));
+    }
+}
+
+/// Memory that the copy's executor does not have is no fault of the slice.
+#[test]
+fn what_ends_one_of_two_for_good_neither_fails_the_slice_nor_counts() {
+    for ends_first in [1, 2] {
+        for is_lost in [true, false] {
+            let (mut book, first, second) = copied();
+            let (gone, other) = if ends_first == 1 { (first, second) } else { (second, first) };
+            let for_good = |task| if is_lost { lose(task, true) } else { fail_for_good(task) };
+            book.accept(&for_good(&gone));
+            let slice = book.slice(0, 0);
+            assert!(slice.is_at_work(1, other.attempt), "{:?}", slice.state);
+            assert_eq!((slice.failures, slice.losses), (0, 0));
+            book.accept(&for_good(&other));
+            let slice = book.slice(0, 0);
+            assert!(matches!(slice.state, SliceState::Failed { retry_at: None, .. }));
+            assert_eq!(slice.failures + slice.losses, 1);
+        }
     }
 }
 

@@ -166,6 +166,12 @@ pub(super) fn fail(task: &SliceAttempt) -> Command {
     })
 }
 
+/// Without another attempt.
+pub(super) fn fail_for_good(task: &SliceAttempt) -> Command {
+    let (task, error) = (task.clone(), "not enough memory".to_owned());
+    Command::FailAttempt(FailAttempt { task, error, retry_at: None })
+}
+
 fn account(node: &str, rows: u64) -> RowAccount {
     RowAccount {
         nodes: IndexMap::from([(

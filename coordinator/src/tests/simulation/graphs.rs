@@ -367,7 +367,10 @@ impl Graph {
             return;
         }
         self.because((task.stage.0, task.slice));
-        let retry_at = Some(self.now + TimeDelta::seconds(1));
+        let slice = self.facts().slice(task.stage, task.slice).expect("it is there");
+        // What one of two cannot do at all costs nothing.
+        let has_other = matches!(&slice.state, SliceState::Copied { live, .. } if live.len() > 1);
+        let retry_at = (!has_other).then(|| self.now + TimeDelta::seconds(1));
         self.accept(&Command::FailAttempt(FailAttempt { task, error: String::new(), retry_at }));
     }
 
