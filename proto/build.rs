@@ -20,6 +20,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes = prost::Message::encode_to_vec(&descriptors);
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("weir.bin"), bytes)?;
+    let methods: Vec<String> = (descriptors.file.iter())
+        .flat_map(|file| file.service.iter().map(move |service| (file.package(), service)))
+        .flat_map(|(package, service)| {
+            let of = move |method: &str| format!("/{package}.{}/{method}", service.name());
+            service.method.iter().map(move |method| of(method.name()))
+        })
+        .collect();
+    std::fs::write(out.join("methods.rs"), format!("&{methods:?}"))?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

@@ -52,6 +52,9 @@ pub struct Ledger {
     /// The newest [`MOST_CLIENT_CHANGES`](crate::MOST_CLIENT_CHANGES), oldest first.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub client_changes: VecDeque<ClientChange>,
+    /// What was refused, those that are alike together: the newest [`MOST_REFUSALS`](crate::MOST_REFUSALS).
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub client_refusals: VecDeque<ClientChange>,
     /// Index of the last command that changed something; 0 before the first.
     pub last_index: u64,
 }

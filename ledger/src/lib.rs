@@ -30,7 +30,7 @@ pub use backfills::{
     Again, BACKFILL_PREFIX, BackfillFacts, BackfillId, BackfillState, SinkTotals, Totals, WindowOf,
     WindowRange, WindowState,
 };
-pub use client_changes::{ClientChange, MOST_CLIENT_CHANGES};
+pub use client_changes::{ClientChange, MOST_CLIENT_CHANGES, MOST_REFUSALS};
 pub use commands::{
     BackfillChange, ChangeBackfill, CleanUpDone, Command, CommitDone, CommitIntent, CommitLost,
     CreateBackfill, CreateToken, DeletePipeline, FailAttempt, FinishExchange, FinishRun, JoinRun,

@@ -12,5 +12,8 @@ pub mod internal {
     tonic::include_proto!("weir.internal.v1");
 }
 
+/// The paths of all methods.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 /// All of them, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weir.bin"));

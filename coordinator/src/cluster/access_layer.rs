@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::access::{ANYBODY, Bootstrap, Caller, Named, Needed, Refused, check, needed};
-use super::audit_log;
+use super::audit_log::{self, Refusals};
 use super::deadline::{self, Bounded};
 use super::node::Node;
 use super::quota::Quotas;
@@ -26,6 +26,7 @@ pub(super) struct Access {
     pub(super) node: Arc<Node>,
     pub(super) bootstrap: Bootstrap,
     pub(super) quotas: Quotas,
+    pub(super) refusals: Refusals,
     /// Everybody may do everything: on loopback only, and said in the log.
     pub(super) is_open: bool,
 }
@@ -76,16 +77,12 @@ where
         let began = Instant::now();
         let rest = deadline::of(request.headers());
         let answering = async move {
-            let who = match access.check(&call).await {
-                Ok(who) => who,
-                Err(Refusal { who, status }) => {
-                    if let Some(who) = who.filter(|_| audit_log::is_change(&call.path)) {
-                        let code = status.code();
-                        audit_log::note_refusal(&access.node, who, &call.path, code).await;
-                    }
-                    return Ok(status.into_http());
-                }
+            let (who, refused) = match access.check(&call).await {
+                Ok(who) => (who, None),
+                Err(Refusal { who: Some(who), status }) => (who, Some(status)),
+                Err(Refusal { who: None, status }) => return Ok(status.into_http()),
             };
+            // Also who is refused may not ask as often as he likes.
             let held = match access.quotas.begin(&who) {
                 Ok(held) => held,
                 Err(status) => {
@@ -94,6 +91,13 @@ where
                     return Ok(status.into_http());
                 }
             };
+            if let Some(status) = refused {
+                if audit_log::is_change(&call.path) {
+                    let code = status.code();
+                    access.refusals.note(&access.node, who, &call.path, code).await;
+                }
+                return Ok(status.into_http());
+            }
             let answer = match audit_log::is_change(&call.path) {
                 true => access.change(who, &call.path, inner, request).await?,
                 false => inner.call(request).await?,

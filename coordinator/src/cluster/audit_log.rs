@@ -2,6 +2,10 @@
 //! a request but the name of what it was about comes here.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::Utc;
 use tonic::{Code, Status};
@@ -15,6 +19,9 @@ use super::node::Node;
 
 /// Names of what changes were about are cut off behind so many bytes.
 const LONGEST_ABOUT: usize = 128;
+
+/// Refusals that are alike are noted together.
+const BETWEEN_NOTES: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     static ABOUT: RefCell<String>;
@@ -53,9 +60,76 @@ pub(super) async fn noted<T>(
     answer
 }
 
-/// Notes a change that was not even tried.
-pub(super) async fn note_refusal(node: &Node, who: String, path: &str, code: Code) {
-    note(node, who, path, String::new(), code).await;
+/// Changes that were not even tried. Who may change nothing causes a few entries of the ledger's log for each method and
+/// second, whatever he sends.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refusals {
+    /// Noted just now, and how many have come since.
+    more: Arc<Mutex<BTreeMap<Refusal, u32>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Refusal {
+    who: String,
+    what: String,
+    code: &'static str,
+}
+
+impl Refusals {
+    pub(super) async fn note(&self, node: &Arc<Node>, who: String, path: &str, code: Code) {
+        let refusal = Refusal { who, what: what_of(path), code: convert::code_name(code) };
+        if !self.is_first(&refusal) {
+            return;
+        }
+        append(node, refusal.change(1)).await;
+        let (refusals, node) = (self.clone(), Arc::clone(node));
+        tokio::spawn(async move {
+            tokio::time::sleep(BETWEEN_NOTES).await;
+            let more = refusals.more().remove(&refusal).unwrap_or_default();
+            if more > 0 {
+                append(&node, refusal.change(more)).await;
+            }
+        });
+    }
+
+    fn is_first(&self, refusal: &Refusal) -> bool {
+        match self.more().entry(refusal.clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(0);
+                true
+            }
+            Entry::Occupied(mut more) => {
+                *more.get_mut() += 1;
+                false
+            }
+        }
+    }
+
+    fn more(&self) -> MutexGuard<'_, BTreeMap<Refusal, u32>> {
+        self.more.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Refusal {
+    fn change(&self, times: u32) -> ClientChange {
+        ClientChange {
+            at: Utc::now(),
+            who: self.who.clone(),
+            what: self.what.clone(),
+            about: String::new(),
+            refused: Some(self.code.to_owned()),
+            times,
+            since: None,
+        }
+    }
+}
+
+/// The method of a path, as long as it is one of ours: a path may be as long as its client likes.
+fn what_of(path: &str) -> String {
+    match weir_proto::METHODS.contains(&path) {
+        true => path.trim_start_matches("/weir.v1.").to_owned(),
+        false => "unknown".to_owned(),
+    }
 }
 
 async fn note(node: &Node, who: String, path: &str, about: String, code: Code) {
@@ -63,10 +137,13 @@ async fn note(node: &Node, who: String, path: &str, about: String, code: Code) {
     if matches!(code, Code::Unavailable | Code::Unimplemented) {
         return;
     }
-    let Some(leading) = node.is_leading() else { return };
-    let what = path.trim_start_matches("/weir.v1.").to_owned();
     let refused = (code != Code::Ok).then(|| convert::code_name(code).to_owned());
-    let change = ClientChange { at: Utc::now(), who, what, about, refused };
+    let (at, what) = (Utc::now(), what_of(path));
+    append(node, ClientChange { at, who, what, about, refused, times: 1, since: None }).await;
+}
+
+async fn append(node: &Node, change: ClientChange) {
+    let Some(leading) = node.is_leading() else { return };
     let note = NoteClientChange { epoch: leading.epoch, change };
     if let Err(error) = leading.append(Command::NoteClientChange(note)).await {
         tracing::warn!(target: "weir::access", %error, "a change is not noted");
@@ -80,8 +157,9 @@ pub(super) async fn list(leading: &Leading, limit: u32) -> Result<v1::ListAuditR
         Ok(limit) => limit,
     };
     let entries = leading.with_ledger(|ledger| {
-        let changes = &ledger.client_changes;
-        changes.iter().skip(changes.len().saturating_sub(limit)).map(entry).collect()
+        let mut all: Vec<_> = ledger.client_changes.iter().chain(&ledger.client_refusals).collect();
+        all.sort_by_key(|change| change.at);
+        all.iter().skip(all.len().saturating_sub(limit)).map(|change| entry(change)).collect()
     });
     Ok(v1::ListAuditResponse { entries: entries.await })
 }
@@ -94,6 +172,8 @@ fn entry(change: &ClientChange) -> v1::AuditEntry {
         about: change.about.clone(),
         accepted: change.refused.is_none(),
         refused: change.refused.clone().unwrap_or_default(),
+        times: change.times,
+        since: change.since.map(convert::time).unwrap_or_default(),
     }
 }
 
@@ -112,6 +192,15 @@ mod tests {
         assert!(
             !is_change("/weir.internal.v1.Raft/Vote") && !is_change("/grpc.health.v1.Health/Check")
         );
+    }
+
+    #[test]
+    fn what_is_asked_for_is_a_method_or_unknown() {
+        assert_eq!(what_of("/weir.v1.Runs/Submit"), "Runs/Submit");
+        let long = format!("/weir.v1.Runs/{}", "x".repeat(15_000));
+        for other in [long.as_str(), "/weir.v1.Runs/Submit/", "/some.Thing/New", ""] {
+            assert_eq!(what_of(other), "unknown");
+        }
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use weir_proto::v1::state_server::StateServer;
 
 use super::access::Bootstrap;
 use super::access_layer::Access;
+use super::audit_log::Refusals;
 use super::backfills_service::BackfillsService;
 use super::cluster_service::ClusterService;
 use super::errors::DescribeErrors;
@@ -176,6 +177,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         node: Arc::clone(&node),
         bootstrap: Bootstrap(bootstrap),
         quotas: Quotas::new(limits),
+        refusals: Refusals::default(),
         is_open: tls.is_none(),
     };
     let runs = RunsService { node: Arc::clone(&node), redactor: redactor.clone() };

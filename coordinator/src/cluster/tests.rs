@@ -1,5 +1,7 @@
 //! What a leader does about runs, without executors: sessions plan, and then wait for places.
 
+mod refusals;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;

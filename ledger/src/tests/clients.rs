@@ -8,7 +8,14 @@ fn change(number: usize) -> ClientChange {
         what: "Runs/Submit".into(),
         about: number.to_string(),
         refused: None,
+        times: 1,
+        since: None,
     }
+}
+
+fn refusal(who: usize, second: i64) -> ClientChange {
+    let refused = Some("PERMISSION_DENIED".into());
+    ClientChange { at: at(second), who: who.to_string(), refused, ..change(0) }
 }
 
 #[test]
@@ -26,6 +33,35 @@ fn the_newest_changes_of_clients_are_kept_and_the_oldest_make_place() {
     let late = NoteClientChange { epoch: 9, change: change(0) };
     let late = apply(&mut ledger, 99_999, &Command::NoteClientChange(late));
     assert!(matches!(late, Response::Rejected(Rejection::OldEpoch { .. })), "{late:?}");
+}
+
+#[test]
+fn refusals_that_are_alike_are_one_entry_and_push_out_no_change() {
+    let mut ledger = Ledger::default();
+    apply(&mut ledger, 1, &new_epoch());
+    let mut note = |change: ClientChange| {
+        let index = ledger.last_index + 1;
+        let note = NoteClientChange { epoch: 1, change };
+        apply(&mut ledger, index, &Command::NoteClientChange(note));
+        (ledger.client_changes.len(), ledger.client_refusals.clone())
+    };
+    note(change(0));
+    for second in 1..=MOST_CLIENT_CHANGES {
+        note(refusal(7, i64::try_from(second).expect("few")));
+    }
+    let last = i64::try_from(MOST_CLIENT_CHANGES).expect("few");
+    let more = ClientChange { times: 5, ..refusal(7, last + 1) };
+    let (changes, refusals) = note(more);
+    assert_eq!((changes, refusals.len()), (1, 1));
+    assert_eq!(refusals[0].times as usize, MOST_CLIENT_CHANGES + 5);
+    assert_eq!((refusals[0].since, refusals[0].at), (Some(at(1)), at(last + 1)));
+    // Others are others, and even they are bounded.
+    for who in 0..MOST_REFUSALS + 3 {
+        note(refusal(100 + who, 0));
+    }
+    let (changes, refusals) = note(ClientChange { what: "Runs/Cancel".into(), ..refusal(7, 0) });
+    assert_eq!((changes, refusals.len()), (1, MOST_REFUSALS));
+    assert_eq!(refusals.back().map(|last| last.times), Some(1));
 }
 
 #[test]

@@ -18,12 +18,17 @@ struct Entry {
     about: String,
     accepted: bool,
     refused: Option<String>,
+    times: u32,
+    /// The first of several.
+    since: Option<String>,
 }
 
 impl From<v1::AuditEntry> for Entry {
     fn from(entry: v1::AuditEntry) -> Self {
-        let v1::AuditEntry { at, who, what, about, accepted, refused } = entry;
-        Self { at, who, what, about, accepted, refused: (!accepted).then_some(refused) }
+        let v1::AuditEntry { at, who, what, about, accepted, refused, times, since } = entry;
+        let since = Some(since).filter(|since| !since.is_empty());
+        let refused = (!accepted).then_some(refused);
+        Self { at, who, what, about, accepted, refused, times, since }
     }
 }
 
@@ -39,7 +44,10 @@ pub(super) async fn audit_log(
         return Ok(ExitCode::SUCCESS);
     }
     let rows = entries.into_iter().map(|entry| {
-        let outcome = entry.refused.unwrap_or_else(|| "accepted".to_owned());
+        let mut outcome = entry.refused.unwrap_or_else(|| "accepted".to_owned());
+        if let Some(since) = entry.since {
+            outcome += &format!(", {} times since {since}", entry.times);
+        }
         vec![entry.at, entry.who, entry.what, entry.about, outcome]
     });
     output::table(&["AT", "WHO", "WHAT", "ABOUT", "OUTCOME"], rows.collect())?;
