@@ -55,7 +55,8 @@ pub(crate) trait Slot: Any + Send + fmt::Debug {}
 /// Carries out the tasks of one run.
 #[async_trait]
 pub(crate) trait Workers: Send + Sync + fmt::Debug {
-    /// Tasks that could run at once if nothing else did.
+    /// Tasks that could run at once if nothing else did. A place that its task keeps, and that is for nobody afterwards,
+    /// counts as well: it is one of those that are busy.
     fn capacity(&self) -> usize;
 
     /// A place for a task that is about to begin, if there is one now.

@@ -63,7 +63,7 @@ impl Drop for Forget<'_> {
 #[async_trait]
 impl Workers for RemoteWorkers {
     fn capacity(&self) -> usize {
-        self.pool.capacity()
+        self.pool.capacity_for(&self.run.share)
     }
 
     fn take_slot(&self, wanted: &Wanted) -> Result<Box<dyn Slot>, NoPlace> {

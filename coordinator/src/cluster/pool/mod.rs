@@ -366,6 +366,19 @@ impl Pool {
         slots.fold(0, usize::saturating_add)
     }
 
+    /// As [`capacity`](Self::capacity), with the places that the share still has at executors that take no more tasks:
+    /// what is at work there does not stand in the way of what the others could do.
+    pub(super) fn capacity_for(&self, share: &Share) -> usize {
+        let state = self.state();
+        let places = state.executors.values().map(|executor| match executor.takes_nothing() {
+            true => executor.taken.get(share).copied().unwrap_or(0),
+            false => executor.hello.slots,
+        });
+        places
+            .map(|places| usize::try_from(places).unwrap_or(usize::MAX))
+            .fold(0, usize::saturating_add)
+    }
+
     /// A place for a task of this share, or why there is none now.
     pub(super) fn take_place(
         self: &Arc<Self>,

@@ -243,6 +243,26 @@ fn an_executor_that_is_to_leave_gets_nothing_and_is_sent_away_once_nothing_needs
 }
 
 #[test]
+fn what_is_done_to_its_end_where_nothing_begins_keeps_nobody_from_free_places_elsewhere() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let (run, other) = (share("orders", "run-1"), share("customers", "run-2"));
+    let _a = pool.join(hello("a", "boot-1")).expect("joined");
+    let _b = pool.join(hello("b", "boot-2")).expect("joined");
+    let mut places: Vec<Place> =
+        (0..4).map(|_| pool.take_place(&run, &anywhere()).expect("a place")).collect();
+    pool.set_to_leave(&BTreeSet::from(["a".to_owned()]));
+    assert_eq!((pool.capacity(), pool.capacity_for(&run), pool.capacity_for(&other)), (2, 4, 2));
+    // Those at `b` are done, those at `a` take hours.
+    places.retain(|place| place.executor == "a");
+    let free = pool.capacity_for(&run) - places.len();
+    let more: Vec<_> = (0..free).map(|_| pool.take_place(&run, &anywhere())).collect();
+    assert_eq!((more.len(), more.iter().all(Result::is_ok)), (2, true));
+    assert!(pool.take_place(&run, &anywhere()).is_err());
+    drop(places);
+    assert_eq!(pool.capacity_for(&run), 2);
+}
+
+#[test]
 fn executors_hear_of_it_when_the_coordinators_change() {
     let pool = Pool::new(7, Duration::from_secs(3));
     let urls = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();

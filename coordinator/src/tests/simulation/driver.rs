@@ -136,7 +136,7 @@ impl World {
         let driver = &at.drivers[&run];
         let busy: BTreeSet<Job> = driver.jobs.values().map(|active| active.job).collect();
         let facts = &self.ledger.runs[&self.plans[run].id];
-        let capacity = at.capacity();
+        let capacity = at.capacity_for(run);
         let decision = decide(facts, at.epoch, capacity, &busy, &|_| usize::MAX, self.time());
         let ignores = self.control == Control::IntentsIgnored;
         let Some(driver) = self.driver(leader, run) else { return false };

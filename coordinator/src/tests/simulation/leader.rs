@@ -79,9 +79,13 @@ impl Leader {
         self.is_alive && self.epoch > 0
     }
 
-    pub(super) fn capacity(&self) -> usize {
-        let taking = self.executors.values().filter(|executor| !executor.is_draining);
-        taking.map(|executor| executor.slots as usize).sum()
+    /// With what the run still has where nothing begins any more.
+    pub(super) fn capacity_for(&self, run: usize) -> usize {
+        let places = self.executors.values().map(|executor| match executor.is_draining {
+            true => executor.taken.get(&run).copied().unwrap_or(0),
+            false => executor.slots,
+        });
+        places.map(|places| places as usize).sum()
     }
 
     pub(super) fn take_place(&mut self, run: usize, now: u64) -> Option<Place> {
