@@ -49,8 +49,8 @@ pub(crate) struct Wanted {
     pub(crate) waited: Duration,
 }
 
-/// A place for one task, kept until it is dropped.
-pub(crate) trait Slot: Any + Send + fmt::Debug {}
+/// A place for one task, kept until it is dropped: not before it is known what has become of the task's result.
+pub(crate) trait Slot: Any + Send + Sync + fmt::Debug {}
 
 /// Carries out the tasks of one run.
 #[async_trait]
@@ -86,7 +86,7 @@ pub(crate) trait Workers: Send + Sync + fmt::Debug {
     /// Runs a task to its end. Dropping the future gives it up, like a crash.
     async fn run(
         &self,
-        slot: Box<dyn Slot>,
+        slot: &dyn Slot,
         task: Task,
         context: TaskContext,
     ) -> Result<TaskOutcome, WorkError>;
@@ -163,12 +163,11 @@ impl Workers for LocalWorkers {
 
     async fn run(
         &self,
-        slot: Box<dyn Slot>,
+        _slot: &dyn Slot,
         task: Task,
         TaskContext { log, progress, stop }: TaskContext,
     ) -> Result<TaskOutcome, WorkError> {
         let outcome = run_task(task, Arc::clone(&self.env), log, progress, stop).await;
-        drop(slot);
         outcome.map_err(WorkError::Task)
     }
 }

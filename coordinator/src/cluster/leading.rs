@@ -330,8 +330,13 @@ impl Leading {
     pub(super) async fn let_executors_leave(&self) {
         let draining = self.with_ledger(|ledger| ledger.draining.clone()).await;
         if self.pool.set_to_leave(&draining) {
+            let idle = self.pool.idle_to_leave();
+            if idle.is_empty() {
+                return;
+            }
+            // After the pool: what it has no place for any more is in the ledger.
             let needed = self.with_ledger(Ledger::holders_needed).await;
-            self.pool.let_leave(&needed);
+            self.pool.let_leave(&idle, &needed);
         }
     }
 

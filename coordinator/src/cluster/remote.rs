@@ -93,7 +93,7 @@ impl Workers for RemoteWorkers {
 
     async fn run(
         &self,
-        slot: Box<dyn Slot>,
+        slot: &dyn Slot,
         task: Task,
         context: TaskContext,
     ) -> Result<TaskOutcome, WorkError> {
@@ -105,8 +105,8 @@ impl Workers for RemoteWorkers {
             attempt: task.attempt,
         };
         let assign = self.assign(&key, &task);
-        let place = (slot as Box<dyn Any>).downcast::<RemoteSlot>();
-        let place = place.expect("workers are given their own slots").0;
+        let slot = (slot as &dyn Any).downcast_ref::<RemoteSlot>();
+        let RemoteSlot(place) = slot.expect("workers are given their own slots");
         let stop = context.stop.clone();
         let forget = Forget(&self.pool, key.clone());
         let (stage, slice, attempt) = (task.stage.name.clone(), task.slice, task.attempt);
@@ -115,7 +115,7 @@ impl Workers for RemoteWorkers {
         let began = RunEvent::AttemptStarted { run, stage: stage_name, slice, attempt, executor };
         // Nobody may be watching.
         let _ = self.run.events.send(began);
-        let mut ended = self.pool.assign(&place, key.clone(), Arc::new(task), context, assign);
+        let mut ended = self.pool.assign(place, key.clone(), Arc::new(task), context, assign);
         let mut is_stopping = false;
         let result = loop {
             tokio::select! {

@@ -139,7 +139,7 @@ impl Driver<'_> {
                 Err(StoreError::Rejected(_)) if is_copy => return JobEnd::Superseded,
                 Err(error) => return JobEnd::NotAppended(error),
             }
-            let result = workers.run(slot, task, context).await;
+            let result = workers.run(&*slot, task, context).await;
             if let Err(WorkError::Task(TaskError::InputLost { .. })) = &result {
                 // It is about to be known that the executor is lost, or the network is back.
                 tokio::time::sleep(BETWEEN_READS).await;
@@ -149,7 +149,10 @@ impl Driver<'_> {
             };
             let (stage, slice) = (attempt.stage, attempt.slice);
             let finish = FinishExchange { task: attempt, output, account };
-            match store.append(Command::FinishExchange(finish)).await {
+            // With the place held: an executor that has nothing to do and that nobody needs may be sent away.
+            let appended = store.append(Command::FinishExchange(finish)).await;
+            drop(slot);
+            match appended {
                 Ok(_) => JobEnd::Exchanged { stage, slice },
                 // What it has read is gone (`LoseOutputs`), and so is its result.
                 Err(StoreError::Rejected(Rejection::OldAttempt { .. })) => JobEnd::Superseded,

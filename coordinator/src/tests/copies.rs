@@ -1,14 +1,14 @@
-//! A driver with workers of which one hangs, or fails at what it does a second time.
+//! A driver with workers of which one is slow, or hangs, or fails at what it does a second time.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use weir_executor::{Registry, Task, TaskError, TaskOutcome};
-use weir_ledger::{Command, PlanRun, RunId, SliceAttempt, Slices, StartRun};
+use weir_ledger::{Command, PlanRun, RunId, SliceAttempt, Slices, StageFacts, StartRun};
 use weir_plan::{
     EncodedPlan, ExchangeOutput, RowAccount, Stage, StageGraph, StageId, StageKind, StageOutput,
 };
@@ -35,6 +35,8 @@ enum Straggler {
     OutlivesAFailedCopy,
     /// The executor of its copy is lost before it ends well.
     OutlivesALostCopy,
+    /// It ends well once it may; nobody copies it.
+    IsAlone,
 }
 
 /// The first attempt at one slice takes longer than the others.
@@ -43,13 +45,22 @@ struct OneIsSlow {
     straggler: Straggler,
     wanted: Mutex<Vec<Option<String>>>,
     is_given_up: Arc<AtomicBool>,
-    copy_is_over: Notify,
+    may_end: Notify,
+    /// Places that are taken, and tasks that have ended.
+    places: Arc<AtomicUsize>,
+    ended: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct Free;
+struct Taken(Arc<AtomicUsize>);
 
-impl Slot for Free {}
+impl Slot for Taken {}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 struct GivenUp(Arc<AtomicBool>);
 
@@ -67,7 +78,8 @@ impl Workers for OneIsSlow {
 
     fn take_slot(&self, wanted: &Wanted) -> Result<Box<dyn Slot>, NoPlace> {
         self.wanted.lock().expect("no panic").push(wanted.not_with.clone());
-        Ok(Box::new(Free))
+        self.places.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(Taken(Arc::clone(&self.places))))
     }
 
     fn room(&self, _connections: &[ConnectionLimit]) -> usize {
@@ -79,7 +91,10 @@ impl Workers for OneIsSlow {
     }
 
     fn copies_after(&self) -> Duration {
-        Duration::from_millis(30)
+        match self.straggler {
+            Straggler::IsAlone => Duration::MAX,
+            _ => Duration::from_millis(30),
+        }
     }
 
     async fn changed(&self) {
@@ -88,7 +103,7 @@ impl Workers for OneIsSlow {
 
     async fn run(
         &self,
-        _slot: Box<dyn Slot>,
+        _slot: &dyn Slot,
         task: Task,
         _context: TaskContext,
     ) -> Result<TaskOutcome, WorkError> {
@@ -97,9 +112,7 @@ impl Workers for OneIsSlow {
                 let _given_up = GivenUp(Arc::clone(&self.is_given_up));
                 std::future::pending::<()>().await;
             }
-            ((SLOW, 1), Straggler::OutlivesAFailedCopy | Straggler::OutlivesALostCopy) => {
-                self.copy_is_over.notified().await;
-            }
+            ((SLOW, 1), _) => self.may_end.notified().await,
             ((SLOW, 2), Straggler::OutlivesAFailedCopy) => {
                 let (stage, message) = ("joined".to_owned(), "not enough memory".to_owned());
                 return Err(WorkError::Task(TaskError::Operator { stage, message }));
@@ -111,6 +124,7 @@ impl Workers for OneIsSlow {
         }
         let file_id = format!("{}-{}", task.slice, task.attempt);
         let output = ExchangeOutput { file_id, first: task.slice, partitions: 1, holder: None };
+        self.ended.fetch_add(1, Ordering::SeqCst);
         Ok(TaskOutcome::Exchanged { output, account: RowAccount::default() })
     }
 }
@@ -133,8 +147,12 @@ fn graph() -> StageGraph {
     StageGraph { engine_version: StageGraph::ENGINE_VERSION.to_owned(), stages: vec![stage] }
 }
 
-/// What the ledger says of the slices once the run has succeeded, and what was asked of the workers.
-async fn drive(straggler: Straggler) -> (Slices, Arc<OneIsSlow>) {
+/// What the ledger says of the slices once the run has succeeded, and what was asked of the workers. `meanwhile` is done
+/// beside it, by who knows the ledger and the epoch.
+async fn drive(
+    straggler: Straggler,
+    meanwhile: impl AsyncFnOnce(&LedgerStore, u64, &OneIsSlow),
+) -> (Slices, Arc<OneIsSlow>) {
     let place = Place(tempfile::tempdir().expect("a temporary folder"));
     let text = "pipeline: p\nsources: { a: { type: csv, path: a.csv } }\n\
                 sinks: { b: { input: a, type: csv, path: out } }\n";
@@ -197,31 +215,34 @@ async fn drive(straggler: Straggler) -> (Slices, Arc<OneIsSlow>) {
         straggler,
         wanted: Mutex::default(),
         is_given_up: Arc::default(),
-        copy_is_over: Notify::new(),
+        may_end: Notify::new(),
+        places: Arc::default(),
+        ended: AtomicUsize::new(0),
     });
     let sinks = IndexMap::new();
     let driving = Driver::new(&session, &graph, &sinks, Arc::clone(&workers) as Arc<dyn Workers>);
-    let copy_ends = async {
-        let is_over = async || {
-            let ledger = store.ledger().await;
-            let slice = &ledger.run(&run).expect("it is known").stages[0].slices[SLOW as usize];
-            slice.attempts == 2 && !slice.is_at_work(epoch, 2)
-        };
-        while !is_over().await {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        workers.copy_is_over.notify_one();
-    };
-    let both = async { tokio::join!(driving.drive(), copy_ends) };
+    let both = async { tokio::join!(driving.drive(), meanwhile(&store, epoch, &workers)) };
     let driven = tokio::time::timeout(Duration::from_secs(60), both).await;
     driven.expect("nobody waits for who hangs").0.expect("it succeeds");
     let slices = store.ledger().await.run(&run).expect("it is known").stages[0].slices.clone();
     (slices, workers)
 }
 
+/// Of the only stage.
+async fn wait_until(store: &LedgerStore, is_so: impl Fn(&StageFacts) -> bool) {
+    loop {
+        if let Some(run) = store.ledger().await.runs.values().next()
+            && is_so(&run.stages[0])
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_straggler_is_done_a_second_time_and_the_first_result_counts() {
-    let (slices, workers) = drive(Straggler::Hangs).await;
+    let (slices, workers) = drive(Straggler::Hangs, async |_, _, _| {}).await;
     let attempts: Vec<u32> = slices.iter().map(|slice| slice.attempts).collect();
     assert_eq!(attempts, [1, 1, 1, 2]);
     assert_eq!(slices[SLOW as usize].attempt_of(0), Some(2));
@@ -233,10 +254,40 @@ async fn a_straggler_is_done_a_second_time_and_the_first_result_counts() {
 #[tokio::test]
 async fn a_copy_that_fails_costs_the_run_nothing() {
     for straggler in [Straggler::OutlivesAFailedCopy, Straggler::OutlivesALostCopy] {
-        let (slices, workers) = drive(straggler).await;
+        let (slices, workers) = drive(straggler, async |store, epoch, workers| {
+            wait_until(store, |stage| {
+                let slice = &stage.slices[SLOW as usize];
+                slice.attempts == 2 && !slice.is_at_work(epoch, 2)
+            })
+            .await;
+            workers.may_end.notify_one();
+        })
+        .await;
         let slice = &slices[SLOW as usize];
         assert_eq!((slice.attempts, slice.attempt_of(0)), (2, Some(1)), "{straggler:?}");
         assert_eq!((slice.failures, slice.losses), (0, 0), "{straggler:?}");
         assert_eq!(workers.wanted.lock().expect("no panic").len(), 5, "one copy, no more");
     }
+}
+
+/// Who has nothing to do, and whose rows nobody needs, may be sent away.
+#[tokio::test]
+async fn a_place_is_kept_until_the_result_is_in_the_ledger() {
+    let (slices, workers) = drive(Straggler::IsAlone, async |store, _, workers| {
+        wait_until(store, |stage| stage.finished_slices == SLICES - 1).await;
+        // Nothing is appended as long as somebody reads.
+        let reading = store.ledger().await;
+        workers.may_end.notify_one();
+        while workers.ended.load(Ordering::SeqCst) < SLICES as usize {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(workers.places.load(Ordering::SeqCst), 1);
+        drop(reading);
+    })
+    .await;
+    assert!(slices.iter().all(|slice| slice.is_finished()));
+    assert_eq!(workers.places.load(Ordering::SeqCst), 0);
 }

@@ -9,6 +9,13 @@ use weir_proto::internal::{Leave, Stop};
 
 use super::Pool;
 
+/// A process of an executor that is to leave and has nothing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Idle {
+    executor: String,
+    boot_id: String,
+}
+
 impl Pool {
     /// Whether some executor that is here is to leave, and has not been told yet that it can.
     pub(in super::super) fn set_to_leave(&self, names: &BTreeSet<String>) -> bool {
@@ -23,9 +30,9 @@ impl Pool {
         state.executors.values().any(|executor| executor.is_to_leave && !executor.may_leave)
     }
 
-    /// Ends what can go on elsewhere, and sends those away that have nothing left to do. `needed`: who keeps rows
-    /// that are still to be read.
-    pub(in super::super) fn let_leave(&self, needed: &BTreeSet<Holder>) {
+    /// Ends what can go on elsewhere. The processes that are to leave and have nothing to do any more: what they have
+    /// done is in the ledger, which is to be asked afterwards who keeps something that is needed.
+    pub(in super::super) fn idle_to_leave(&self) -> Vec<Idle> {
         let mut state = self.state();
         let state = &mut *state;
         for assigned in state.tasks.values_mut() {
@@ -38,13 +45,25 @@ impl Pool {
                 executor.send(Message::Stop(Stop { task: assigned.assign.task.clone() }));
             }
         }
-        for (name, executor) in &mut state.executors {
-            let is_needed = needed
-                .iter()
-                .any(|holder| holder.executor == *name && holder.boot_id == executor.hello.boot_id);
-            let has_task = state.tasks.values().any(|assigned| assigned.executor == *name);
-            let has_something_to_do = is_needed || has_task || executor.busy() > 0;
-            if !executor.is_to_leave || executor.may_leave || has_something_to_do {
+        let has_task =
+            |name: &String| state.tasks.values().any(|assigned| assigned.executor == *name);
+        (state.executors.iter())
+            .filter(|(_, executor)| executor.is_to_leave && executor.busy() == 0)
+            .filter(|(name, _)| !has_task(name))
+            .map(|(name, executor)| (name.clone(), executor.hello.boot_id.clone()))
+            .map(|(executor, boot_id)| Idle { executor, boot_id })
+            .collect()
+    }
+
+    /// Sends those away that had nothing left to do. `needed`: who keeps rows that are still to be read.
+    pub(in super::super) fn let_leave(&self, idle: &[Idle], needed: &BTreeSet<Holder>) {
+        let mut state = self.state();
+        for Idle { executor: name, boot_id } in idle {
+            let is_needed = (needed.iter())
+                .any(|holder| holder.executor == *name && holder.boot_id == *boot_id);
+            let Some(executor) = state.executors.get_mut(name) else { continue };
+            let is_another = executor.hello.boot_id != *boot_id;
+            if is_needed || is_another || !executor.is_to_leave || executor.may_leave {
                 continue;
             }
             if executor.stream.is_some() {

@@ -229,9 +229,10 @@ fn an_executor_that_is_to_leave_gets_nothing_and_is_sent_away_once_nothing_needs
         boot_id: boot_id.to_owned(),
         url: String::new(),
     };
-    pool.let_leave(&BTreeSet::from([holder("boot-1")]));
+    let idle = pool.idle_to_leave();
+    pool.let_leave(&idle, &BTreeSet::from([holder("boot-1")]));
     assert!(messages.try_recv().is_err(), "others still read what it keeps");
-    pool.let_leave(&BTreeSet::from([holder("boot-0")]));
+    pool.let_leave(&idle, &BTreeSet::from([holder("boot-0")]));
     let message = messages.try_recv().expect("a message").expect("no refusal").message;
     assert!(matches!(message, Some(Message::Leave(_))), "{message:?}");
     assert!(!pool.set_to_leave(&names), "it has been told");
@@ -240,6 +241,20 @@ fn an_executor_that_is_to_leave_gets_nothing_and_is_sent_away_once_nothing_needs
     let (_, mut messages) = pool.join(hello("a", "boot-1")).expect("joined");
     welcome(&mut messages);
     assert!(pool.take_place(&run, &anywhere()).is_ok(), "it may stay after all");
+}
+
+#[test]
+fn an_executor_that_is_to_leave_is_not_idle_while_a_place_is_held() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let (_, mut messages) = pool.join(hello("a", "boot-1")).expect("joined");
+    welcome(&mut messages);
+    let place = pool.take_place(&share("orders", "run-1"), &anywhere()).expect("a place");
+    pool.set_to_leave(&BTreeSet::from(["a".to_owned()]));
+    assert!(pool.idle_to_leave().is_empty(), "its output is on its way into the ledger");
+    drop(place);
+    pool.let_leave(&pool.idle_to_leave(), &BTreeSet::new());
+    let message = messages.try_recv().expect("a message").expect("no refusal").message;
+    assert!(matches!(message, Some(Message::Leave(_))), "{message:?}");
 }
 
 #[test]
