@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use weir_spec::PipelineSpec;
 use super::founding::{self, Owner};
 use super::pool::{Pool, Share};
 use super::remote::{RemoteWorkers, RunPlace};
-use super::run_log::{Entry, Level, Lines, RunLog, WRITE_EVERY};
+use super::run_log::{Author, Entry, Level, Lines, RunLog, WRITE_EVERY};
 use super::systems::SystemsMaker;
 use crate::choose::{Choice, find_run};
 use crate::engine::Engine;
@@ -67,6 +67,7 @@ pub(super) struct Leading {
     pub(super) pool: Arc<Pool>,
     pub(super) settings: Settings,
     sessions: Mutex<BTreeMap<RunId, Running>>,
+    sessions_begun: AtomicU64,
     /// One request at a time decides what begins.
     pub(super) beginning: tokio::sync::Mutex<()>,
     /// One request at a time changes which versions of pipelines there are.
@@ -153,6 +154,7 @@ impl Leading {
             pool: Pool::new(epoch, lease),
             settings,
             sessions: Mutex::default(),
+            sessions_begun: AtomicU64::new(0),
             beginning: tokio::sync::Mutex::default(),
             registering: tokio::sync::Mutex::default(),
             windows_changed: Notify::new(),
@@ -436,7 +438,9 @@ impl Leading {
         };
         let log = session.files.run(&run).storage().clone();
         let redactor = self.settings.context.redactor.clone();
-        let log = Arc::new(RunLog::new(log, self.epoch, redactor));
+        let number = self.sessions_begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let author = Author { epoch: self.epoch, session: number };
+        let log = Arc::new(RunLog::new(log, author, redactor));
         let began = format!("work begins, under the leader of epoch {}", self.epoch);
         log.add(Entry::new(Level::Info, began));
         let (telling, noting) = (updates.clone(), Arc::clone(&log));

@@ -112,4 +112,11 @@ fn a_followed_log_goes_on_with_the_next_leader_and_says_why_a_run_failed() {
     assert_eq!(last["level"], "ERROR", "{followed:#?}");
     let said = last["message"].as_str().expect("it says something");
     assert!(said.starts_with("run failed: ") && said.contains("nosuch.csv"), "{said}");
+
+    // Tried again, it has two logs, one behind the other.
+    std::fs::write(folder.path().join("nosuch.csv"), "a\n1\n").expect("the disk has room");
+    cluster.run(&["retry", &run, "--wait"]).expect_code(0);
+    let both = lines(&cluster.run(&["logs", &run, "--output", "json"]).expect_code(0).stdout);
+    assert_eq!(both[..followed.len()], followed[..], "why it had failed is still known");
+    assert_eq!(both.last().expect("there are lines")["message"], "run succeeded");
 }

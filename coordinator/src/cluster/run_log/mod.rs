@@ -2,11 +2,11 @@
 //! fact.
 //!
 //! ```text
-//! RunEvent ─lines─▶ RunLog (a segment in memory) ─every second─▶ <run>/log/<epoch>-<first line>.jsonl ─▶ readers
+//! RunEvent ─lines─▶ RunLog (a segment in memory) ─every second─▶ <run>/log/<author>-<first line>.jsonl ─▶ readers
 //! ```
 //!
-//! Each leader writes segments of its own, so that two never write the same file; epochs order them. What a
-//! leader has noted in its last second may be lost with it.
+//! Each session of each leader writes segments of its own, so that two never write the same file; the leader's epoch and the
+//! session's number order them. What a leader has noted in its last second may be lost with it.
 
 mod lines;
 mod segments;
@@ -22,7 +22,7 @@ use weir_connectors::Redactor;
 use weir_executor::storage::Storage;
 
 pub(super) use lines::{Entry, Level, Lines};
-pub(super) use segments::{LogLine, Position, read_after};
+pub(super) use segments::{Author, LogLine, Position, read_after};
 use segments::{Segment, file_name, stored_files};
 
 use crate::surroundings::now;
@@ -39,11 +39,11 @@ const LOG_BYTES: u64 = 16 << 20;
 /// Full segments that wait for a storage that does not take them.
 const MOST_WAITING: usize = 8;
 
-/// The log of one run, as one leader writes it.
+/// The log of one run, as one session writes it.
 #[derive(Debug)]
 pub(super) struct RunLog {
     folder: Storage,
-    epoch: u64,
+    author: Author,
     redactor: Redactor,
     state: Mutex<State>,
     /// Lines so far.
@@ -57,14 +57,14 @@ struct State {
     /// The last one grows; those before it wait to be written for the last time.
     segments: VecDeque<Segment>,
     next_line: u64,
-    /// Of this leader's lines, and once they are counted of all that were there before.
+    /// Of this session's lines, and once they are counted of all that were there before.
     bytes: u64,
     is_counted: bool,
     is_full: bool,
 }
 
 impl RunLog {
-    pub(super) fn new(folder: Storage, epoch: u64, redactor: Redactor) -> Self {
+    pub(super) fn new(folder: Storage, author: Author, redactor: Redactor) -> Self {
         let state = State {
             segments: VecDeque::from([Segment::new(0)]),
             next_line: 0,
@@ -74,7 +74,7 @@ impl RunLog {
         };
         let (count, _) = watch::channel(0);
         let writing = tokio::sync::Mutex::default();
-        Self { folder, epoch, redactor, state: Mutex::new(state), count, writing }
+        Self { folder, author, redactor, state: Mutex::new(state), count, writing }
     }
 
     /// Adds a line, unless the log is full.
@@ -97,7 +97,7 @@ impl RunLog {
     }
 
     fn push(&self, state: &mut State, entry: Entry) {
-        let position = Position { epoch: self.epoch, line: state.next_line };
+        let position = Position { author: self.author, line: state.next_line };
         let line = LogLine::new(position, now(), entry, &self.redactor);
         state.next_line += 1;
         let segment = state.segments.back_mut().expect("one segment grows");
@@ -129,7 +129,7 @@ impl RunLog {
         self.count_earlier().await;
         loop {
             let Some((first, text, lines, is_last)) = self.next_to_write() else { return };
-            let name = file_name(self.epoch, first);
+            let name = file_name(self.author, first);
             match self.folder.put(&name, text).await {
                 Ok(()) => self.written(first, lines, is_last),
                 Err(error) => {
@@ -140,7 +140,7 @@ impl RunLog {
         }
     }
 
-    /// What earlier leaders have written counts. A folder that cannot be read has nothing.
+    /// What earlier sessions have written counts. A folder that cannot be read has nothing.
     async fn count_earlier(&self) {
         if self.state().is_counted {
             return;
@@ -176,14 +176,14 @@ impl RunLog {
     }
 
     /// Lines behind a position that are in memory, and whether these are all that there are. (Others are in the
-    /// storage by then: those of earlier leaders, and full segments.)
+    /// storage by then: those of earlier sessions, and full segments.)
     pub(super) fn after(&self, position: Option<Position>) -> (Vec<LogLine>, bool) {
         let state = self.state();
         let lines = state.segments.iter().flat_map(|segment| &segment.lines);
         let first = lines.clone().next().map_or(state.next_line, |line| line.position.line);
         let is_all = position.is_some_and(|position| {
-            position.epoch > self.epoch
-                || (position.epoch == self.epoch && position.line.saturating_add(1) >= first)
+            position.author > self.author
+                || (position.author == self.author && position.line.saturating_add(1) >= first)
         });
         let behind = lines.filter(|line| position.is_none_or(|position| line.position > position));
         (behind.cloned().collect(), is_all)

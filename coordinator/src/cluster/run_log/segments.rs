@@ -11,17 +11,26 @@ use weir_executor::storage::Storage;
 
 use super::lines::{Entry, Level};
 
+/// Whose lines they are: one session's. Sessions of a leader are numbered as they begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(in crate::cluster) struct Author {
+    /// Of the leader.
+    pub(in crate::cluster) epoch: u64,
+    #[serde(default)]
+    pub(in crate::cluster) session: u64,
+}
+
 /// Where a line stands among all lines of its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(in crate::cluster) struct Position {
-    /// Of the leader that has written it.
-    pub(in crate::cluster) epoch: u64,
+    #[serde(flatten)]
+    pub(in crate::cluster) author: Author,
     pub(in crate::cluster) line: u64,
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.line)
+        write!(f, "{}-{}-{}", self.author.epoch, self.author.session, self.line)
     }
 }
 
@@ -29,12 +38,14 @@ impl FromStr for Position {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text
-            .split_once('-')
-            .and_then(|(epoch, line)| Some((epoch.parse().ok()?, line.parse().ok()?)));
-        let (epoch, line) =
-            parsed.ok_or_else(|| format!("`{text}` is not the position of a line of a log"))?;
-        Ok(Self { epoch, line })
+        let numbers: Result<Vec<u64>, _> = text.split('-').map(str::parse).collect();
+        let (epoch, session, line) = match numbers.as_deref() {
+            Ok([epoch, session, line]) => (*epoch, *session, *line),
+            // An earlier version did not tell sessions apart.
+            Ok([epoch, line]) => (*epoch, 0, *line),
+            _ => return Err(format!("`{text}` is not the position of a line of a log")),
+        };
+        Ok(Self { author: Author { epoch, session }, line })
     }
 }
 
@@ -110,8 +121,9 @@ fn json(line: &LogLine) -> String {
 const FOLDER: &str = "log";
 
 /// Files are replaced whole while they grow, so that a reader sees no half of a line.
-pub(super) fn file_name(epoch: u64, first: u64) -> String {
-    format!("{FOLDER}/{epoch:020}-{first:012}.jsonl")
+pub(super) fn file_name(author: Author, first: u64) -> String {
+    let Author { epoch, session } = author;
+    format!("{FOLDER}/{epoch:020}-{session:012}-{first:012}.jsonl")
 }
 
 /// In the order of their lines.
@@ -138,7 +150,7 @@ pub(in crate::cluster) async fn read_after(
         // What ends before or with the position has nothing that is behind it.
         let next = files.get(place + 1).and_then(|next| first_of(next));
         let is_over = next.zip(position).is_some_and(|(next, position)| {
-            next.epoch == position.epoch && next.line <= position.line.saturating_add(1)
+            next.author == position.author && next.line <= position.line.saturating_add(1)
         });
         let is_of_before =
             position > first_of(name).map(|first| Position { line: u64::MAX, ..first });

@@ -7,9 +7,17 @@ use tempfile::TempDir;
 use super::*;
 
 fn log(folder: &Path, epoch: u64) -> Arc<RunLog> {
+    log_of(folder, epoch, 0)
+}
+
+fn log_of(folder: &Path, epoch: u64, session: u64) -> Arc<RunLog> {
     let redactor = Redactor::default();
     redactor.register("canary");
-    Arc::new(RunLog::new(Storage::folder(folder), epoch, redactor))
+    Arc::new(RunLog::new(Storage::folder(folder), Author { epoch, session }, redactor))
+}
+
+fn at(epoch: u64, session: u64, line: u64) -> Position {
+    Position { author: Author { epoch, session }, line }
 }
 
 fn say(log: &RunLog, text: &str) {
@@ -46,13 +54,28 @@ async fn the_lines_of_all_leaders_are_read_in_order_and_once() {
     say(&second, "c");
     second.write().await;
     assert_eq!(stored(folder.path(), None).await, ["a", "b", "c"]);
-    assert_eq!(stored(folder.path(), Some(Position { epoch: 7, line: 0 })).await, ["b", "c"]);
+    assert_eq!(stored(folder.path(), Some(at(7, 0, 0))).await, ["b", "c"]);
     // A leader that was followed and is gone: its last line was never stored.
-    assert_eq!(stored(folder.path(), Some(Position { epoch: 7, line: 5 })).await, ["c"]);
-    assert_eq!(
-        stored(folder.path(), Some(Position { epoch: 12, line: 0 })).await,
-        Vec::<String>::new()
-    );
+    assert_eq!(stored(folder.path(), Some(at(7, 0, 5))).await, ["c"]);
+    assert_eq!(stored(folder.path(), Some(at(12, 0, 0))).await, Vec::<String>::new());
+}
+
+/// A run is tried again by the leader under which it has failed.
+#[tokio::test]
+async fn what_a_session_has_written_stays_when_the_same_leader_begins_another() {
+    let folder = folder();
+    let first = log_of(folder.path(), 7, 4);
+    say(&first, "a");
+    first.add_end(Entry::new(Level::Error, "run failed"));
+    first.write().await;
+    let second = log_of(folder.path(), 7, 9);
+    say(&second, "b");
+    assert_eq!(second.after(Some(at(7, 4, 1))).0.len(), 1, "it is new to who has read the first");
+    assert!(!second.after(Some(at(7, 4, 0))).1, "and there may be more that is");
+    second.write().await;
+    assert_eq!(stored(folder.path(), None).await, ["a", "run failed", "b"]);
+    assert_eq!(stored(folder.path(), Some(at(7, 4, 0))).await, ["run failed", "b"]);
+    assert_eq!(stored(folder.path(), Some(at(7, 4, 1))).await, ["b"]);
 }
 
 #[tokio::test]
@@ -68,9 +91,9 @@ async fn what_is_in_memory_is_handed_on_without_the_storage() {
     };
     // An earlier leader may have written something that comes first.
     assert_eq!(after(None), ("ab".to_owned(), false));
-    assert_eq!(after(Some(Position { epoch: 3, line: 9 })), ("ab".to_owned(), false));
-    assert_eq!(after(Some(Position { epoch: 7, line: 0 })), ("b".to_owned(), true));
-    assert_eq!(after(Some(Position { epoch: 7, line: 1 })), (String::new(), true));
+    assert_eq!(after(Some(at(3, 0, 9))), ("ab".to_owned(), false));
+    assert_eq!(after(Some(at(7, 0, 0))), ("b".to_owned(), true));
+    assert_eq!(after(Some(at(7, 0, 1))), (String::new(), true));
 }
 
 #[tokio::test]
@@ -81,7 +104,7 @@ async fn full_segments_leave_the_memory_once_they_are_written() {
     for number in 0..10 {
         say(&log, &format!("{number} {long}"));
     }
-    let is_all_in_memory = || log.after(Some(Position { epoch: 1, line: 0 })).1;
+    let is_all_in_memory = || log.after(Some(at(1, 0, 0))).1;
     assert!(is_all_in_memory());
     log.write().await;
     assert!(!is_all_in_memory(), "some of it is in the storage only");
@@ -147,10 +170,12 @@ async fn no_secret_is_in_a_line() {
 
 #[test]
 fn a_position_is_written_and_read() {
-    let position = Position { epoch: 12, line: 345 };
+    let position = at(12, 3, 345);
     assert_eq!(position.to_string().parse(), Ok(position));
-    assert!("12".parse::<Position>().is_err());
-    assert!("a-b".parse::<Position>().is_err());
+    assert_eq!("12-345".parse(), Ok(at(12, 0, 345)), "of an earlier version");
+    for wrong in ["12", "a-b-c", "1-2-3-4", ""] {
+        wrong.parse::<Position>().expect_err(wrong);
+    }
 }
 
 #[tokio::test]
