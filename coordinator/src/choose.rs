@@ -1,6 +1,6 @@
 //! Which run a request means: a new one, or one that is not finished.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use weir_ledger::{Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState, WindowOf};
 use weir_spec::{CommitMode, PipelineName};
 
@@ -68,7 +68,7 @@ pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, Eng
 }
 
 /// The run that is going on or was interrupted; else one that has failed half-way. By its state and not
-/// by its age: the clock may have been set back, and an old run may have been taken up last.
+/// by its age: an old run may have been taken up last.
 pub(crate) fn unfinished_run<'ledger>(
     ledger: &'ledger Ledger,
     pipeline: &PipelineName,
@@ -83,19 +83,7 @@ pub(crate) fn unfinished_run<'ledger>(
         // Those of a backfill's windows are its own affair.
         .filter(|(_, run)| matches!(run.state, RunState::Failed { .. }) && run.backfill.is_none())
         .filter(|(_, run)| run.may_have_committed() && !run.is_complete())
-        .max_by_key(|(_, run)| run.started_at)
-}
-
-/// When a run of the pipeline starts: now, or just behind the others if a clock has been set back since. Which
-/// run is a later one ([`loaded_since`]) decides whether rows are loaded a second time.
-pub(crate) fn start_time(
-    ledger: &Ledger,
-    pipeline: &PipelineName,
-    now: DateTime<Utc>,
-) -> DateTime<Utc> {
-    let others = ledger.runs.values().filter(|run| run.pipeline == *pipeline);
-    let latest = others.map(|run| run.started_at).max();
-    latest.map_or(now, |latest| now.max(latest + TimeDelta::milliseconds(1)))
+        .max_by_key(|(_, run)| run.order())
 }
 
 /// A later run whose rows a run would load again. The plan of a run is frozen, and with it where its
@@ -110,12 +98,12 @@ fn loaded_since<'ledger>(
     let is_incremental = reads_incrementally(run);
     (ledger.runs.iter())
         .filter(|(other, facts)| *other != id && facts.pipeline == run.pipeline)
-        .filter(|(_, facts)| facts.started_at >= run.started_at && may_show_rows(facts))
+        .filter(|(_, facts)| facts.order() >= run.order() && may_show_rows(facts))
         .filter(|(_, facts)| {
             let reads_the_same = facts.params == run.params && facts.window == run.window;
             (is_incremental && reads_incrementally(facts)) || reads_the_same
         })
-        .max_by_key(|(_, facts)| facts.started_at)
+        .max_by_key(|(_, facts)| facts.order())
         .map(|(other, _)| other)
 }
 
@@ -201,6 +189,7 @@ mod tests {
             request_id: None,
             backfill: None,
             started_at: DateTime::UNIX_EPOCH,
+            number: 0,
             state,
             sessions: 1,
             graph_hash: Some("graph".into()),
@@ -312,9 +301,9 @@ mod tests {
     }
 
     /// A run that feeds a sink, and may read incrementally.
-    fn feeding(state: RunState, committed: bool, incremental: bool, second: i64) -> RunFacts {
+    fn feeding(state: RunState, committed: bool, incremental: bool, number: u64) -> RunFacts {
         let mut facts = facts(state, committed);
-        facts.started_at = DateTime::from_timestamp(second, 0).expect("a time");
+        facts.number = number;
         let shape = &mut facts.stages[0].shape;
         shape.output = weir_ledger::StageOutputShape::Sink {
             node: weir_spec::NodeName::new("out"),
@@ -328,21 +317,27 @@ mod tests {
     }
 
     #[test]
-    fn a_run_starts_behind_all_others_though_the_clock_was_set_back() {
+    fn a_later_run_is_a_later_one_though_the_clock_was_set_back() {
         let at = |second| DateTime::from_timestamp(second, 0).expect("a time");
         let mut ledger = Ledger::default();
-        let run = feeding(failed(), true, true, 3_600);
-        let pipeline = run.pipeline.clone();
-        assert_eq!(start_time(&ledger, &pipeline, at(9)), at(9));
-        ledger.runs.insert(RunId("ahead".into()), run);
-        let later = start_time(&ledger, &pipeline, at(9));
-        assert!(later > at(3_600) && later < at(3_601), "{later}");
-        assert_eq!(start_time(&ledger, &pipeline, at(3_700)), at(3_700));
-        assert_eq!(start_time(&ledger, &PipelineName("other".into()), at(9)), at(9));
-        // So the run that has failed an hour ahead is not taken up behind one that has loaded its rows since.
-        let since = RunFacts { started_at: later, ..feeding(RunState::Running, true, true, 0) };
-        ledger.runs.insert(RunId("since".into()), since);
+        let ahead = feeding(failed(), true, true, 1);
+        ledger.runs.insert(RunId("ahead".into()), RunFacts { started_at: at(3_600), ..ahead });
+        // It is not taken up behind one that has loaded its rows since.
+        let since = feeding(RunState::Running, true, true, 2);
+        ledger.runs.insert(RunId("since".into()), RunFacts { started_at: at(9), ..since });
         assert!(resume_this(&ledger, "ahead").is_err());
+    }
+
+    /// Of a ledger that an earlier version has written.
+    #[test]
+    fn runs_without_numbers_are_ordered_by_their_times_and_come_before_those_with_them() {
+        let at = |second| DateTime::from_timestamp(second, 0).expect("a time");
+        let run = |number, second| RunFacts {
+            started_at: at(second),
+            ..feeding(failed(), true, true, number)
+        };
+        assert!(run(0, 9).order() > run(0, 8).order());
+        assert!(run(1, 8).order() > run(0, 9).order());
     }
 
     #[test]

@@ -184,6 +184,7 @@ mod tests {
             request_id: None,
             backfill: None,
             started_at: at(0),
+            number: 0,
             state: RunState::Running,
             sessions: 1,
             graph_hash: Some("graph".into()),

@@ -16,7 +16,7 @@ use weir_plan::StageGraph;
 use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
 
 use crate::abandon::{ask_targets, finish_run_commits, open_intents, open_run_commits};
-use crate::choose::{Choice, Wanted, choose, start_time, unfinished_run};
+use crate::choose::{Choice, Wanted, choose, unfinished_run};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
 use crate::lock::{BETWEEN_ASKING, Holder, PipelineLock, interrupt};
 use crate::params::complete_params;
@@ -216,7 +216,7 @@ impl Engine {
             self.abandon(store, files, epoch, &abandoned).await?;
         }
         self.clean_up_failed(store, files, epoch, &spec.pipeline).await?;
-        let at = start_time(&*store.ledger().await, &spec.pipeline, now());
+        let at = now();
         let run = new_run_id(at);
         let frozen = Frozen {
             run: run.0.clone(),

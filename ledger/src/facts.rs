@@ -35,6 +35,9 @@ pub struct Ledger {
     pub epoch: Option<EpochFacts>,
     pub pipelines: BTreeMap<PipelineName, PipelineFacts>,
     pub runs: BTreeMap<RunId, RunFacts>,
+    /// So many runs have been started.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub last_run_number: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub backfills: BTreeMap<BackfillId, BackfillFacts>,
     /// Runs by what clients have called the requests that have started, resumed or joined them.
@@ -122,7 +125,12 @@ pub struct RunFacts {
     /// The window that it loads, if it is of a backfill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<WindowOf>,
+    /// As its leader's clock said. Which of two runs is the later one is said by their numbers.
     pub started_at: DateTime<Utc>,
+    /// Of all runs of the ledger, from 1 on in the order in which they were started; 0: not known, from a version that
+    /// did not number them.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub number: u64,
     pub state: RunState,
     /// Processes that have worked on it.
     pub sessions: u32,
@@ -360,6 +368,11 @@ impl RunState {
 }
 
 impl RunFacts {
+    /// Greater for a run that was started later, whatever clocks say.
+    pub fn order(&self) -> (u64, DateTime<Utc>) {
+        (self.number, self.started_at)
+    }
+
     pub fn is_planned(&self) -> bool {
         self.graph_hash.is_some()
     }
@@ -513,5 +526,10 @@ impl SliceFacts {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
 fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+fn is_none_yet(number: &u64) -> bool {
     *number == 0
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorContext, Redactor, Secrets};
@@ -77,6 +77,10 @@ impl Place {
 
     /// A run that is in the ledger and has no session; its folder is written by [`Place::freeze`].
     async fn start_run(&self, leading: &Leading, pipeline: &str) -> RunId {
+        self.start_run_at(leading, pipeline, Utc::now()).await
+    }
+
+    async fn start_run_at(&self, leading: &Leading, pipeline: &str, at: DateTime<Utc>) -> RunId {
         let run = RunId(format!("{pipeline}-run"));
         let start = StartRun {
             epoch: leading.epoch,
@@ -88,7 +92,7 @@ impl Place {
             version: None,
             request_id: None,
             backfill: None,
-            at: Utc::now(),
+            at,
         };
         leading.append(Command::StartRun(start)).await.expect("the ledger is there");
         run
@@ -408,4 +412,16 @@ async fn a_coordinator_whose_ledger_has_ended_ends() {
     let (_, follows) = serving(&place, 1);
     let ended = tokio::time::timeout(Duration::from_secs(30), follows).await;
     assert!(matches!(ended, Ok(Ok(Err(ServeError::Ledger(_))))), "{ended:?}");
+}
+
+/// `now()` and `run.started_at` of a run are when it starts.
+#[tokio::test]
+async fn a_run_under_a_clock_that_was_ahead_makes_no_later_run_live_in_the_future() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let ahead = place.start_run_at(&leading, "p", Utc::now() + TimeDelta::days(1)).await;
+    leading.finish(&ahead, "no").await.expect("the ledger is there");
+    let run = place.submit(&leading, "p", "request").await;
+    let (before, facts) = (facts(&leading, &ahead).await, facts(&leading, &run).await);
+    assert!(facts.started_at <= Utc::now() && facts.order() > before.order(), "{facts:?}");
 }

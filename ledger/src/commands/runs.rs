@@ -57,6 +57,7 @@ impl StartRun {
         if let Some(request) = &self.request_id {
             ledger.requests.insert(request.clone(), self.run.clone());
         }
+        ledger.last_run_number += 1;
         ledger.runs.insert(
             self.run.clone(),
             RunFacts {
@@ -68,6 +69,7 @@ impl StartRun {
                 request_id: self.request_id.clone(),
                 backfill: self.backfill.clone(),
                 started_at: self.at,
+                number: ledger.last_run_number,
                 state: RunState::Running,
                 sessions: 1,
                 graph_hash: None,

@@ -137,6 +137,17 @@ fn a_pipeline_has_one_run_at_a_time() {
 }
 
 #[test]
+fn runs_are_numbered_as_they_start_whatever_the_clock_says() {
+    let mut book = Book::planned();
+    book.accept(&finish_run(1, &run_id(1), RunOutcome::Failed { error: "no".into() }));
+    let Command::StartRun(second) = start_run(1, &run_id(2)) else { unreachable!() };
+    book.accept(&Command::StartRun(StartRun { at: at(-3_600), ..second }));
+    let order = |number| book.ledger.run(&run_id(number)).expect("it has started").order();
+    assert!(order(2) > order(1));
+    assert_eq!((order(1).0, order(2).0), (1, 2));
+}
+
+#[test]
 fn resuming_a_failed_run_allows_its_failed_slices_again() {
     let run = run_id(1);
     let mut book = Book::planned();
