@@ -40,6 +40,9 @@ use crate::workers::{WorkError, Workers};
 /// costs them their open batch.
 const LONGEST_STOP: Duration = Duration::from_secs(15);
 
+/// Lost outputs in one entry of the ledger's log, which each member has to take at once.
+const MOST_LOST_AT_ONCE: usize = 5_000;
+
 /// Deciding takes at most the n-th part of the driver's time.
 const SHARE_OF_DECIDING: u32 = 5;
 
@@ -247,6 +250,7 @@ impl<'session> Driver<'session> {
                 "what lost executors had kept is computed again"
             );
             let run = session.run.clone();
+            let outputs = outputs.into_iter().take(MOST_LOST_AT_ONCE).collect();
             let lose = LoseOutputs { epoch: session.epoch, run, outputs };
             session.append(Command::LoseOutputs(lose)).await?;
         }

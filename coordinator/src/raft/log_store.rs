@@ -33,6 +33,10 @@ const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
 const DISK: &str = "disk";
 
+/// About how many bytes of entries go to a member in one message, which has to be on its disk within a heartbeat; an
+/// entry that is larger goes alone.
+const MESSAGE_BYTES: usize = 2 << 20;
+
 /// The most writes that share one transaction.
 const GROUP: usize = 1024;
 
@@ -64,11 +68,18 @@ struct Shared {
 /// What readers must see before it is on the disk.
 #[derive(Debug, Default)]
 struct Memory {
-    tail: BTreeMap<u64, Entry<Types>>,
+    tail: BTreeMap<u64, Weighed>,
     last: Option<LogId<MemberId>>,
     purged: Option<LogId<MemberId>>,
     /// Goes to the disk with the next transaction: it only saves work at the next start.
     committed: Option<LogId<MemberId>>,
+}
+
+/// An entry, and how many bytes of JSON it has.
+#[derive(Clone, Debug)]
+struct Weighed {
+    entry: Entry<Types>,
+    bytes: usize,
 }
 
 enum Write {
@@ -182,23 +193,43 @@ impl Shared {
         transaction.commit().map_err(io::Error::other)
     }
 
-    /// Entries on the disk and in the tail. The tail is looked at first: an entry that moves to the
-    /// disk meanwhile is then seen twice, not lost.
     fn read(&self, range: impl RangeBounds<u64>) -> io::Result<Vec<Entry<Types>>> {
+        self.read_within(range, usize::MAX)
+    }
+
+    /// Entries on the disk and in the tail, the first ones that together have no more bytes; one at least. The tail is looked
+    /// at first: an entry that moves to the disk meanwhile is then seen twice, not lost.
+    fn read_within(
+        &self,
+        range: impl RangeBounds<u64>,
+        most_bytes: usize,
+    ) -> io::Result<Vec<Entry<Types>>> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
         if is_empty(bounds) {
             return Ok(Vec::new());
         }
-        let tail: Vec<Entry<Types>> =
+        let tail: Vec<Weighed> =
             self.memory().tail.range(bounds).map(|(_, entry)| entry.clone()).collect();
-        let mut entries = BTreeMap::new();
+        let (mut entries, mut left) = (BTreeMap::new(), most_bytes);
         let transaction = self.database.begin_read().map_err(io::Error::other)?;
         let table = transaction.open_table(ENTRIES).map_err(io::Error::other)?;
         for found in table.range(bounds).map_err(io::Error::other)? {
             let (index, json) = found.map_err(io::Error::other)?;
-            entries.insert(index.value(), from_json(json.value())?);
+            let (index, json) = (index.value(), json.value());
+            if json.len() > left && !entries.is_empty() {
+                return Ok(entries.into_values().collect());
+            }
+            left = left.saturating_sub(json.len());
+            entries.insert(index, from_json(json)?);
         }
-        entries.extend(tail.into_iter().map(|entry| (entry.log_id.index, entry)));
+        for Weighed { entry, bytes } in tail {
+            let is_new = !entries.contains_key(&entry.log_id.index);
+            if is_new && bytes > left && !entries.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(if is_new { bytes } else { 0 });
+            entries.insert(entry.log_id.index, entry);
+        }
         Ok(entries.into_values().collect())
     }
 }
@@ -328,6 +359,16 @@ impl RaftLogReader<Types> for LogStore {
     ) -> Result<Vec<Entry<Types>>, StorageError<MemberId>> {
         self.shared.read(range).map_err(|error| read_failed(&error))
     }
+
+    /// For a message to another member.
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry<Types>>, StorageError<MemberId>> {
+        let read = self.shared.read_within(start..end, MESSAGE_BYTES);
+        read.map_err(|error| read_failed(&error))
+    }
 }
 
 impl RaftLogStorage<Types> for LogStore {
@@ -379,9 +420,10 @@ impl RaftLogStorage<Types> for LogStore {
             let mut memory = self.shared.memory();
             for entry in entries {
                 let json = to_json(&entry).map_err(|error| write_failed(&error))?;
-                encoded.push((entry.log_id.index, json));
+                let (index, bytes) = (entry.log_id.index, json.len());
+                encoded.push((index, json));
                 memory.last = Some(*entry.get_log_id());
-                memory.tail.insert(entry.log_id.index, entry);
+                memory.tail.insert(index, Weighed { entry, bytes });
             }
         }
         self.writes

@@ -20,8 +20,8 @@ use super::membership::{ChangeError, MemberState, Membership};
 use super::network::{Network, Way};
 use super::{Address, Commands, MemberId, RaftService, Types};
 
-/// Entries in one message. Each may have some MiB, and all of them must be on the other's disk within a
-/// heartbeat, or they are sent again.
+/// Entries in one message, if its bytes allow so many: all of them must be on the other's disk within a heartbeat, or
+/// they are sent again.
 const MAX_PAYLOAD_ENTRIES: u64 = 8;
 
 /// What a member is started with.

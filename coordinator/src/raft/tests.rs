@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::DateTime;
-use openraft::storage::{RaftSnapshotBuilder as _, RaftStateMachine as _, Snapshot};
+use openraft::storage::{
+    RaftLogReader as _, RaftLogStorageExt as _, RaftSnapshotBuilder as _, RaftStateMachine as _,
+    Snapshot,
+};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{ChangeMembers, CommittedLeaderId, Entry, EntryPayload, LogId, StorageError};
 use tempfile::TempDir;
@@ -23,6 +26,16 @@ use super::log_store::LogStore;
 use super::machine::LedgerMachine;
 use super::*;
 use crate::raft::member::RaftMember;
+
+fn begins_at(host: String) -> Command {
+    Command::NewEpoch(NewEpoch {
+        ledger_id: "ledger".to_owned(),
+        boot_id: "boot".to_owned(),
+        pid: 1,
+        host,
+        at: DateTime::UNIX_EPOCH,
+    })
+}
 
 struct Stores;
 
@@ -39,6 +52,35 @@ impl StoreBuilder<Types, LogStore, LedgerMachine, TempDir> for Stores {
 #[test]
 fn the_stores_pass_the_suite_of_openraft() {
     Suite::test_all(Stores).expect("every test passes");
+}
+
+/// One that has been silent for long, on a slow network.
+#[tokio::test]
+async fn a_message_to_a_member_has_as_many_entries_as_its_bytes_allow() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (mut log, _) = LogStore::open(&folder.path().join("log.redb")).expect("the log opens");
+    let entry = |index, bytes| {
+        let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+        let payload = match bytes {
+            0 => EntryPayload::Blank,
+            _ => EntryPayload::Normal(Commands(vec![begins_at("x".repeat(bytes))])),
+        };
+        Entry::<Types> { log_id, payload }
+    };
+    let sizes = [0, 900 << 10, 900 << 10, 900 << 10, 5 << 20, 0, 0];
+    let entries: Vec<_> = (1..).zip(sizes).map(|(index, bytes)| entry(index, bytes)).collect();
+    log.blocking_append(entries).await.expect("room");
+    let mut messages = Vec::new();
+    let mut next = 1;
+    while next <= 7 {
+        let read = log.limited_get_log_entries(next, 8).await.expect("they can be read");
+        let indexes: Vec<u64> = read.iter().map(|entry| entry.log_id.index).collect();
+        assert_eq!(indexes, (next..next + read.len() as u64).collect::<Vec<_>>());
+        next += read.len() as u64;
+        messages.push(read.len());
+    }
+    assert_eq!(messages, [3, 1, 1, 2]);
+    assert_eq!(log.try_get_log_entries(1..8).await.expect("they can be read").len(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

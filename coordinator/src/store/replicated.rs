@@ -1,5 +1,7 @@
 //! Appends to the replicated log: what waits together becomes one entry.
 
+use std::io;
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +20,8 @@ const LONGEST_APPEND: Duration = Duration::from_secs(10);
 /// hear nothing else, and elect.
 pub(super) const GROUP: usize = 512;
 
-/// About how many bytes an entry may have; what is larger goes alone.
-const ENTRY_BYTES: usize = 4 << 20;
+/// How many bytes of commands an entry may have; what is larger goes alone.
+const ENTRY_BYTES: usize = 1 << 20;
 
 /// Until the store is closed.
 pub(super) async fn write(member: Arc<RaftMember>, mut appends: Receiver<Append>) {
@@ -35,26 +37,44 @@ pub(super) async fn write(member: Arc<RaftMember>, mut appends: Receiver<Append>
         }
         let mut waiting = group.drain(..).peekable();
         while waiting.peek().is_some() {
-            let (mut commands, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while let Some(Append { command, reply }) = waiting.next_if(|next| {
-                bytes += weight(&next.command);
-                bytes <= ENTRY_BYTES || commands.is_empty()
-            }) {
-                commands.push(command);
-                replies.push(reply);
-            }
+            let (commands, replies) = next_entry(&mut waiting).into_iter().unzip();
             append(&member, commands, replies).await;
         }
     }
 }
 
-/// About how large a command is in the log.
-fn weight(command: &Command) -> usize {
-    match command {
-        Command::CommitIntent(_) | Command::PlanRun(_) | Command::PrepareSink(_) => {
-            serde_json::to_vec(command).map_or(0, |json| json.len())
-        }
-        _ => 512,
+type Waiting = (Command, oneshot::Sender<Result<Response, StoreError>>);
+
+/// What goes into one entry; one command at least.
+fn next_entry(waiting: &mut Peekable<impl Iterator<Item = Append>>) -> Vec<Waiting> {
+    let (mut entry, mut bytes) = (Vec::new(), 0);
+    while let Some(Append { command, reply }) = waiting.next_if(|next| {
+        bytes += json_bytes(&next.command);
+        bytes <= ENTRY_BYTES || entry.is_empty()
+    }) {
+        entry.push((command, reply));
+    }
+    entry
+}
+
+/// What a command takes in the log, and on its way to the others.
+fn json_bytes(command: &Command) -> usize {
+    let mut counted = Counted(0);
+    // Nothing is written, so that nothing can fail.
+    let _ = serde_json::to_writer(&mut counted, command);
+    counted.0
+}
+
+struct Counted(usize);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -87,5 +107,38 @@ async fn append(
                 let _ = reply.send(Err(error.clone()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_ledger::SetWatermark;
+    use weir_spec::{NodeName, PipelineName};
+
+    use super::*;
+
+    fn watermark(bytes: usize) -> Append {
+        let (reply, _) = oneshot::channel();
+        let set = SetWatermark {
+            epoch: 1,
+            pipeline: PipelineName("p".into()),
+            source: NodeName::new("s"),
+            value: "x".repeat(bytes),
+        };
+        Append { command: Command::SetWatermark(set), reply }
+    }
+
+    #[test]
+    fn an_entry_has_as_many_commands_as_its_bytes_allow_whatever_they_are() {
+        let sizes = [10, 300 << 10, 300 << 10, 300 << 10, 300 << 10, 5 << 20, 10, 10];
+        let mut waiting = sizes.into_iter().map(watermark).peekable();
+        let mut entries = Vec::new();
+        while waiting.peek().is_some() {
+            let entry = next_entry(&mut waiting);
+            let bytes: usize = entry.iter().map(|(command, _)| json_bytes(command)).sum();
+            assert!(bytes <= ENTRY_BYTES || entry.len() == 1, "{bytes}");
+            entries.push(entry.len());
+        }
+        assert_eq!(entries, [4, 1, 1, 2]);
     }
 }
