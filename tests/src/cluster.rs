@@ -69,7 +69,7 @@ impl Cluster {
 
     /// What the coordinators say, whoever of them answers.
     pub fn status(&self) -> Value {
-        self.run(&["cluster", "status", "--output", "json"]).json()
+        self.run(&["cluster", "status", "--hash", "--output", "json"]).json()
     }
 
     /// The name of the process that leads now. Waits for one.

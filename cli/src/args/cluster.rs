@@ -123,6 +123,9 @@ pub(crate) enum ClusterCommand {
     },
     /// Ask every coordinator for its part, and the leader for the executors.
     Status {
+        /// Also the hash of each coordinator's facts, which takes time when the ledger is large.
+        #[arg(long)]
+        hash: bool,
         #[command(flatten)]
         cluster: ClusterArgs,
     },

@@ -74,7 +74,7 @@ impl Client {
         let url = self.search.url().to_owned();
         let Ok(line) = self.line(&url) else { return };
         let mut cluster = ClusterClient::new(line);
-        let asking = cluster.status(StatusRequest {});
+        let asking = cluster.status(StatusRequest::default());
         if let Ok(Ok(answer)) = tokio::time::timeout(LONGEST_LESSON, asking).await {
             let urls = answer.into_inner().coordinators.into_iter();
             self.search.learn(urls.map(|coordinator| coordinator.url).collect());

@@ -31,13 +31,16 @@ impl Standing {
     }
 }
 
-/// Asks all at once, in the order of the URLs; with the coordinators that these name.
+/// Asks all at once, in the order of the URLs; with the coordinators that these name. The hash of its facts takes a
+/// coordinator some time.
 pub(crate) async fn standings(
     urls: &[String],
     access: &Access,
     patience: Duration,
+    with_hash: bool,
 ) -> Vec<Standing> {
-    let mut standings = ask(urls, access, patience).await;
+    let request = StatusRequest { with_hash };
+    let mut standings = ask(urls, access, patience, request).await;
     let mut others: Vec<String> = Vec::new();
     for answer in standings.iter().filter_map(|standing| standing.answer.as_ref().ok()) {
         for coordinator in &answer.coordinators {
@@ -48,16 +51,21 @@ pub(crate) async fn standings(
             }
         }
     }
-    standings.extend(ask(&others, access, patience).await);
+    standings.extend(ask(&others, access, patience, request).await);
     standings
 }
 
-async fn ask(urls: &[String], access: &Access, patience: Duration) -> Vec<Standing> {
+async fn ask(
+    urls: &[String],
+    access: &Access,
+    patience: Duration,
+    request: StatusRequest,
+) -> Vec<Standing> {
     let asked: Vec<_> = urls
         .iter()
         .map(|url| {
             let (url, access) = (url.clone(), access.clone());
-            tokio::spawn(async move { status_of(&url, &access, patience).await })
+            tokio::spawn(async move { status_of(&url, &access, patience, request).await })
         })
         .collect();
     let mut standings = Vec::new();
@@ -72,9 +80,10 @@ async fn status_of(
     url: &str,
     access: &Access,
     patience: Duration,
+    request: StatusRequest,
 ) -> Result<StatusResponse, String> {
     let mut cluster = ClusterClient::new(access.line(url)?);
-    match tokio::time::timeout(patience, cluster.status(StatusRequest {})).await {
+    match tokio::time::timeout(patience, cluster.status(request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(said(&status)),
         Err(_) => Err(format!("no answer within {:.0} s", patience.as_secs_f64())),

@@ -1,6 +1,6 @@
 //! What the services of one coordinator share.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tonic::Status;
 use tonic::metadata::MetadataValue;
@@ -17,31 +17,31 @@ pub(super) struct Node {
     pub(super) id: MemberId,
     pub(super) member: Arc<RaftMember>,
     leading: RwLock<Option<Arc<Leading>>>,
-    /// Of the facts at an index.
-    hash: Mutex<Option<(u64, String)>>,
+    /// Of the facts at an index. Held while it is made: who comes meanwhile waits for it, and most often takes it.
+    hash: tokio::sync::Mutex<Option<(u64, String)>>,
 }
 
 impl Node {
     pub(super) fn new(id: MemberId, member: Arc<RaftMember>) -> Self {
-        Self { id, member, leading: RwLock::default(), hash: Mutex::default() }
+        Self { id, member, leading: RwLock::default(), hash: tokio::sync::Mutex::default() }
     }
 
     /// Of the facts, with the index that they are at and their epoch. The ledger is not held while it is written
     /// out, and not even copied as long as nothing changes.
     pub(super) async fn facts(&self) -> (String, u64, u64) {
+        let mut known = self.hash.lock().await;
         let (ledger, applied, epoch) = {
             let (ledger, applied) = self.member.ledger_at().await;
             let epoch = ledger.current_epoch();
-            let known = self.hash.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some((_, hash)) = known.filter(|(index, _)| *index == ledger.last_index) {
-                return (hash, applied, epoch);
+            if let Some((_, hash)) = known.as_ref().filter(|(index, _)| *index == ledger.last_index)
+            {
+                return (hash.clone(), applied, epoch);
             }
             (ledger.clone(), applied, epoch)
         };
         let json = serde_json::to_vec(&ledger).expect("a ledger can be written as JSON");
         let hash = blake3::hash(&json).to_hex()[..32].to_owned();
-        let known = (ledger.last_index, hash.clone());
-        *self.hash.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        *known = Some((ledger.last_index, hash.clone()));
         (hash, applied, epoch)
     }
 

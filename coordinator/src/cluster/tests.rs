@@ -14,8 +14,11 @@ use weir_connectors::{ConnectorContext, Redactor, Secrets};
 use weir_executor::storage::Storage;
 use weir_ledger::{Command, PlanRun, RunFacts, RunId, RunState, StartRun};
 use weir_proto::internal::Hello;
+use weir_proto::v1::StatusRequest;
+use weir_proto::v1::cluster_server::Cluster as _;
 use weir_spec::PipelineSpec;
 
+use super::cluster_service::ClusterService;
 use super::leading::{Leading, Settings, unless_it_panics};
 use super::node::Node;
 use super::serve::{ServeError, lead_when_elected};
@@ -424,4 +427,22 @@ async fn a_run_under_a_clock_that_was_ahead_makes_no_later_run_live_in_the_futur
     let run = place.submit(&leading, "p", "request").await;
     let (before, facts) = (facts(&leading, &ahead).await, facts(&leading, &run).await);
     assert!(facts.started_at <= Utc::now() && facts.order() > before.order(), "{facts:?}");
+}
+
+/// To make it takes a copy of all facts.
+#[tokio::test]
+async fn only_who_asks_for_the_hash_of_the_facts_gets_it() {
+    let place = Place::new().await;
+    let (node, _serving) = serving(&place, 1);
+    wait_until("it leads", || node.is_leading().is_some()).await;
+    let service = ClusterService { node, redactor: Redactor::default() };
+    let status = async |with_hash| {
+        let request = tonic::Request::new(StatusRequest { with_hash });
+        service.status(request).await.expect("it answers").into_inner()
+    };
+    let (without, with) = (status(false).await, status(true).await);
+    assert!(without.state_hash.is_empty(), "{without:?}");
+    assert!(without.applied_index > 0 && without.epoch > 0, "{without:?}");
+    assert_eq!(with.state_hash.len(), 32);
+    assert_eq!(status(true).await.state_hash, with.state_hash);
 }

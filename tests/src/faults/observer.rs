@@ -150,7 +150,7 @@ async fn look(line: Channel, token: String, run: String) -> Result<Seen, Status>
 
 async fn status(line: Channel, token: String) -> Option<StatusResponse> {
     let mut cluster = ClusterClient::new(line);
-    let asking = cluster.status(with(&token, StatusRequest {}));
+    let asking = cluster.status(with(&token, StatusRequest { with_hash: true }));
     Some(tokio::time::timeout(PATIENCE, asking).await.ok()?.ok()?.into_inner())
 }
 

@@ -159,7 +159,7 @@ fn whoever_asks_for_too_much_is_told_when_to_come_again() {
         let asking: Vec<_> = (0..100)
             .map(|_| {
                 let mut cluster = cluster.clone();
-                tokio::spawn(async move { cluster.status(StatusRequest {}).await.err() })
+                tokio::spawn(async move { cluster.status(StatusRequest::default()).await.err() })
             })
             .collect();
         let mut refusal = None;

@@ -54,7 +54,8 @@ async fn until_it_has_left(name: &str, cluster: &ClusterArgs) -> Result<(), Fail
     let dir = cluster.dir.as_deref().map(absolute).transpose()?;
     let mut is_said = false;
     loop {
-        let standings = client::standings(&endpoints.urls, &endpoints.access, PATIENCE).await;
+        let standings =
+            client::standings(&endpoints.urls, &endpoints.access, PATIENCE, false).await;
         let leader = standings.iter().filter(|standing| standing.is_leader());
         let leader = leader.filter_map(|standing| standing.answer.as_ref().ok());
         if let Some(leader) = leader.max_by_key(|answer| answer.epoch) {

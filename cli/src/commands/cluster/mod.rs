@@ -42,7 +42,7 @@ pub(super) async fn cluster(global: &Global, command: ClusterCommand) -> Result<
             audit_log::audit_log(global, limit, &cluster).await
         }
         ClusterCommand::Token(command) => token::token(global, command).await,
-        ClusterCommand::Status { cluster } => status::status(global, &cluster).await,
+        ClusterCommand::Status { hash, cluster } => status::status(global, hash, &cluster).await,
     }
 }
 

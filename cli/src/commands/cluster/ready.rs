@@ -12,13 +12,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What is missing yet; `None` when a leader knows every executor as the process that it is now, and
 /// every coordinator answers.
 pub(super) async fn missing(file: &ClusterFile, access: &Access) -> Option<String> {
-    let standings = client::standings(&file.urls(), access, PATIENCE).await;
+    let standings = client::standings(&file.urls(), access, PATIENCE, false).await;
     missing_in(file, &standings)
 }
 
 /// As [`missing`], of one process alone: the others may be dead, and a coordinator without a leader.
 pub(super) async fn missing_of(file: &ClusterFile, access: &Access, name: &str) -> Option<String> {
-    let standings = client::standings(&file.urls(), access, PATIENCE).await;
+    let standings = client::standings(&file.urls(), access, PATIENCE, false).await;
     let mut alone = file.clone();
     alone.coordinators.retain(|entry| entry.process.name == name);
     alone.executors.retain(|entry| entry.process.name == name);

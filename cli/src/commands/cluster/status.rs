@@ -30,6 +30,7 @@ struct Coordinator {
     url: String,
     role: Role,
     applied_index: Option<u64>,
+    /// If it was asked for.
     state_hash: Option<String>,
     /// Why it is unreachable.
     error: Option<String>,
@@ -54,9 +55,16 @@ struct Executor {
 }
 
 /// Exit code 3 when none leads.
-pub(super) async fn status(global: &Global, cluster: &ClusterArgs) -> Result<ExitCode, Failure> {
+pub(super) async fn status(
+    global: &Global,
+    with_hash: bool,
+    cluster: &ClusterArgs,
+) -> Result<ExitCode, Failure> {
     let endpoints = Endpoints::required(cluster)?;
-    let standings = client::standings(&endpoints.urls, &endpoints.access, PATIENCE).await;
+    // A ledger of some hundred MB is not hashed within a moment.
+    let patience = if with_hash { PATIENCE * 10 } else { PATIENCE };
+    let standings =
+        client::standings(&endpoints.urls, &endpoints.access, patience, with_hash).await;
     let report = report(&standings, endpoints.file.as_ref());
     if global.output == Output::Json {
         output::json(&report)?;
@@ -91,7 +99,9 @@ fn report(standings: &[Standing], file: Option<&ClusterFile>) -> Report {
             url: standing.url.clone(),
             role,
             applied_index: answer.ok().map(|answer| answer.applied_index),
-            state_hash: answer.ok().map(|answer| answer.state_hash.clone()),
+            state_hash: (answer.ok())
+                .map(|answer| answer.state_hash.clone())
+                .filter(|hash| !hash.is_empty()),
             error: answer.err().cloned(),
         }
     });
