@@ -1,7 +1,7 @@
 //! `weir.v1.State`: watermarks, looked at and moved by hand.
 
 use tonic::{Request, Response, Status};
-use weir_ledger::{Command, Rejection, ResetWatermark, SetWatermark};
+use weir_ledger::{Command, NodeRole, Rejection, ResetWatermark, SetWatermark};
 use weir_proto::v1;
 use weir_proto::v1::state_server::State;
 use weir_spec::{NodeName, PipelineName};
@@ -13,6 +13,9 @@ use crate::EngineError;
 
 /// A cursor is a value of one column.
 const LONGEST_VALUE: usize = 64 << 10;
+
+/// Of a pipeline, or of a source.
+const LONGEST_NAME: usize = 256;
 
 /// Finds the leader, and says what has failed, as the service of runs does.
 #[derive(Clone, Debug)]
@@ -37,6 +40,7 @@ impl State for StateService {
         let v1::SetWatermarkRequest { pipeline, source, value, request_id } = request.into_inner();
         audit_log::about(&format!("{pipeline}/{source}"));
         check_request_id(&request_id)?;
+        check_names(&pipeline, &source)?;
         if source.is_empty() || value.len() > LONGEST_VALUE {
             return Err(Status::invalid_argument(format!(
                 "a watermark has a source and a value of at most {LONGEST_VALUE} bytes"
@@ -47,12 +51,11 @@ impl State for StateService {
         let subject = format!("{pipeline}/{source} (value {value_hash})");
         let request = requests::Request::new(&request_id, "State/SetWatermark", subject);
         let pipeline = PipelineName(pipeline);
-        let set = SetWatermark {
-            epoch: leading.epoch,
-            pipeline: pipeline.clone(),
-            source: NodeName::new(source),
-            value,
-        };
+        let source = NodeName::new(source);
+        let known = leading.check_source(&pipeline, &source).await;
+        known.map_err(|error| self.0.failed(&error))?;
+        let (epoch, name) = (leading.epoch, pipeline.clone());
+        let set = SetWatermark { epoch, pipeline: name, source, value };
         let moved = leading.move_watermark(request, Command::SetWatermark(set)).await;
         moved.map_err(|error| self.0.failed(&error))?;
         let state = leading.state(&pipeline).await;
@@ -66,6 +69,7 @@ impl State for StateService {
         let leading = self.0.leading().await?;
         let v1::ResetWatermarksRequest { pipeline, source, request_id } = request.into_inner();
         check_request_id(&request_id)?;
+        check_names(&pipeline, &source)?;
         let subject = format!("{pipeline}/{source}");
         audit_log::about(&subject);
         let request = requests::Request::new(&request_id, "State/ResetWatermarks", subject);
@@ -77,7 +81,50 @@ impl State for StateService {
     }
 }
 
+/// They stay in the ledger.
+fn check_names(pipeline: &str, source: &str) -> Result<(), Status> {
+    match pipeline.len() > LONGEST_NAME || source.len() > LONGEST_NAME {
+        true => Err(Status::invalid_argument(format!(
+            "the name of a pipeline or source has at most {LONGEST_NAME} bytes"
+        ))),
+        false => Ok(()),
+    }
+}
+
 impl Leading {
+    /// A watermark of something else would stay for ever, and move nothing. A pipeline that is not known has none at all.
+    async fn check_source(
+        &self,
+        pipeline: &PipelineName,
+        source: &NodeName,
+    ) -> Result<(), EngineError> {
+        let (is_pipeline, is_known) = self
+            .with_ledger(|ledger| {
+                let facts = ledger.pipelines.get(pipeline);
+                let has_one = facts.is_some_and(|facts| facts.watermarks.contains_key(source));
+                let runs = ledger.runs.values().filter(|run| run.pipeline == *pipeline);
+                let mut stages = runs.flat_map(|run| &run.stages);
+                let is_source = |role| matches!(role, Some(NodeRole::Source { .. }));
+                let has_read = stages.any(|stage| is_source(stage.role(source)));
+                (facts.is_some(), has_one || has_read)
+            })
+            .await;
+        if is_known || !is_pipeline {
+            return Ok(());
+        }
+        // None of its runs has come so far.
+        if !self.versions(pipeline).await.is_empty() {
+            let (_, registered) = self.registered(pipeline, 0).await?;
+            let parsed = weir_spec::parse(&registered.file_name, &registered.text);
+            if parsed.is_ok_and(|parsed| parsed.spec.sources.contains_key(source)) {
+                return Ok(());
+            }
+        }
+        Err(EngineError::NotFound(format!(
+            "source `{source}` of pipeline `{pipeline}`: neither its newest version nor a run of it has one"
+        )))
+    }
+
     async fn state(&self, pipeline: &PipelineName) -> Result<v1::PipelineState, EngineError> {
         self.with_ledger(|ledger| {
             let facts = ledger.pipelines.get(pipeline).ok_or_else(|| unknown(pipeline))?;

@@ -106,6 +106,9 @@ fn watermarks_are_shown_set_and_reset_on_a_cluster() {
     let show = || json(&cluster, &["state", "show", "p"]);
     let refused = cluster.run(&["state", "show", "p"]).expect_code(2);
     assert!(refused.stderr.contains("pipeline `p`"), "{}", refused.all());
+    // Of what is registered it may be set before the first run.
+    cluster.run(&["submit", "p.yaml"]).expect_code(0);
+    cluster.run(&["state", "set", "p", "a", "1"]).expect_code(0);
     cluster.run(&["submit", "p.yaml", "--wait"]).expect_code(0);
     assert_eq!(show(), json!({ "a": "3" }));
 
@@ -116,6 +119,13 @@ fn watermarks_are_shown_set_and_reset_on_a_cluster() {
     assert_eq!(cluster.wait(&run)["summary"]["rows_read"], 1);
     assert_eq!(show(), json!({ "a": "3" }));
 
+    // What no source is called would stay in the ledger.
+    let refused = cluster.run(&["state", "set", "p", "nosuch", "2"]).expect_code(2);
+    assert!(refused.stderr.contains("source `nosuch` of pipeline `p`"), "{}", refused.all());
+    let long = "x".repeat(300);
+    let refused = cluster.run(&["state", "set", "p", &long, "2"]).expect_code(2);
+    assert!(refused.stderr.contains("at most 256 bytes"), "{}", refused.all());
+    assert_eq!(show(), json!({ "a": "3" }));
     let refused = cluster.run(&["state", "reset", "p", "nosuch"]).expect_code(2);
     assert!(refused.stderr.contains("source `nosuch`"), "{}", refused.all());
     cluster.run(&["state", "reset", "p"]).expect_code(0);
