@@ -355,9 +355,10 @@ impl Node {
 
     fn linked(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Opened { welcome: Welcome { epoch, keeps_tasks, .. }, outgoing } => {
+            LinkEvent::Opened { welcome, outgoing } => {
+                let Welcome { epoch, keeps_tasks, tasks, .. } = welcome;
                 self.outgoing = Some(outgoing);
-                self.step(Event::Welcomed { epoch, keeps_tasks });
+                self.step(Event::Welcomed { epoch, keeps_tasks, tasks });
             }
             LinkEvent::Closed => {
                 self.outgoing = None;

@@ -36,6 +36,8 @@ pub enum Event {
     Welcomed {
         epoch: u64,
         keeps_tasks: bool,
+        /// Those that it keeps.
+        tasks: Vec<TaskId>,
     },
     Disconnected,
     Assigned(Box<Assign>),
@@ -71,7 +73,9 @@ pub enum Effect {
 impl State {
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         match event {
-            Event::Welcomed { epoch, keeps_tasks } => self.welcomed(epoch, keeps_tasks),
+            Event::Welcomed { epoch, keeps_tasks, tasks } => {
+                self.welcomed(epoch, keeps_tasks, &tasks)
+            }
             Event::Disconnected => {
                 self.is_connected = false;
                 Vec::new()
@@ -104,13 +108,14 @@ impl State {
         self.tasks.len()
     }
 
-    fn welcomed(&mut self, epoch: u64, keeps_tasks: bool) -> Vec<Effect> {
+    /// A task that the leader has given up while nothing could be told to this process is dropped as well.
+    fn welcomed(&mut self, epoch: u64, keeps_tasks: bool, tasks: &[TaskId]) -> Vec<Effect> {
         self.epoch = epoch;
         self.is_connected = true;
         self.put_off.clear();
         let mut effects = Vec::new();
         self.tasks.retain(|task, phase| {
-            let is_kept = keeps_tasks && task.epoch == epoch;
+            let is_kept = keeps_tasks && task.epoch == epoch && tasks.contains(task);
             if !is_kept && *phase == Phase::Running {
                 effects.push(Effect::Abort(task.clone()));
             }

@@ -254,6 +254,8 @@ impl Pool {
         };
         let (coordinators, is_to_leave) =
             (state.coordinators.clone(), state.to_leave.contains(&name));
+        let of_it = state.tasks.iter().filter(|(_, assigned)| assigned.executor == name);
+        let tasks = of_it.map(|(key, _)| task_id(key)).collect();
         let executor = state.executors.entry(name.clone()).or_insert_with(fresh);
         executor.heard = Instant::now();
         executor.is_to_leave = is_to_leave;
@@ -264,6 +266,7 @@ impl Pool {
             keeps_tasks: is_known,
             lease_millis: u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX),
             coordinators,
+            tasks,
         }));
         let executor = &state.executors[&name];
         for assigned in state.tasks.values().filter(|assigned| assigned.executor == name) {

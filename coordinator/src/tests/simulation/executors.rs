@@ -2,7 +2,7 @@
 
 use weir_executor::RowAccount;
 use weir_executor::node::state::{Effect, Event as NodeEvent, State};
-use weir_proto::internal::to_executor;
+use weir_proto::internal::{Welcome, to_executor};
 
 use super::network::FromExecutor;
 use super::tasks::Working;
@@ -162,7 +162,8 @@ impl World {
         let event = match message {
             to_executor::Message::Welcome(welcome) => {
                 self.processes[process].epoch = welcome.epoch;
-                NodeEvent::Welcomed { epoch: welcome.epoch, keeps_tasks: welcome.keeps_tasks }
+                let Welcome { epoch, keeps_tasks, tasks, .. } = welcome;
+                NodeEvent::Welcomed { epoch, keeps_tasks, tasks }
             }
             to_executor::Message::Assign(assign) => NodeEvent::Assigned(Box::new(assign)),
             to_executor::Message::Stop(stop) => {

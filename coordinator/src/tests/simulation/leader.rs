@@ -252,7 +252,9 @@ impl World {
         let known = at.executors.entry(process).or_insert_with(fresh);
         known.heard = heard;
         known.stream = Some(stream);
-        let mut messages = vec![welcome(at.epoch, is_known)];
+        let of_it = at.tasks.iter().filter(|assigned| assigned.process == process);
+        let tasks = of_it.map(|assigned| task_id(&assigned.key)).collect();
+        let mut messages = vec![welcome(at.epoch, is_known, tasks)];
         for assigned in at.tasks.iter().filter(|assigned| assigned.process == process) {
             messages.push(assign(&assigned.assign));
             if assigned.is_stopping {

@@ -157,12 +157,13 @@ impl World {
     }
 }
 
-pub(super) fn welcome(epoch: u64, keeps_tasks: bool) -> to_executor::Message {
+pub(super) fn welcome(epoch: u64, keeps_tasks: bool, tasks: Vec<TaskId>) -> to_executor::Message {
     to_executor::Message::Welcome(Welcome {
         epoch,
         keeps_tasks,
         lease_millis: 3_000,
         coordinators: Vec::new(),
+        tasks,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::copy_bidirectional;
@@ -46,12 +47,15 @@ pub(super) struct LeaderStream {
     outgoing: mpsc::Sender<Result<ToExecutor, Status>>,
     /// In progress events so far.
     rows: HashMap<NodeName, u64>,
+    /// On any stream.
+    assigned: Arc<Mutex<Vec<TaskId>>>,
 }
 
 struct Service {
     streams: mpsc::Sender<LeaderStream>,
     /// Refuses, and names this one.
     leader: Option<String>,
+    assigned: Arc<Mutex<Vec<TaskId>>>,
 }
 
 #[tonic::async_trait]
@@ -73,7 +77,8 @@ impl Executors for Service {
             return Err(Status::invalid_argument("the first message is no hello"));
         };
         let (outgoing, sent) = mpsc::channel(64);
-        let stream = LeaderStream { hello, incoming, outgoing, rows: HashMap::new() };
+        let (rows, assigned) = (HashMap::new(), Arc::clone(&self.assigned));
+        let stream = LeaderStream { hello, incoming, outgoing, rows, assigned };
         self.streams.send(stream).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(sent))))
     }
@@ -93,7 +98,8 @@ impl FakeLeader {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let (sender, streams) = mpsc::channel(16);
-        let service = ExecutorsServer::new(Service { streams: sender, leader });
+        let assigned = Arc::default();
+        let service = ExecutorsServer::new(Service { streams: sender, leader, assigned });
         let server = tokio::spawn(async move {
             let incoming = TcpIncoming::from(listener);
             let serving = Server::builder().add_service(service).serve_with_incoming(incoming);
@@ -121,11 +127,14 @@ impl LeaderStream {
     }
 
     pub(super) async fn welcome(&self, epoch: u64, keeps_tasks: bool) {
-        let welcome = Welcome { epoch, keeps_tasks, lease_millis: 3000, coordinators: Vec::new() };
+        let tasks = self.assigned.lock().expect("no panic").clone();
+        let coordinators = Vec::new();
+        let welcome = Welcome { epoch, keeps_tasks, lease_millis: 3000, coordinators, tasks };
         self.send(Message::Welcome(welcome)).await;
     }
 
     pub(super) async fn assign(&self, assign: &Assign) {
+        self.assigned.lock().expect("no panic").extend(assign.task.clone());
         self.send(Message::Assign(assign.clone())).await;
     }
 

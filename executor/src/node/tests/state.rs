@@ -36,7 +36,8 @@ impl State {
     }
 
     fn welcome(&mut self, epoch: u64, keeps_tasks: bool) -> Vec<Effect> {
-        self.step(Event::Welcomed { epoch, keeps_tasks })
+        let tasks = (0..9).map(|slice| task(slice, epoch)).collect();
+        self.step(Event::Welcomed { epoch, keeps_tasks, tasks })
     }
 }
 
@@ -126,6 +127,18 @@ fn a_leader_that_has_given_the_tasks_up_drops_them_in_the_same_epoch() {
     let mut state = running(1);
     assert_eq!(state.welcome(1, true), []);
     assert_eq!(state.task_count(), 1);
+}
+
+/// It has told that to a stream that was gone.
+#[test]
+fn a_task_that_was_given_up_while_nobody_was_heard_is_dropped() {
+    let mut state = running(3);
+    let (kept, ended) = (task(0, 1), task(2, 1));
+    state.report(&ended, end());
+    let welcomed = Event::Welcomed { epoch: 1, keeps_tasks: true, tasks: vec![kept.clone()] };
+    assert_eq!(state.step(welcomed), [Effect::Abort(task(1, 1))]);
+    assert_eq!(state.task_count(), 1);
+    assert_eq!(state.report(&kept, end()), [report(2, &kept, end())]);
 }
 
 #[test]
