@@ -163,16 +163,51 @@ pub(crate) fn read_stream(path: PathBuf) -> Result<SendableRecordBatchStream> {
     let reader = open(&path, 0).map_err(failed)?;
     let mut builder = RecordBatchReceiverStreamBuilder::new(reader.schema(), READ_AHEAD);
     let sender = builder.tx();
-    builder.spawn_blocking(move || {
-        for rows in reader {
-            let rows = rows.map_err(|cause| failed(read_error(&path, cause)))?;
-            if sender.blocking_send(Ok(rows)).is_err() {
-                break;
-            }
-        }
-        Ok(())
+    builder.spawn(async move {
+        let next = |reader: &mut FileReader<File>| reader.next().transpose();
+        let read = read_ahead(reader, next, |rows| {
+            let sender = sender.clone();
+            async move { sender.send(Ok(rows)).await.is_ok() }
+        });
+        read.await.map_err(|cause| failed(read_error(&path, cause)))
     });
     Ok(builder.build())
+}
+
+/// Hands on what a file has, piece by piece, until nobody takes it any more. Only to read a piece takes a thread: a merge has
+/// many files open, and of most of them it reads nothing for long.
+pub(super) async fn read_ahead<F, T, E, Handed>(
+    mut file: F,
+    next: impl Fn(&mut F) -> std::result::Result<Option<T>, E> + Copy + Send + 'static,
+    hand_on: impl Fn(T) -> Handed,
+) -> std::result::Result<(), E>
+where
+    F: Send + 'static,
+    T: Send + 'static,
+    E: Send + 'static,
+    Handed: Future<Output = bool>,
+{
+    loop {
+        let reading = tokio::task::spawn_blocking(move || {
+            let read = next(&mut file);
+            (file, read)
+        });
+        let read = match reading.await {
+            Ok((open, read)) => {
+                file = open;
+                read?
+            }
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The process ends.
+                Err(_) => return Ok(()),
+            },
+        };
+        let Some(piece) = read else { return Ok(()) };
+        if !hand_on(piece).await {
+            return Ok(());
+        }
+    }
 }
 
 pub(crate) fn read_error(path: &Path, cause: arrow::error::ArrowError) -> TaskError {

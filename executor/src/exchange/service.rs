@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
@@ -19,6 +20,7 @@ use tonic::transport::Server;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::files::read_ahead;
 use super::messages::FileMessages;
 use super::ticket::FileTicket;
 use crate::tls::{self, TlsFiles};
@@ -27,6 +29,9 @@ use crate::tls::{self, TlsFiles};
 const READ_AHEAD: usize = 2;
 /// Of one read from the disk.
 const READ_BYTES: usize = 256 * 1024;
+/// A reader that does not answer a ping within the timeout is gone, and with it what was read ahead for it.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A ticket is small.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
@@ -43,7 +48,11 @@ pub(crate) async fn serve(
     let service = FlightServiceServer::new(ExchangeService { root })
         .max_decoding_message_size(MAX_REQUEST_BYTES);
     let service = tonic::service::interceptor::InterceptedService::new(service, check);
-    let server = Server::builder().tcp_nodelay(true).add_service(service);
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .add_service(service);
     let stopped = async move { stop.cancelled().await };
     match tls {
         None => {
@@ -86,7 +95,7 @@ impl ExchangeService {
     }
 }
 
-/// The file's own messages: its batches are compressed already.
+/// The file's own messages: its batches are compressed already. No thread waits for who reads slowly.
 async fn stream_of(
     path: PathBuf,
 ) -> Result<BoxStream<'static, Result<FlightData, Status>>, Status> {
@@ -95,19 +104,16 @@ async fn stream_of(
         .await
         .map_err(|error| Status::internal(error.to_string()))?
         .map_err(|error| not_served(&path, &error))?;
+    let file = FileMessages::new(BufReader::with_capacity(READ_BYTES, file));
     let (sender, messages) = mpsc::channel(READ_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let mut file = FileMessages::new(BufReader::with_capacity(READ_BYTES, file));
-        loop {
-            let message = match file.next() {
-                Ok(Some(message)) => Ok(message),
-                Ok(None) => return,
-                Err(error) => Err(not_served(&path, &error)),
-            };
-            let is_last = message.is_err();
-            if sender.blocking_send(message).is_err() || is_last {
-                return;
-            }
+    tokio::spawn(async move {
+        let read = read_ahead(file, FileMessages::next, |message| {
+            let sender = sender.clone();
+            async move { sender.send(Ok(message)).await.is_ok() }
+        });
+        if let Err(error) = read.await {
+            // Who reads no more needs no reason.
+            let _ = sender.send(Err(not_served(&path, &error))).await;
         }
     });
     Ok(ReceiverStream::new(messages).boxed())

@@ -124,6 +124,39 @@ async fn streams_that_wait_keep_no_other_stream_from_its_end() {
     assert_eq!(read.expect("none waits for another"), [each; 8]);
 }
 
+/// Of local files as well as of those that others keep, to either side.
+#[test]
+fn files_that_are_open_and_not_read_take_no_threads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()
+        .expect("threads can be started");
+    let reading = async {
+        let server = Server::start().await;
+        let mut elsewhere = server.places("two");
+        let root = server.root.path().join("elsewhere");
+        elsewhere.keeping.as_mut().expect("it keeps").0.root = root;
+        for (places, attempt) in [(server.places("one"), 1), (elsewhere, 2)] {
+            let mut streams = Vec::new();
+            for number in 0..6 {
+                let output = server.write(&format!("{number}-1-{attempt}"), 0..4 * ROWS);
+                let inputs = [(StageId(4), vec![output])].into();
+                let files = places.files_of(&inputs, StageId(4), 2).expect("it is there");
+                let mut stream = read_files(files, "reader", |_| {});
+                stream.try_next().await.expect("readable").expect("it has rows");
+                streams.push(stream);
+            }
+            for stream in streams.into_iter().rev() {
+                stream.try_collect::<Vec<_>>().await.expect("readable");
+            }
+        }
+    };
+    let read = async { tokio::time::timeout(Duration::from_secs(60), reading).await };
+    runtime.block_on(read).expect("none waits for the thread of another");
+}
+
 #[tokio::test]
 async fn rows_that_are_gone_are_no_fault_of_the_reader() {
     let server = Server::start().await;
