@@ -18,7 +18,7 @@ use super::access::{ANYBODY, Bootstrap, Caller, Named, Needed, Refused, check, n
 use super::audit_log::{self, Refusals};
 use super::deadline::{self, Bounded};
 use super::node::Node;
-use super::quota::Quotas;
+use super::quota::{Call as HeldCall, Quotas};
 
 /// Wraps all services of a coordinator.
 #[derive(Clone, Debug)]
@@ -98,9 +98,9 @@ where
                 }
                 return Ok(status.into_http());
             }
-            let answer = match audit_log::is_change(&call.path) {
-                true => access.change(who, &call.path, inner, request).await?,
-                false => inner.call(request).await?,
+            let (answer, held) = match audit_log::is_change(&call.path) {
+                true => access.change(who, &call.path, inner, request, held).await?,
+                false => (inner.call(request).await?, Some(held)),
             };
             log_if_too_large(&call.path, call.peer, &answer);
             let rest = rest.map(|rest| rest.saturating_sub(began.elapsed()));
@@ -188,14 +188,15 @@ impl Access {
         }
     }
 
-    /// A change that has begun is made and noted, also when its client goes away.
+    /// A change that has begun is made and noted, also when its client goes away; until then it is one of his calls.
     async fn change<S>(
         &self,
         who: String,
         path: &str,
         mut inner: S,
         request: Request<Body>,
-    ) -> Result<Response<Body>, S::Error>
+        held: HeldCall,
+    ) -> Result<(Response<Body>, Option<HeldCall>), S::Error>
     where
         S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
         S::Future: Send,
@@ -208,9 +209,10 @@ impl Access {
                     .map_or(Code::Ok, |status| status.code()),
                 Err(_) => Code::Unknown,
             };
-            audit_log::noted(&node, who, &path, inner.call(request), code).await
+            let answer = audit_log::noted(&node, who, &path, inner.call(request), code).await;
+            answer.map(|answer| (answer, Some(held)))
         });
-        let panicked = |_| Ok(Status::internal("the change has panicked").into_http());
+        let panicked = |_| Ok((Status::internal("the change has panicked").into_http(), None));
         changing.await.unwrap_or_else(panicked)
     }
 }

@@ -1,6 +1,6 @@
 //! What a leader does about runs, without executors: sessions plan, and then wait for places.
 
-mod refusals;
+mod callers;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
