@@ -2,7 +2,7 @@
 //! itself, as CANCELLED, and streams never.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -64,11 +64,14 @@ impl<Held: Unpin> http_body::Body for Bounded<Held> {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
-            return Poll::Ready(frame);
+        // First: a body that always has more to say is to end as well.
+        let is_over = this
+            .deadline
+            .as_mut()
+            .is_some_and(|deadline| deadline.as_mut().poll(context).is_ready());
+        if !is_over {
+            return Pin::new(body).poll_frame(context);
         }
-        let Some(deadline) = &mut this.deadline else { return Poll::Pending };
-        ready!(deadline.as_mut().poll(context));
         this.body = None;
         // What a stream ends with.
         let mut trailers = HeaderMap::new();
@@ -108,6 +111,29 @@ mod tests {
             assert_eq!(parsed(wrong), None, "{wrong}");
         }
         assert_eq!(of(&HeaderMap::new()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_always_has_more_ends_at_its_deadline() {
+        struct Ready;
+        impl http_body::Body for Ready {
+            type Data = Bytes;
+            type Error = Status;
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"more")))))
+            }
+        }
+        let mut body = Bounded::body(Body::new(Ready), Some(Duration::from_secs(3)), ());
+        let mut next = async || {
+            let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+            frame.await.map(|frame| frame.expect("a frame").is_trailers())
+        };
+        assert_eq!(next().await, Some(false));
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!((next().await, next().await), (Some(true), None));
     }
 
     #[tokio::test(start_paused = true)]
