@@ -20,6 +20,9 @@ impl std::fmt::Debug for Bootstrap {
 /// Who calls without having to say who he is.
 pub(super) const ANYBODY: &str = "anybody";
 
+/// Who has the secret of [`Bootstrap`].
+pub(super) const BOOTSTRAP: &str = "bootstrap";
+
 /// What a method asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needed {
@@ -169,7 +172,7 @@ fn known<'known>(
 ) -> Option<(&'known str, Role)> {
     let hash = hash(token);
     if bootstrap.0.as_ref().is_some_and(|given| self::hash(given) == hash) {
-        return Some(("bootstrap", Role::Admin));
+        return Some((BOOTSTRAP, Role::Admin));
     }
     (tokens.iter())
         .find(|(_, facts)| facts.hash == hash)

@@ -10,7 +10,7 @@ use weir_ledger::{Command, CreateToken, Rejection, RevokeToken, Role};
 use weir_proto::v1;
 use weir_proto::v1::cluster_server::Cluster;
 
-use super::access::hash;
+use super::access::{ANYBODY, BOOTSTRAP, hash};
 use super::leading::Leading;
 use super::node::Node;
 use super::{audit_log, convert, draining, members};
@@ -120,13 +120,7 @@ impl Cluster for ClusterService {
         let role = role(request.get_ref().role())?;
         let name = request.into_inner().name;
         audit_log::about(&name);
-        let is_name = (1..=64).contains(&name.len())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        if !is_name {
-            return Err(Status::invalid_argument(
-                "a token's name has 1 to 64 letters, digits, `-`, `_` or `.`",
-            ));
-        }
+        check_token_name(&name)?;
         // 244 random bits.
         let token = format!("weir_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         let (epoch, hash, at) = (leading.epoch, hash(&token), Utc::now());
@@ -192,11 +186,43 @@ impl ClusterService {
     }
 }
 
+fn check_token_name(name: &str) -> Result<(), Status> {
+    let is_name = (1..=64).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if !is_name {
+        return Err(Status::invalid_argument(
+            "a token's name has 1 to 64 letters, digits, `-`, `_` or `.`",
+        ));
+    }
+    // Who has one of these names without such a token shares nothing with its holder.
+    if [BOOTSTRAP, ANYBODY].contains(&name) {
+        return Err(Status::invalid_argument(format!(
+            "`{name}` is what callers without a token of the ledger are called: choose another name"
+        )));
+    }
+    Ok(())
+}
+
 fn role(role: v1::TokenRole) -> Result<Role, Status> {
     match role {
         v1::TokenRole::Viewer => Ok(Role::Viewer),
         v1::TokenRole::Operator => Ok(Role::Operator),
         v1::TokenRole::Admin => Ok(Role::Admin),
         v1::TokenRole::Unspecified => Err(Status::invalid_argument("the token's role is missing")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_called_as_nobody_else_is() {
+        for name in ["olga", "ci-7", "a.b_c", &"x".repeat(64)] {
+            check_token_name(name).expect(name);
+        }
+        for name in ["", "a b", "ä", &"x".repeat(65), "bootstrap", "anybody"] {
+            check_token_name(name).expect_err(name);
+        }
     }
 }
