@@ -333,7 +333,8 @@ impl Ledger {
     /// Processes of executors that keep rows which a run has still to read.
     pub fn holders_needed(&self) -> BTreeSet<Holder> {
         let runs = self.runs.values().filter(|run| run.state == RunState::Running);
-        runs.flat_map(RunFacts::holders_needed).collect()
+        let needed: BTreeSet<&Holder> = runs.flat_map(RunFacts::holders_needed).collect();
+        needed.into_iter().cloned().collect()
     }
 
     pub fn watermark(&self, pipeline: &PipelineName, source: &NodeName) -> Option<&str> {
@@ -399,11 +400,13 @@ impl RunFacts {
     }
 
     /// Who keeps what an unfinished stage reads, or may read when it begins again.
-    fn holders_needed(&self) -> impl Iterator<Item = Holder> + '_ {
+    fn holders_needed(&self) -> impl Iterator<Item = &Holder> {
         let unfinished = self.stages.iter().filter(|stage| !stage.is_complete());
         let read = unfinished.flat_map(|stage| &stage.shape.inputs);
-        let slices = read.filter_map(|stage| self.stage(*stage)).flat_map(|stage| &stage.slices);
-        slices.filter_map(|slice| slice.exchange.as_ref()?.holder.clone())
+        let stages = read.filter_map(|stage| self.stage(*stage));
+        let held = stages.filter(|stage| stage.slices.are_held());
+        let slices = held.flat_map(|stage| &stage.slices);
+        slices.filter_map(|slice| slice.exchange.as_ref()?.holder.as_ref())
     }
 
     /// Whether every slice is finished and every sink visible.
