@@ -43,7 +43,8 @@ pub(super) async fn undrain(
     if global.output == Output::Json {
         output::json(&serde_json::json!({ "executor": name, "changed": is_new }))?;
     } else {
-        output::line(&format!("{name} may take tasks"))?;
+        let text = "if it has left, or was just about to, start it again";
+        output::line(&format!("{name} may take tasks; {text}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
