@@ -1,4 +1,4 @@
-//! Does the ledger add up, and do the targets agree with it?
+//! `weir audit`: does the ledger add up, and do the targets agree with it? (What clients have changed is `cluster::audit_log`.)
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! `max_errors`: how many rejected rows a run may have before it fails.
+//! `max_errors`: how many rejected rows a run may have before it fails. (What tasks and clients may use at once is in
+//! `connection_limits` and `cluster::quota`.)
 
 use weir_ledger::RunFacts;
 use weir_plan::{NodeCounts, RowAccount};

@@ -16,10 +16,10 @@ use crate::EngineError;
 /// runs/<run>/spec.json             the pipeline, `env` and `secret` templates unrendered
 /// runs/<run>/plan/<hash>.json      the frozen stage graph
 /// runs/<run>/ended.json            of a backfill's window: its facts, which the ledger forgets
-/// runs/<run>/log/<epoch>-<segment>.jsonl          what happened, for people; clusters only
+/// runs/<run>/log/<epoch>-<session>-<line>.jsonl   what happened, for people; clusters only
 /// runs/<run>/progress/ dead-letters/ exchange/     see weir_executor::RunFolder
 /// backfills/<id>.json              what a backfill was created with; clusters only
-/// versions/<hash>.json             what was registered; clusters only
+/// versions/<hash>-<random>.json    what was registered, each time that it was; clusters only
 /// ```
 #[derive(Clone, Debug)]
 pub(crate) struct PipelineFiles(Storage);

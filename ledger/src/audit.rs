@@ -1,4 +1,4 @@
-//! Does the row account of a run add up?
+//! Does the row account of a run add up? (What clients have changed is `client_changes`.)
 
 use weir_plan::{NodeCounts, StageId};
 use weir_spec::NodeName;

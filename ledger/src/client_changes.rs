@@ -1,4 +1,4 @@
-//! Who has changed what: for people, and nothing else follows from it.
+//! Who has changed what, `weir cluster audit-log`: for people, and nothing else follows from it.
 
 use std::collections::VecDeque;
 

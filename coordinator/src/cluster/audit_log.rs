@@ -1,5 +1,5 @@
 //! Notes in the ledger of what clients change, or want to: who, what, about what, and whether it was done. No part of
-//! a request but the name of what it was about comes here.
+//! a request but the name of what it was about comes here. (Whether rows add up is `crate::audit`.)
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

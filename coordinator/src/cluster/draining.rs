@@ -1,4 +1,5 @@
-//! Executors that an admin sends away, or wants back.
+//! Executors that an admin sends away, or wants back: what he asks for, as a fact. What follows for those that are here is
+//! in `pool::draining`.
 
 use tonic::Status;
 use weir_ledger::{Command, SetDraining};

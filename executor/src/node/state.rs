@@ -20,7 +20,8 @@ pub struct State {
     /// By number, which is also the order in which they were made.
     unanswered: BTreeMap<u64, Report>,
     last_number: u64,
-    /// Ends that the leader could not put down.
+    /// Ends that a leader has answered without taking them. Leaders take every end at once, before it is in the ledger: an
+    /// end that is lost with a leader is lost with its epoch.
     put_off: BTreeSet<u64>,
 }
 

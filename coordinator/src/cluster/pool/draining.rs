@@ -1,5 +1,6 @@
 //! Executors that an admin wants to leave: they get nothing more, end what they have, serve what they keep, and are
-//! told when nothing is left.
+//! told when nothing is left. That they are to leave is a fact in the ledger, unlike that of a process which was asked to end
+//! (SIGTERM), which says so in its heartbeats.
 
 use std::collections::BTreeSet;
 

@@ -88,9 +88,9 @@ struct Executor {
     hello: Hello,
     /// A process that was given up and joins again has another one: its former places are gone.
     registration: u64,
-    /// Its process was asked to end.
+    /// Its process was asked to end, and says so.
     is_draining: bool,
-    /// An admin wants it to leave; and it has been told that it can.
+    /// An admin wants it to leave (`Ledger::draining`); and it has been told that it can.
     is_to_leave: bool,
     may_leave: bool,
     heard: Instant,
