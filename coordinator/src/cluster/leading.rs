@@ -106,7 +106,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Nothing of the run will be read again.
     pub(crate) fn run_over(&self, run: &RunId, frozen: &Frozen) {
-        self.pool.run_over(&run_folder(run, frozen));
+        self.pool.run_over(&run_folder(run, &frozen.pipeline));
     }
 
     pub(crate) fn workers(
@@ -120,7 +120,7 @@ impl Cluster {
             run: run.clone(),
             share: self.share.clone(),
             pipeline: frozen.pipeline.clone(),
-            folder: run_folder(run, frozen),
+            folder: run_folder(run, &frozen.pipeline),
             graph_hash,
             base_dir: frozen.base_dir.clone(),
             checkpoint_every: frozen.spec.checkpoint.every,
@@ -342,6 +342,17 @@ impl Leading {
         }
     }
 
+    /// Executors remove what they keep of runs that are over, however these have ended and whoever led then.
+    pub(super) async fn tell_runs_in_use(&self) {
+        let in_use: Vec<String> = self
+            .with_ledger(|ledger| {
+                let runs = ledger.runs.iter().filter(|(_, run)| may_go_on(run));
+                runs.map(|(id, run)| run_folder(id, &run.pipeline.0)).collect()
+            })
+            .await;
+        self.pool.set_in_use(&in_use);
+    }
+
     /// `None` when nobody works on the run.
     pub(super) fn watch(&self, run: &RunId) -> Option<broadcast::Receiver<Update>> {
         self.sessions().get(run).map(|running| running.updates.subscribe())
@@ -544,8 +555,18 @@ fn end_of(result: &Result<(), EngineError>) -> Entry {
 }
 
 /// In the storage, and where executors keep rows.
-fn run_folder(run: &RunId, frozen: &Frozen) -> String {
-    format!("{}/runs/{run}", frozen.pipeline)
+/// In the storage, and where executors keep rows.
+fn run_folder(run: &RunId, pipeline: &str) -> String {
+    format!("{pipeline}/runs/{run}")
+}
+
+/// Whether somebody may still read what executors keep of a run.
+fn may_go_on(run: &RunFacts) -> bool {
+    match run.state {
+        RunState::Running => true,
+        RunState::Failed { .. } => !run.cleaned_up,
+        RunState::Succeeded { .. } | RunState::Abandoned { .. } => false,
+    }
 }
 
 pub(super) async fn unless_it_panics(

@@ -52,6 +52,9 @@ const BEFORE_NEXT: Duration = Duration::from_millis(300);
 /// After one that must not begin.
 const AFTER_REFUSAL: Duration = Duration::from_secs(3);
 
+/// Executors hear every so often of which runs something is still to be kept.
+const BETWEEN_TELLING: Duration = Duration::from_secs(10);
+
 /// A leader to whom no majority has answered for this long gives up: the others may have elected, and
 /// executors stay with whom they hear.
 const LONGEST_ALONE: Duration = Duration::from_secs(3);
@@ -322,6 +325,7 @@ async fn lead(
     let _keeping = AbortOnDropHandle::new(keeping);
     let mut expiry = looks();
     let mut looked_at = Instant::now();
+    let mut told_at = looked_at;
     while node.member.leader() == Some(node.id) {
         tokio::select! {
             biased;
@@ -335,6 +339,10 @@ async fn lead(
                 looked_at = Instant::now();
                 leading.pool.set_coordinators(node.urls());
                 leading.let_executors_leave().await;
+                if told_at.elapsed() > BETWEEN_TELLING {
+                    leading.tell_runs_in_use().await;
+                    told_at = Instant::now();
+                }
                 if node.member.since_majority().is_some_and(|since| since > LONGEST_ALONE) {
                     tracing::warn!(id = node.id, "no majority of the coordinators answers");
                     break;

@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorContext, Redactor, Secrets};
 use weir_executor::storage::Storage;
-use weir_ledger::{Command, PlanRun, RunFacts, RunId, RunState, StartRun};
+use weir_ledger::{Command, FinishRun, PlanRun, RunFacts, RunId, RunOutcome, RunState, StartRun};
 use weir_proto::internal::Hello;
+use weir_proto::internal::to_executor::Message;
 use weir_proto::v1::StatusRequest;
 use weir_proto::v1::cluster_server::Cluster as _;
 use weir_spec::PipelineSpec;
@@ -445,4 +446,31 @@ async fn only_who_asks_for_the_hash_of_the_facts_gets_it() {
     assert!(without.applied_index > 0 && without.epoch > 0, "{without:?}");
     assert_eq!(with.state_hash.len(), 32);
     assert_eq!(status(true).await.state_hash, with.state_hash);
+}
+
+#[tokio::test]
+async fn executors_are_told_which_runs_may_go_on() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let goes_on = place.start_run(&leading, "goes-on").await;
+    let failed = place.start_run(&leading, "failed").await;
+    let over = place.start_run(&leading, "over").await;
+    for run in [&failed, &over] {
+        leading.finish(run, "no").await.expect("the ledger is there");
+    }
+    let (epoch, outcome, at) = (leading.epoch, RunOutcome::Abandoned, Utc::now());
+    let abandon = Command::FinishRun(FinishRun { epoch, run: over, outcome, at });
+    leading.append(abandon).await.expect("it can be given up");
+    let hello = Hello { executor: "a".to_owned(), boot_id: "boot".to_owned(), ..Hello::default() };
+    let (_, mut messages) = leading.pool.join(hello).expect("it leads");
+    leading.tell_runs_in_use().await;
+    let mut told = None;
+    while let Ok(message) = messages.try_recv() {
+        if let Some(Message::RunsInUse(in_use)) = message.expect("no refusal").message {
+            told = Some(in_use.run_folders);
+        }
+    }
+    let folders = [("failed", failed), ("goes-on", goes_on)];
+    let folders = folders.map(|(pipeline, run)| format!("{pipeline}/runs/{run}"));
+    assert_eq!(told.as_deref(), Some(&folders[..]));
 }

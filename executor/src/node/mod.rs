@@ -377,6 +377,9 @@ impl Node {
                 to_executor::Message::RunOver(over) => {
                     self.tasks.runner.run_over(&over.run_folder);
                 }
+                to_executor::Message::RunsInUse(in_use) => {
+                    self.tasks.runner.keep_only(&in_use.run_folders);
+                }
                 to_executor::Message::Leave(_) => self.may_leave = true,
                 // Only the first message of a stream means anything as a welcome, and the link itself looks for
                 // the coordinators.

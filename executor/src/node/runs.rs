@@ -1,10 +1,10 @@
 //! The runs whose tasks this executor has or has had a moment ago.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, fs, io};
 
 use indexmap::IndexMap;
 use tokio::sync::OnceCell;
@@ -119,6 +119,22 @@ impl Runs {
         }
     }
 
+    /// What is kept of runs that are neither named nor open here. A run has its folder before its first task is done, and is
+    /// open for some time behind its last one.
+    pub(super) fn forget_others(&mut self, run_folders: &[String]) {
+        let kept = match kept_runs(&self.keeping.root) {
+            Ok(kept) => kept,
+            Err(error) => return tracing::warn!(%error, "what is kept cannot be looked at"),
+        };
+        for run_folder in kept {
+            let is_open = self.open.keys().any(|key| key.run_folder == run_folder);
+            if !is_open && !run_folders.contains(&run_folder) {
+                tracing::info!(run_folder, "rows of a run that is over are removed");
+                self.forget(&run_folder);
+            }
+        }
+    }
+
     /// Forgets runs without tasks: their sources and the graph.
     pub(super) fn drop_idle(&mut self, now: Instant) {
         self.open.retain(|_, entry| {
@@ -133,6 +149,27 @@ impl Runs {
     pub(super) fn count(&self) -> usize {
         self.open.len()
     }
+}
+
+/// The folders of runs of which something is kept.
+fn kept_runs(root: &Path) -> io::Result<Vec<String>> {
+    let mut runs = Vec::new();
+    for pipeline in names_in(root)? {
+        for run in names_in(&root.join(&pipeline).join("runs"))? {
+            runs.push(format!("{pipeline}/runs/{run}"));
+        }
+    }
+    Ok(runs)
+}
+
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    // What is called otherwise is none of ours.
+    let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().into_string());
+    entries.map(name).filter_map(|name| name.map(Result::ok).transpose()).collect()
 }
 
 impl OpenRun {

@@ -27,6 +27,9 @@ pub trait TaskRunner: Send + fmt::Debug {
     /// Nobody will read again what is kept of the run.
     fn run_over(&mut self, run_folder: &str);
 
+    /// Nobody will read again what is kept of other runs, apart from those that tasks have been given of.
+    fn keep_only(&mut self, run_folders: &[String]);
+
     /// Some time has passed.
     fn tick(&mut self, now: Instant);
 }
@@ -160,6 +163,10 @@ impl TaskRunner for Runs {
 
     fn run_over(&mut self, run_folder: &str) {
         self.forget(run_folder);
+    }
+
+    fn keep_only(&mut self, run_folders: &[String]) {
+        self.forget_others(run_folders);
     }
 
     fn tick(&mut self, now: Instant) {

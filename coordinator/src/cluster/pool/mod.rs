@@ -27,7 +27,9 @@ use weir_executor::{ProgressEvent, Task, TaskOutcome};
 use weir_ledger::{RunId, SliceAttempt};
 use weir_plan::Holder;
 use weir_proto::internal::to_executor::Message;
-use weir_proto::internal::{Assign, Coordinators, Hello, RunOver, Stop, ToExecutor, Welcome};
+use weir_proto::internal::{
+    Assign, Coordinators, Hello, RunOver, RunsInUse, Stop, ToExecutor, Welcome,
+};
 use weir_proto::v1;
 
 use super::place::{Candidate, InUse, NoPlace, Standing, may_use, place};
@@ -533,6 +535,14 @@ impl Pool {
     pub(super) fn run_over(&self, run_folder: &str) {
         for executor in self.state().executors.values() {
             executor.send(Message::RunOver(RunOver { run_folder: run_folder.to_owned() }));
+        }
+    }
+
+    /// Nor of runs that are not named.
+    pub(super) fn set_in_use(&self, run_folders: &[String]) {
+        for executor in self.state().executors.values() {
+            let run_folders = run_folders.to_vec();
+            executor.send(Message::RunsInUse(RunsInUse { run_folders }));
         }
     }
 

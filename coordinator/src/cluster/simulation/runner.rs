@@ -62,6 +62,8 @@ impl TaskRunner for VirtualRunner {
 
     fn run_over(&mut self, _run_folder: &str) {}
 
+    fn keep_only(&mut self, _run_folders: &[String]) {}
+
     fn tick(&mut self, _now: Instant) {}
 }
 

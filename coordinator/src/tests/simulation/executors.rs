@@ -172,7 +172,8 @@ impl World {
             to_executor::Message::Answer(answer) => NodeEvent::Answered(answer),
             to_executor::Message::RunOver(_)
             | to_executor::Message::Coordinators(_)
-            | to_executor::Message::Leave(_) => return,
+            | to_executor::Message::Leave(_)
+            | to_executor::Message::RunsInUse(_) => return,
         };
         self.node_event(process, event);
     }

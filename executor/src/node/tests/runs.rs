@@ -54,3 +54,29 @@ fn a_run_is_shared_by_its_tasks_and_forgotten_some_time_after_the_last() {
     assert_eq!(count_after(150), 1);
     assert_eq!(count_after(200), 0);
 }
+
+#[tokio::test]
+async fn what_is_kept_of_runs_that_are_over_is_removed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut runs = runs(folder.path());
+    runs.forget_others(&[]);
+    let kept = |run_folder: &str| folder.path().join("exchange").join(run_folder);
+    for run_folder in ["p/runs/goes-on", "p/runs/failed", "p/runs/open", "q/runs/cancelled"] {
+        std::fs::create_dir_all(kept(run_folder).join("3/0-1-1")).expect("room");
+        std::fs::write(kept(run_folder).join("3/0-1-1/0.arrow"), "rows").expect("room");
+    }
+    // The leader may have looked before it began.
+    let task = TaskId { run: "open".to_owned(), epoch: 1, ..TaskId::default() };
+    let assign = Assign { run_folder: "p/runs/open".to_owned(), ..Assign::default() };
+    let _open = runs.open(&task, &assign).expect("opened");
+    runs.forget_others(&["p/runs/goes-on".to_owned()]);
+    let all_gone = async {
+        while kept("p/runs/failed").exists() || kept("q/runs/cancelled").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all_gone).await.expect("they are removed");
+    for run_folder in ["p/runs/goes-on", "p/runs/open"] {
+        assert!(kept(run_folder).join("3/0-1-1/0.arrow").exists(), "{run_folder}");
+    }
+}
