@@ -34,6 +34,8 @@ pub(crate) enum WorkError {
     Task(TaskError),
     /// Nobody knows how far it got. It may still be at work, and can no longer commit.
     ExecutorLost(String),
+    /// It leaves, and has stopped the task at a commit.
+    ExecutorLeaves(String),
 }
 
 /// What a task wants of its place.

@@ -129,7 +129,9 @@ impl Workers for RemoteWorkers {
         };
         drop(forget);
         let lost = || WorkError::ExecutorLost(place.executor.clone());
-        let result = settled(result.unwrap_or_else(|_| Err(lost())), is_stopping, lost);
+        let result = result.unwrap_or_else(|_| Err(lost()));
+        let leaves = || WorkError::ExecutorLeaves(place.executor.clone());
+        let result = settled(result, is_stopping, leaves);
         let error = why(&result);
         let (run, stage, executor) = of();
         let over = RunEvent::AttemptEnded { run, stage, slice, attempt, executor, error };
@@ -160,10 +162,10 @@ impl RemoteWorkers {
 fn settled(
     result: Result<TaskOutcome, WorkError>,
     is_stopping: bool,
-    lost: impl FnOnce() -> WorkError,
+    leaves: impl FnOnce() -> WorkError,
 ) -> Result<TaskOutcome, WorkError> {
     match result {
-        Ok(TaskOutcome::Stopped) if !is_stopping => Err(lost()),
+        Ok(TaskOutcome::Stopped) if !is_stopping => Err(leaves()),
         result => result,
     }
 }
@@ -174,6 +176,7 @@ fn why(result: &Result<TaskOutcome, WorkError>) -> Option<String> {
         Ok(TaskOutcome::Stopped) => Some("it was stopped".to_owned()),
         Ok(_) => None,
         Err(WorkError::ExecutorLost(_)) => Some("its executor was lost".to_owned()),
+        Err(WorkError::ExecutorLeaves(_)) => Some("its executor leaves".to_owned()),
         Err(WorkError::Task(error)) => Some(error.to_string()),
     }
 }
@@ -189,10 +192,11 @@ mod tests {
 
     #[test]
     fn a_task_of_a_process_that_leaves_is_begun_again_elsewhere() {
-        let lost = || WorkError::ExecutorLost("e".to_owned());
-        let left = settled(Ok(TaskOutcome::Stopped), false, lost);
-        assert!(matches!(left, Err(WorkError::ExecutorLost(_))), "{left:?}");
-        let stopped = settled(Ok(TaskOutcome::Stopped), true, lost);
+        let leaves = || WorkError::ExecutorLeaves("e".to_owned());
+        let left = settled(Ok(TaskOutcome::Stopped), false, leaves);
+        assert!(matches!(left, Err(WorkError::ExecutorLeaves(_))), "{left:?}");
+        assert_eq!(why(&left).as_deref(), Some("its executor leaves"), "nothing was lost");
+        let stopped = settled(Ok(TaskOutcome::Stopped), true, leaves);
         assert!(matches!(stopped, Ok(TaskOutcome::Stopped)), "{stopped:?}");
     }
 }

@@ -109,6 +109,10 @@ impl Driver<'_> {
                 let error = format!("executor {executor} was lost");
                 return self.settle_lost(task, error).await;
             }
+            Err(WorkError::ExecutorLeaves(executor)) => {
+                let error = format!("executor {executor} leaves");
+                return self.settle_lost(task, error).await;
+            }
             Err(WorkError::Task(error @ TaskError::InputLost { .. })) => {
                 let error = session.redact(&error.to_string());
                 return self.settle_lost(task, error).await;
@@ -193,7 +197,7 @@ impl Driver<'_> {
                  than they have"
             )));
         }
-        tracing::warn!(stage, slice, attempt, error, "executor lost");
+        tracing::warn!(stage, slice, attempt, error, "goes on elsewhere");
         session.send(RunEvent::Retrying {
             run: session.run.0.clone(),
             stage,
