@@ -15,7 +15,8 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::access::{ANYBODY, Bootstrap, Caller, Named, Needed, Refused, check, needed};
-use super::audit_log::{self, Refusals};
+use super::audit_log::{self, Answered, Refusals};
+use super::convert;
 use super::deadline::{self, Bounded};
 use super::node::Node;
 use super::quota::{Call as HeldCall, Quotas};
@@ -204,12 +205,15 @@ impl Access {
     {
         let (node, path) = (Arc::clone(&self.node), path.to_owned());
         let changing = tokio::spawn(async move {
-            let code = |answer: &Result<Response<Body>, S::Error>| match answer {
-                Ok(answer) => Status::from_header_map(answer.headers())
-                    .map_or(Code::Ok, |status| status.code()),
-                Err(_) => Code::Unknown,
+            let answered = |answer: &Result<Response<Body>, S::Error>| match answer {
+                Ok(answer) => {
+                    let status = Status::from_header_map(answer.headers());
+                    let is_unknown = status.as_ref().is_some_and(convert::is_unknown);
+                    Answered { code: status.map_or(Code::Ok, |status| status.code()), is_unknown }
+                }
+                Err(_) => Answered { code: Code::Unknown, is_unknown: true },
             };
-            let answer = audit_log::noted(&node, who, &path, inner.call(request), code).await;
+            let answer = audit_log::noted(&node, who, &path, inner.call(request), answered).await;
             answer.map(|answer| (answer, Some(held)))
         });
         let panicked = |_| Ok((Status::internal("the change has panicked").into_http(), None));

@@ -42,13 +42,32 @@ pub(super) fn is_change(path: &str) -> bool {
     matches!(needed(path), Needed::Token(role) if role > weir_ledger::Role::Viewer) && !only_reads
 }
 
+/// How a change was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answered {
+    pub(super) code: Code,
+    /// Nobody knows whether it was done.
+    pub(super) is_unknown: bool,
+}
+
+impl Answered {
+    /// Not what another coordinator has to answer, or what nobody knows a method for.
+    fn is_noted(self) -> bool {
+        match self.code {
+            Code::Unavailable => self.is_unknown,
+            Code::Unimplemented => false,
+            _ => true,
+        }
+    }
+}
+
 /// Answers a change, and then notes it.
 pub(super) async fn noted<T>(
     node: &Node,
     who: String,
     path: &str,
     answering: impl Future<Output = T>,
-    code: impl FnOnce(&T) -> Code,
+    answered: impl FnOnce(&T) -> Answered,
 ) -> T {
     let (answer, about) = ABOUT
         .scope(RefCell::default(), async {
@@ -56,7 +75,7 @@ pub(super) async fn noted<T>(
             (answer, ABOUT.with(RefCell::take))
         })
         .await;
-    note(node, who, path, about, code(&answer)).await;
+    note(node, who, path, about, answered(&answer)).await;
     answer
 }
 
@@ -132,11 +151,11 @@ fn what_of(path: &str) -> String {
     }
 }
 
-async fn note(node: &Node, who: String, path: &str, about: String, code: Code) {
-    // Another coordinator has to answer, or nobody knows such a method.
-    if matches!(code, Code::Unavailable | Code::Unimplemented) {
+async fn note(node: &Node, who: String, path: &str, about: String, answered: Answered) {
+    if !answered.is_noted() {
         return;
     }
+    let code = answered.code;
     let refused = (code != Code::Ok).then(|| convert::code_name(code).to_owned());
     let (at, what) = (Utc::now(), what_of(path));
     append(node, ClientChange { at, who, what, about, refused, times: 1, since: None }).await;
@@ -192,6 +211,14 @@ mod tests {
         assert!(
             !is_change("/weir.internal.v1.Raft/Vote") && !is_change("/grpc.health.v1.Health/Check")
         );
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_noted_and_what_is_asked_of_somebody_else_is_not() {
+        let is_noted = |code, is_unknown| Answered { code, is_unknown }.is_noted();
+        assert!(is_noted(Code::Ok, false) && is_noted(Code::NotFound, false));
+        assert!(!is_noted(Code::Unavailable, false) && is_noted(Code::Unavailable, true));
+        assert!(!is_noted(Code::Unimplemented, false));
     }
 
     #[test]

@@ -193,6 +193,11 @@ pub(super) fn status_of(error: &EngineError, redactor: &Redactor) -> Status {
     }
 }
 
+/// Whether it may have been done all the same.
+pub(super) fn is_unknown(status: &Status) -> bool {
+    status.metadata().contains_key(OUTCOME)
+}
+
 /// A refusal after which nobody knows yet whether the ledger has what was asked for.
 pub(super) fn unknown(mut status: Status) -> Status {
     status.metadata_mut().insert(OUTCOME, MetadataValue::from_static("unknown"));
