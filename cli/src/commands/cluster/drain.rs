@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{absolute, process};
 use crate::args::{ClusterArgs, Global, Output};
@@ -13,6 +13,8 @@ use crate::output;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(200);
+/// Longer than an executor takes to find a new leader, which it does within its lease (3 s) and two seconds more.
+const LONGEST_ARRIVAL: Duration = Duration::from_secs(6);
 
 pub(super) async fn drain(
     global: &Global,
@@ -49,11 +51,13 @@ pub(super) async fn undrain(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Until no leader knows it any more, and its process, if it is of this machine, has ended.
+/// Until the leader does not know it any more, and its process has ended; of one on another machine, which cannot be looked
+/// at, until the leader has not known it for so long that it would have come if it were still there.
 async fn until_it_has_left(name: &str, cluster: &ClusterArgs) -> Result<(), Failure> {
     let endpoints = Endpoints::required(cluster)?;
     let dir = cluster.dir.as_deref().map(absolute).transpose()?;
     let mut is_said = false;
+    let mut absence = Absence::default();
     loop {
         let standings =
             client::standings(&endpoints.urls, &endpoints.access, PATIENCE, false).await;
@@ -64,7 +68,12 @@ async fn until_it_has_left(name: &str, cluster: &ClusterArgs) -> Result<(), Fail
             if !leader.draining.iter().any(|draining| draining == name) {
                 return Err(Failure::Run(format!("{name} is not to leave any more")));
             }
-            if here.is_none() && !lives(dir.as_deref(), name)? {
+            let absent_for = absence.of(leader.epoch, here.is_some(), Instant::now());
+            let is_gone = match dir.as_deref() {
+                Some(dir) => here.is_none() && !lives(dir, name)?,
+                None => absent_for.is_some_and(|absent_for| absent_for >= LONGEST_ARRIVAL),
+            };
+            if is_gone {
                 return Ok(());
             }
             if let Some(here) = here.filter(|_| !is_said) {
@@ -76,9 +85,43 @@ async fn until_it_has_left(name: &str, cluster: &ClusterArgs) -> Result<(), Fail
     }
 }
 
-/// Of a cluster of another machine nobody knows it here.
-fn lives(dir: Option<&Path>, name: &str) -> Result<bool, Failure> {
-    let Some(dir) = dir else { return Ok(false) };
+/// Since when a leader has not known an executor. A new one knows none at first.
+#[derive(Debug, Default)]
+struct Absence {
+    epoch: u64,
+    since: Option<Instant>,
+}
+
+impl Absence {
+    fn of(&mut self, epoch: u64, is_here: bool, now: Instant) -> Option<Duration> {
+        if is_here || epoch != self.epoch {
+            *self = Self { epoch, since: None };
+        }
+        if is_here {
+            return None;
+        }
+        Some(now.duration_since(*self.since.get_or_insert(now)))
+    }
+}
+
+fn lives(dir: &Path, name: &str) -> Result<bool, Failure> {
     let file = ClusterFile::read(dir)?;
     Ok(file.executors.iter().any(|entry| entry.id == name && process::is_alive(&entry.process)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_executor_that_a_new_leader_does_not_know_yet_has_not_left() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let mut absence = Absence::default();
+        assert_eq!(absence.of(3, true, began), None);
+        assert_eq!(absence.of(3, false, began + second), Some(Duration::ZERO));
+        assert_eq!(absence.of(3, false, began + 3 * second), Some(2 * second));
+        assert_eq!(absence.of(8, false, began + 9 * second), Some(Duration::ZERO));
+        assert_eq!(absence.of(8, true, began + 10 * second), None);
+        assert_eq!(absence.of(8, false, began + 11 * second), Some(Duration::ZERO));
+    }
 }
