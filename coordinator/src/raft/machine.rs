@@ -18,6 +18,8 @@ use tokio::sync::{Mutex, RwLock, RwLockReadGuard};
 use uuid::Uuid;
 use weir_ledger::{Ledger, apply};
 
+#[cfg(test)]
+use super::simulation::{By, Seen};
 use super::{Address, Applied, MemberId, Types};
 
 const SNAPSHOT: &str = "snapshot.json.zst";
@@ -69,6 +71,13 @@ impl LedgerMachine {
                 membership: kept.meta.last_membership.clone(),
             };
             *file.try_lock().map_err(io::Error::other)? = Some(kept.meta);
+        }
+        #[cfg(test)]
+        {
+            let Self { ledger, state, .. } = &machine;
+            let applied = state.try_read().map_err(io::Error::other)?.applied;
+            let ledger = ledger.try_read().map_err(io::Error::other)?;
+            machine.is_seen(applied, &ledger, By::Start);
         }
         Ok(machine)
     }
@@ -163,7 +172,16 @@ impl LedgerMachine {
         *ledger = kept.ledger;
         state.applied = kept.meta.last_log_id;
         state.membership = kept.meta.last_membership;
+        #[cfg(test)]
+        self.is_seen(state.applied, &ledger, By::Snapshot);
         Ok(())
+    }
+
+    /// By whoever simulates a cluster.
+    #[cfg(test)]
+    fn is_seen(&self, applied: Option<LogId<MemberId>>, ledger: &Ledger, by: By<'_>) {
+        let index = applied.map_or(0, |applied| applied.index);
+        super::simulation::sees(&Seen { member: &self.folder, index, by, ledger });
     }
 }
 
@@ -254,13 +272,11 @@ impl RaftStateMachine<Types> for LedgerMachine {
                         commands.0.iter().map(|command| apply(&mut ledger, index, command));
                     applied.responses.extend(responses);
                     #[cfg(test)]
-                    super::simulation::has_applied(&super::simulation::Seen {
-                        member: &self.folder,
-                        index,
-                        commands: &commands.0,
-                        responses: &applied.responses,
-                        ledger: &ledger,
-                    });
+                    self.is_seen(
+                        Some(entry.log_id),
+                        &ledger,
+                        By::Entry { commands: &commands.0, responses: &applied.responses },
+                    );
                 }
                 EntryPayload::Membership(membership) => {
                     state.membership = StoredMembership::new(Some(entry.log_id), membership);

@@ -14,7 +14,7 @@ use weir_spec::{NodeName, PipelineName};
 use super::Control;
 use super::pipelines::Pipeline;
 use super::targets::Targets;
-use crate::raft::simulation::Seen;
+use crate::raft::simulation::{By, Seen};
 
 /// A slice of a run's stage.
 type SliceKey = (RunId, StageId, u32);
@@ -29,7 +29,7 @@ pub(super) struct Trace {
     ledger: Ledger,
     /// By index, what the first member that had it has done.
     entries: BTreeMap<u64, (Vec<Command>, Vec<Response>)>,
-    /// By member, the last index.
+    /// By member, the last index that its facts hold.
     applied: BTreeMap<String, u64>,
     /// The run of each pipeline that clients wait for: 0, 1, …
     at_work: BTreeMap<String, u64>,
@@ -86,31 +86,45 @@ impl Trace {
         self.violations.insert(what);
     }
 
-    /// Whether all of so many members have applied everything.
+    /// Whether all of so many members have the facts of all entries.
     pub(super) fn all_have_applied(&self, members: usize) -> bool {
-        let last = self.entries.keys().next_back();
-        let have = self.applied.values().filter(|index| Some(*index) == last);
-        have.count() == members
+        let last = self.frontier();
+        // A snapshot may end with an entry that has no commands.
+        self.applied.values().filter(|index| **index >= last).count() == members
     }
 
-    /// A member has applied an entry.
-    pub(super) fn has_applied(&mut self, seen: &Seen<'_>, at: Duration, targets: &Targets) {
+    /// The last entry with commands that some member has applied.
+    fn frontier(&self) -> u64 {
+        self.entries.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// A member has come to know more, or has started anew with less.
+    pub(super) fn sees(&mut self, seen: &Seen<'_>, at: Duration, targets: &Targets) {
         let folder = seen.member.file_name().unwrap_or_default();
         let member = format!("member {}", folder.display());
         self.applied.insert(member.clone(), seen.index);
-        let frontier = self.entries.keys().next_back().copied().unwrap_or(0);
-        if seen.index > frontier {
-            for (command, response) in seen.commands.iter().zip(seen.responses) {
-                self.apply(seen.index, command, response, at, targets);
+        let frontier = self.frontier();
+        match seen.by {
+            By::Entry { commands, responses } if seen.index > frontier => {
+                for (command, response) in commands.iter().zip(responses) {
+                    self.apply(seen.index, command, response, at, targets);
+                }
+                self.entries.insert(seen.index, (commands.to_vec(), responses.to_vec()));
             }
-            let entry = (seen.commands.to_vec(), seen.responses.to_vec());
-            self.entries.insert(seen.index, entry);
-        } else {
-            let is_same = self.entries.get(&seen.index).is_some_and(|(commands, responses)| {
-                commands == seen.commands && responses == seen.responses
-            });
-            if !is_same {
-                self.violated(format!("{member} has another entry at index {}", seen.index));
+            By::Entry { commands, responses } => {
+                let known = self.entries.get(&seen.index);
+                let is_same = known.is_some_and(|known| {
+                    (known.0.as_slice(), known.1.as_slice()) == (commands, responses)
+                });
+                if !is_same {
+                    self.violated(format!("{member} has another entry at index {}", seen.index));
+                }
+            }
+            By::Start => {}
+            By::Snapshot => {
+                let at = at.as_millis();
+                let index = seen.index;
+                self.story.push(format!("{at:6} ms {index:5} {member} has received a snapshot"));
             }
         }
         let differs = self.control == Control::OneAppliesOtherwise && member == "member 2";
@@ -381,5 +395,88 @@ fn run_of(command: &Command) -> Option<&RunId> {
         Command::FinishExchange(finish) => Some(&finish.task.run),
         Command::FinishRun(finish) => Some(&finish.run),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use chrono::DateTime;
+    use weir_ledger::NewEpoch;
+
+    use super::*;
+
+    const LAST: u64 = 3;
+
+    fn entry() -> Command {
+        Command::NewEpoch(NewEpoch {
+            ledger_id: "ledger".into(),
+            boot_id: "boot".into(),
+            pid: 1,
+            host: "member-1".into(),
+            at: DateTime::UNIX_EPOCH,
+        })
+    }
+
+    struct Members {
+        trace: Trace,
+        /// With the one entry.
+        facts: Ledger,
+    }
+
+    impl Members {
+        /// Of three members the first two have applied the entry.
+        fn new() -> Self {
+            let trace = Trace::new(Arc::default(), Control::Nothing, false);
+            let mut facts = Ledger::default();
+            let command = entry();
+            let response = apply(&mut facts, LAST, &command);
+            let mut members = Self { trace, facts };
+            for member in ["1", "2", "3"] {
+                members.see(member, 0, By::Start, &Ledger::default());
+            }
+            let (commands, responses) = ([command], [response]);
+            for member in ["1", "2"] {
+                let by = By::Entry { commands: &commands, responses: &responses };
+                let facts = members.facts.clone();
+                members.see(member, LAST, by, &facts);
+            }
+            assert!(!members.trace.all_have_applied(3));
+            members
+        }
+
+        fn see(&mut self, member: &str, index: u64, by: By<'_>, ledger: &Ledger) {
+            let seen = Seen { member: Path::new(member), index, by, ledger };
+            self.trace.sees(&seen, Duration::ZERO, &Targets::default());
+        }
+    }
+
+    #[test]
+    fn who_has_received_a_snapshot_of_everything_has_everything() {
+        let mut members = Members::new();
+        let facts = members.facts.clone();
+        members.see("3", LAST, By::Snapshot, &facts);
+        assert!(members.trace.all_have_applied(3));
+        assert!(members.trace.violations.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_with_other_facts_is_noticed() {
+        let mut members = Members::new();
+        members.see("3", LAST, By::Snapshot, &Ledger::default());
+        let violations = &members.trace.violations;
+        assert!(violations.contains("member 3 has other facts at index 3"), "{violations:?}");
+    }
+
+    #[test]
+    fn who_has_started_again_has_what_its_snapshot_holds() {
+        let mut members = Members::new();
+        let facts = members.facts.clone();
+        members.see("3", LAST, By::Snapshot, &facts);
+        members.see("2", 0, By::Start, &Ledger::default());
+        assert!(!members.trace.all_have_applied(3));
+        members.see("2", LAST, By::Start, &facts);
+        assert!(members.trace.all_have_applied(3));
     }
 }

@@ -112,7 +112,7 @@ impl World<'_> {
         observe(move |seen| {
             let at = turmoil::sim_elapsed().unwrap_or_default();
             let state = &mut *seen_by.state();
-            state.trace.has_applied(seen, at, &state.targets);
+            state.trace.sees(seen, at, &state.targets);
         });
         let planned = if is_calm { Vec::new() } else { faults::plan(executors, &mut random) };
         let (present, down) = (Vec::new(), BTreeSet::new());

@@ -27,8 +27,8 @@ pub(crate) use disk::Disk;
 pub(crate) use machine::{
     DISK_DELAY_MS, MEMBERS, Machine, PORT, address, at_most, host, memory_folder,
 };
-pub(super) use observer::has_applied;
-pub(crate) use observer::{Seen, observe};
+pub(super) use observer::sees;
+pub(crate) use observer::{By, Seen, observe};
 pub(super) use runtime::Runtime;
 pub(crate) use runtime::{Seeded, seed, simulated_uuid};
 pub(crate) use wire::{connect, connect_lazy, incoming};
