@@ -22,7 +22,7 @@ use super::pipelines::Pipeline;
 use super::shared::Shared;
 use crate::raft::MemberId;
 use crate::raft::simulation::{
-    DISK_DELAY_MS, Disk, MEMBERS, Machine, host, memory_folder, observe, seed,
+    DISK_DELAY_MS, Disk, MEMBERS, Machine, host, memory_folder, observe, panics, seed, watch_panics,
 };
 use crate::surroundings::simulated::shift_clocks;
 
@@ -60,6 +60,7 @@ pub(super) struct Outcome {
 impl World<'_> {
     pub(super) fn new(number: u64, control: Control) -> Self {
         seed(number);
+        watch_panics();
         shift_clocks(TimeDelta::zero());
         let mut random = StdRng::seed_from_u64(number);
         let folder = memory_folder();
@@ -186,6 +187,9 @@ impl World<'_> {
         self.sim.step().map_err(|error| error.to_string())?;
         let now = self.sim.elapsed();
         let state = &mut *self.shared.state();
+        for what in panics() {
+            state.trace.violated(format!("a task has panicked: {what}"));
+        }
         state.targets.deliver(now);
         for (key, target) in &mut state.targets.all {
             for what in target.violations.drain(..) {

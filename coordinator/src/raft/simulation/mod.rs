@@ -16,6 +16,7 @@ mod faults;
 mod history;
 mod machine;
 mod observer;
+mod panics;
 mod process;
 mod runtime;
 mod wire;
@@ -29,6 +30,7 @@ pub(crate) use machine::{
 };
 pub(super) use observer::sees;
 pub(crate) use observer::{By, Seen, observe};
+pub(crate) use panics::{panics, watch_panics};
 pub(super) use runtime::Runtime;
 pub(crate) use runtime::{Seeded, seed, simulated_uuid};
 pub(crate) use wire::{connect, connect_lazy, incoming};

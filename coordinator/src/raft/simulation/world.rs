@@ -16,6 +16,7 @@ use super::changes::{self, Change};
 use super::disk::Disk;
 use super::faults::{self, Fault, Planned};
 use super::machine::{DISK_DELAY_MS, Machine, host, memory_folder};
+use super::panics::{panics, watch_panics};
 use super::process::{Place, Shared, knows};
 use super::{Control, runtime};
 use crate::raft::MemberId;
@@ -54,6 +55,7 @@ pub(super) struct Outcome {
 impl World<'_> {
     pub(super) fn new(seed: u64, control: Control) -> Self {
         runtime::seed(seed);
+        watch_panics();
         let mut random = StdRng::seed_from_u64(seed);
         let folder = memory_folder();
         let mut sim = turmoil::Builder::new()
@@ -183,7 +185,11 @@ impl World<'_> {
     }
 
     fn step(&mut self) -> Result<(), String> {
-        self.sim.step().map(drop).map_err(|error| error.to_string())
+        self.sim.step().map_err(|error| error.to_string())?;
+        for what in panics() {
+            self.shared.history().violated(format!("a task has panicked: {what}"));
+        }
+        Ok(())
     }
 
     fn tell(&self, what: &str) {
