@@ -10,6 +10,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
 use super::ticket::FileTicket;
@@ -30,15 +31,19 @@ const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
 /// Connections to other executors, one each.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FlightClients {
     tls: Option<TlsFiles>,
+    /// Where the connections are kept: not on the threads of who reads, which may compute while a peer waits for the
+    /// answer to its ping.
+    threads: Handle,
     channels: Mutex<HashMap<String, Channel>>,
 }
 
 impl FlightClients {
+    /// With connections on the threads of who calls this.
     pub(crate) fn new(tls: Option<TlsFiles>) -> Self {
-        Self { tls, channels: Mutex::default() }
+        Self { tls, threads: Handle::current(), channels: Mutex::default() }
     }
 
     /// The batches of a file; the text says why they cannot be had.
@@ -70,6 +75,7 @@ impl FlightClients {
         if let Some(channel) = channels.get(url) {
             return Ok(channel.clone());
         }
+        let _threads = self.threads.enter();
         let channel = address::node_endpoint(url, self.tls.as_ref())?
             .connect_timeout(LONGEST_CONNECT)
             .http2_keep_alive_interval(PING_EVERY)

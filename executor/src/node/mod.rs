@@ -3,7 +3,7 @@
 //! ```text
 //!   leader ◀══ stream ══▶ Link ◀──▶ Node ◀── CommitLog calls ── tasks
 //!                                    │ │
-//!                              State ┘ └ Tasks: run_task
+//!                              State ┘ └ Tasks ─▶ WorkThreads: run_task
 //! ```
 //!
 //! [`State`] decides, and does nothing itself. A stream that breaks changes nothing for the tasks:
@@ -20,6 +20,7 @@ pub mod state;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod work_threads;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -49,6 +50,7 @@ use self::runs::{Runs, SystemsMaker};
 use self::state::{Effect, Event, State};
 use self::tasks::Tasks;
 pub use self::tasks::{GivenTask, TaskRunner, assigned_task};
+use self::work_threads::WorkThreads;
 use crate::address;
 use crate::durable::{empty_folder, state_error};
 use crate::exchange::{self, FlightClients, Keeping};
@@ -104,6 +106,8 @@ pub enum NodeError {
     Url(String),
     #[error("another executor uses {}; give each its own folder with `--dir`", .0.display())]
     InUse(PathBuf),
+    #[error("failed to start the threads that tasks run on: {0}")]
+    Threads(std::io::Error),
     #[error(transparent)]
     Folder(#[from] TaskError),
 }
@@ -137,7 +141,8 @@ async fn serve_with(
     let (keeping, serving) = keep(&options, &hello).await?;
     tell_if_missing(options.storage.clone());
     // Tasks wait for a store that does not answer; the leader knows how long.
-    let runs = Runs::new(options.storage.clone().waiting(), resources, systems, keeping);
+    let threads = WorkThreads::start().map_err(NodeError::Threads)?;
+    let runs = Runs::new(options.storage.clone().waiting(), resources, systems, keeping, threads);
     let process = Process {
         hello,
         coordinators: options.coordinators,

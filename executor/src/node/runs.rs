@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use weir_plan::{Stage, StageGraph, StageId};
 use weir_proto::internal::{Assign, TaskId};
 
+use super::work_threads::WorkThreads;
 use crate::durable::storage_error;
 use crate::exchange::{Keeping, is_inside};
 use crate::storage::Storage;
@@ -28,6 +29,7 @@ pub(super) struct Runs {
     resources: Arc<Resources>,
     systems: SystemsMaker,
     keeping: Keeping,
+    pub(super) threads: WorkThreads,
     open: HashMap<RunKey, IdleSince>,
 }
 
@@ -67,8 +69,9 @@ impl Runs {
         resources: Arc<Resources>,
         systems: SystemsMaker,
         keeping: Keeping,
+        threads: WorkThreads,
     ) -> Self {
-        Self { storage, resources, systems, keeping, open: HashMap::new() }
+        Self { storage, resources, systems, keeping, threads, open: HashMap::new() }
     }
 
     /// The run of an assignment; reads nothing yet.

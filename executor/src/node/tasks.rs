@@ -158,7 +158,7 @@ impl TaskRunner for Runs {
             let task = assigned_task(&id, assign, stage)?;
             run_task(task, Arc::clone(env), log, events, stop).instrument(span).await
         };
-        work.boxed()
+        self.threads.run(work).boxed()
     }
 
     fn run_over(&mut self, run_folder: &str) {

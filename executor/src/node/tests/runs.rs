@@ -10,6 +10,7 @@ use weir_proto::internal::{Assign, TaskId};
 
 use crate::exchange::{FlightClients, Keeping};
 use crate::node::runs::Runs;
+use crate::node::work_threads::WorkThreads;
 use crate::storage::Storage;
 use crate::tests::fakes::{FakeSink, FakeSource, FakeSystems};
 use crate::{Resources, Systems};
@@ -29,11 +30,12 @@ fn runs(folder: &std::path::Path) -> Runs {
     };
     let clients = Arc::new(FlightClients::new(None));
     let keeping = Keeping { root: folder.join("exchange"), holder, clients };
-    Runs::new(Storage::folder(folder), Arc::new(resources), Arc::new(systems), keeping)
+    let threads = WorkThreads::start().expect("threads start");
+    Runs::new(Storage::folder(folder), Arc::new(resources), Arc::new(systems), keeping, threads)
 }
 
-#[test]
-fn a_run_is_shared_by_its_tasks_and_forgotten_some_time_after_the_last() {
+#[tokio::test]
+async fn a_run_is_shared_by_its_tasks_and_forgotten_some_time_after_the_last() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut runs = runs(folder.path());
     let task = TaskId { run: "run".to_owned(), epoch: 1, ..TaskId::default() };

@@ -4,6 +4,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
 
+use datafusion::physical_plan::ExecutionPlan;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorContext, Redactor, Secrets};
@@ -23,17 +24,25 @@ use crate::{Commit, RunFolder, TaskEnd, wire::TaskFailure};
 const RUN_FOLDER: &str = "pipeline/runs/run";
 
 /// A storage with one run in it, and a process that works on it.
-struct World {
+pub(super) struct World {
     folder: tempfile::TempDir,
     sink: Arc<FakeSink>,
-    systems: SystemsMaker,
+    pub(super) systems: SystemsMaker,
     assign: Assign,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 impl World {
     /// A run whose only slice copies the ids from 0 to 1000 in batches of 300.
     fn new(source: FakeSource) -> Self {
+        Self::with_plan(source, Leaf::morsel)
+    }
+
+    /// With what is done to the rows of each batch.
+    pub(super) fn with_plan(
+        source: FakeSource,
+        plan: impl Fn() -> Arc<dyn ExecutionPlan> + Clone + Send + Sync + 'static,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (source, sink) = (Arc::new(source), Arc::new(FakeSink::default()));
         let opened = Arc::clone(&sink);
@@ -42,7 +51,7 @@ impl World {
             Arc::new(FakeSystems {
                 source: Arc::clone(&source),
                 sink: Arc::clone(&opened),
-                plan: Some(Box::new(Leaf::morsel)),
+                plan: Some(Box::new(plan.clone())),
             })
         });
         let task = streaming_task(vec![split(0, 1000)], 300);
@@ -76,7 +85,7 @@ impl World {
         Self { folder, sink, systems, assign, stop: CancellationToken::new() }
     }
 
-    fn options(&self, coordinators: &[&FakeLeader]) -> NodeOptions {
+    pub(super) fn options(&self, coordinators: &[&FakeLeader]) -> NodeOptions {
         NodeOptions {
             name: "executor".to_owned(),
             listen: "127.0.0.1:0".parse().expect("an address"),
@@ -101,7 +110,7 @@ impl World {
     }
 
     /// The same slice, tried again in an epoch.
-    fn attempt(&self, attempt: u32, epoch: u64) -> Assign {
+    pub(super) fn attempt(&self, attempt: u32, epoch: u64) -> Assign {
         let task = TaskId { attempt, epoch, ..self.task().clone() };
         Assign { task: Some(task), ..self.assign.clone() }
     }
