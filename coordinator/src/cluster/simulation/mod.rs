@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use world::{Outcome, World};
 
 /// Seeds of an ordinary test.
-const SEEDS: u64 = 250;
+const SEEDS: u64 = 500;
 /// Within so many seeds each control must be noticed.
 const CONTROL_SEEDS: u64 = 120;
 

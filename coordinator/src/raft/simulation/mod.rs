@@ -36,7 +36,7 @@ pub(crate) use runtime::{Seeded, seed, simulated_uuid};
 pub(crate) use wire::{connect, connect_lazy, incoming};
 use world::{Outcome, World};
 
-/// Seeds of an ordinary test; whole clusters have as many (`cluster/simulation/`).
+/// Seeds of an ordinary test; whole clusters have some of their own (`cluster/simulation/`).
 const SEEDS: u64 = 250;
 /// Within so many seeds each control must be noticed.
 const CONTROL_SEEDS: u64 = 60;
