@@ -33,5 +33,6 @@ pub use sink::{
     Manifest, PrepareSink, PreparedSink, PublishedBatch, Recovery, Sink, SinkTask, SinkWriter,
 };
 pub use source::{
-    Position, RejectedRow, Source, SourceBatch, SourceDescription, SourceStream, Split,
+    ColumnBounds, Position, RejectedRow, Source, SourceBatch, SourceDescription, SourceStream,
+    Split,
 };

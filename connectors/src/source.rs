@@ -1,8 +1,9 @@
 //! The reading side of a connector.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -38,8 +39,31 @@ pub struct SourceDescription {
     pub resumable: bool,
     /// Columns on which predicates are applied exactly by the source.
     pub exact_predicates: Vec<String>,
+    /// Whether a split may be read again and again within a run, and yields the same rows each time, all of
+    /// them readable. What one query reads several times is then read again; else it is read once and kept.
+    pub repeatable: bool,
+    /// Of columns whose values are known without reading them; for the planner's estimates, never for results.
+    pub bounds: BTreeMap<String, ColumnBounds>,
     /// For people, in `weir plan`: what is pushed down, how it is split.
     pub notes: Vec<String>,
+}
+
+/// Between what the values of a column lie.
+#[derive(Clone, Debug)]
+pub struct ColumnBounds {
+    /// One value of the column's type.
+    pub least: ArrayRef,
+    /// One value of the column's type.
+    pub greatest: ArrayRef,
+    pub nulls: u64,
+}
+
+impl PartialEq for ColumnBounds {
+    fn eq(&self, other: &Self) -> bool {
+        *self.least == *other.least
+            && *self.greatest == *other.greatest
+            && self.nulls == other.nulls
+    }
 }
 
 /// A row that could not be read.

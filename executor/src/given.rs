@@ -1,5 +1,6 @@
 //! Rows given in place of a source: dead letters that are replayed, rows of a pipeline's own tests.
 
+use std::collections::BTreeMap;
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,6 +65,8 @@ impl Source for GivenSource {
             schema: SchemaRef::clone(&self.schema),
             resumable: true,
             exact_predicates: Vec::new(),
+            repeatable: false,
+            bounds: BTreeMap::new(),
             notes: vec![format!("rows given in {}", self.path.display())],
         })
     }

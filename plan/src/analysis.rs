@@ -80,6 +80,14 @@ impl Analysis {
         Ok(Self { nodes, uses })
     }
 
+    /// However often it reads it.
+    pub(crate) fn is_read_by_one_node(&self, item: &InputRef) -> bool {
+        let readers: Vec<usize> =
+            self.nodes.values().filter_map(|facts| facts.inputs.get(item).copied()).collect();
+        // More uses than its readers have are those of sinks.
+        matches!(readers.as_slice(), [count] if self.uses.get(item) == Some(count))
+    }
+
     pub(crate) fn is_used_more_than_once(&self, item: &InputRef) -> bool {
         self.uses.get(item).is_some_and(|uses| *uses > 1)
     }

@@ -248,7 +248,7 @@ pub(crate) fn counted_nodes(plan: &Arc<dyn ExecutionPlan>) -> Result<BTreeSet<No
         if let Some(count) = node.downcast_ref::<CountExec>() {
             nodes.extend(count.out_of.iter().chain(&count.into).cloned());
         } else if let Some(source) = node.downcast_ref::<SourceScanExec>() {
-            nodes.insert(source.scan().node.clone());
+            nodes.extend(Some(&source.scan().node).filter(|_| !source.scan().again).cloned());
         } else if let Some(validate) = node.downcast_ref::<ValidateExec>() {
             nodes.insert(validate.node().clone());
         }

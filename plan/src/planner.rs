@@ -1,6 +1,7 @@
 //! Cuts a pipeline into stages.
 //!
-//! 1. What is read more than once becomes the exchange of a whole stage, in order of the data.
+//! 1. What is read more than once becomes the exchange of a whole stage, in order of the data. Only a
+//!    source that yields the same rows each time is read again by the one query that needs it twice.
 //! 2. Each sink becomes a streaming stage over the deepest input from which everything up to the
 //!    sink is row-wise: a resumable source, an exchange that exists already, or else a new exchange.
 
@@ -17,7 +18,7 @@ use weir_spec::{
 
 use crate::analysis::Analysis;
 use crate::distribute::{Part, counted_nodes, cut, exchanges_read};
-use crate::row_accounts::count_rows_in;
+use crate::row_accounts::{count_rows_in, count_sources_once};
 use crate::row_wise::{RowWisePlan, row_wise};
 use crate::slices::group;
 use crate::tables::{ExchangeTable, SourceTable};
@@ -49,6 +50,7 @@ pub async fn plan(
         .nodes
         .keys()
         .filter(|item| planner.analysis.is_used_more_than_once(item))
+        .filter(|item| !planner.is_read_again(item))
         .cloned()
         .collect();
     for item in shared {
@@ -190,6 +192,7 @@ impl<'plan> Planner<'plan> {
                     source: source.source.clone(),
                     schema: Arc::clone(&self.analysis.nodes[item].schema),
                     exact_predicates: source.description.exact_predicates.clone(),
+                    bounds: source.description.bounds.clone(),
                     splits: source.splits.clone(),
                     since: source.since.clone(),
                     partitions,
@@ -329,6 +332,15 @@ impl<'plan> Planner<'plan> {
         !item.errors && source.is_some_and(|source| source.description.resumable)
     }
 
+    /// Whether it is cheaper to read it again than to keep it, and safe.
+    fn is_read_again(&self, item: &InputRef) -> bool {
+        let source = self.catalog.sources.get(&item.node);
+        let is_repeatable = source.is_some_and(|source| {
+            source.description.repeatable && source.source.incremental().is_none()
+        });
+        is_repeatable && !item.errors && self.analysis.is_read_by_one_node(item)
+    }
+
     fn push_sink(
         &mut self,
         name: &NodeName,
@@ -390,6 +402,7 @@ impl Fragment<'_> {
             .create_physical_plan(plan)
             .await
             .and_then(count_rows_in)
+            .and_then(count_sources_once)
             .map_err(|error| PlanError::datafusion(reader, &error))?;
         Ok(plan)
     }

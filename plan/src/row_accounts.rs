@@ -1,7 +1,9 @@
 //! Finds the borders between nodes in a physical plan, and counts the rows that cross them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
@@ -16,6 +18,20 @@ use crate::operators::{CountExec, ExchangeScanExec, SourceScanExec, ValidateExec
 /// Done on the finished physical plan, so that counting keeps no filter from being pushed down.
 pub(crate) fn count_rows_in(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     rewrite(plan, None)
+}
+
+/// Leaves the rows of a source to the account of the first of its scans.
+pub(crate) fn count_sources_once(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut seen = BTreeSet::new();
+    let plan = plan.transform_up(|node| {
+        Ok(match node.downcast_ref::<SourceScanExec>() {
+            Some(scan) if !seen.insert(scan.scan().node.clone()) => {
+                Transformed::yes(Arc::new(scan.again()) as _)
+            }
+            _ => Transformed::no(node),
+        })
+    })?;
+    Ok(plan.data)
 }
 
 fn rewrite(

@@ -1,15 +1,19 @@
 //! What SQL sees: sources, exchanges and, while schemas are worked out, columns alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use weir_connectors::{ScanRequest, Split};
+use weir_connectors::{ColumnBounds, ScanRequest, Split};
 use weir_spec::{NodeName, Source};
 
 use crate::StageId;
@@ -25,6 +29,7 @@ pub(crate) struct SourceTable {
     pub(crate) source: Source,
     pub(crate) schema: SchemaRef,
     pub(crate) exact_predicates: Vec<String>,
+    pub(crate) bounds: BTreeMap<String, ColumnBounds>,
     pub(crate) splits: Vec<Split>,
     pub(crate) since: Option<String>,
     pub(crate) partitions: usize,
@@ -33,6 +38,19 @@ pub(crate) struct SourceTable {
 impl SourceTable {
     fn exact(&self, filter: &Expr) -> Option<weir_connectors::Predicate> {
         predicate(filter).filter(|predicate| self.exact_predicates.contains(&predicate.column))
+    }
+
+    fn statistics(&self, column: &str) -> ColumnStatistics {
+        let mut statistics = ColumnStatistics::new_unknown();
+        if let Some(bounds) = self.bounds.get(column) {
+            let value =
+                |array: &ArrayRef| ScalarValue::try_from_array(array, 0).map(Precision::Inexact);
+            statistics.min_value = value(&bounds.least).unwrap_or_default();
+            statistics.max_value = value(&bounds.greatest).unwrap_or_default();
+            statistics.null_count =
+                usize::try_from(bounds.nulls).map(Precision::Inexact).unwrap_or_default();
+        }
+        statistics
     }
 }
 
@@ -102,8 +120,11 @@ impl TableProvider for SourceTable {
             request,
             partitions: group(&self.splits, self.partitions),
             output,
+            again: false,
         };
-        Ok(Arc::new(SourceScanExec::new(scan, schema)))
+        let statistics =
+            schema.fields().iter().map(|field| self.statistics(field.name())).collect();
+        Ok(Arc::new(SourceScanExec::new(scan, schema).with_statistics(statistics)))
     }
 }
 

@@ -279,6 +279,8 @@ fn describe(batch: &RecordBatch) -> SourceDescription {
         schema: batch.schema(),
         resumable: true,
         exact_predicates: Vec::new(),
+        repeatable: false,
+        bounds: BTreeMap::new(),
         notes: Vec::new(),
     }
 }

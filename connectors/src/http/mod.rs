@@ -24,7 +24,7 @@ mod reader;
 mod resource;
 mod since;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -136,6 +136,8 @@ impl HttpSource {
             schema: Arc::new(schema),
             resumable: true,
             exact_predicates: Vec::new(),
+            repeatable: false,
+            bounds: BTreeMap::new(),
             notes,
         })
     }

@@ -9,6 +9,7 @@
 //! Everything else (views, foreign tables, queries, servers before version 14) is one split that
 //! starts over.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -446,6 +447,8 @@ impl Source for PostgresSource {
             schema: arrow_schema(&described.columns),
             resumable: !described.stored.is_empty(),
             exact_predicates,
+            repeatable: false,
+            bounds: BTreeMap::new(),
             notes,
         })
     }

@@ -122,6 +122,8 @@ impl Source for OpenSource {
             schema: row_schema(),
             resumable: true,
             exact_predicates: Vec::new(),
+            repeatable: false,
+            bounds: BTreeMap::new(),
             notes: Vec::new(),
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Statistics, internal_err};
+use datafusion::common::{ColumnStatistics, Statistics, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
@@ -33,12 +33,17 @@ pub struct SourceScan {
     /// Which of the requested columns are yielded; `None` is all. Only `Some(vec![])` is used: a
     /// count needs no column, but a source is always asked for at least one.
     pub output: Option<Vec<usize>>,
+    /// Whether another scan of the plan reads the same rows and accounts for them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// Leaf. Schema: the requested columns; one partition for each list of splits; no order promised.
 #[derive(Debug)]
 pub struct SourceScanExec {
     scan: Arc<SourceScan>,
+    /// Of the output columns, while a run is planned.
+    columns: Vec<ColumnStatistics>,
     properties: Arc<PlanProperties>,
 }
 
@@ -46,7 +51,22 @@ impl SourceScanExec {
     /// `schema` is the schema of the output columns.
     pub fn new(scan: SourceScan, schema: SchemaRef) -> Self {
         let properties = leaf_properties(schema, scan.partitions.len().max(1));
-        Self { scan: Arc::new(scan), properties }
+        let columns = Statistics::unknown_column(properties.equivalence_properties().schema());
+        Self { scan: Arc::new(scan), columns, properties }
+    }
+
+    /// With what is known of its output columns, one for each.
+    pub(crate) fn with_statistics(self, columns: Vec<ColumnStatistics>) -> Self {
+        Self { columns, ..self }
+    }
+
+    /// The same for rows that another scan accounts for.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            scan: Arc::new(SourceScan { again: true, ..SourceScan::clone(&self.scan) }),
+            columns: self.columns.clone(),
+            properties: Arc::clone(&self.properties),
+        }
     }
 
     pub fn scan(&self) -> &SourceScan {
@@ -72,6 +92,9 @@ impl DisplayAs for SourceScanExec {
         }
         if let Some(since) = &scan.request.since {
             write!(f, ", since={since}")?;
+        }
+        if scan.again {
+            write!(f, ", again")?;
         }
         Ok(())
     }
@@ -115,7 +138,9 @@ impl ExecutionPlan for SourceScanExec {
         let output_schema = Arc::clone(&schema);
         let rows = batches.map(move |batch| {
             let batch = batch?;
-            services.on_source_batch(&scan.node, &batch)?;
+            if !scan.again {
+                services.on_source_batch(&scan.node, &batch)?;
+            }
             conform(&batch.rows, scan.output.as_deref(), &output_schema)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
@@ -137,6 +162,8 @@ impl ExecutionPlan for SourceScanExec {
         };
         if let Some(rows) = rows.and_then(|rows| usize::try_from(rows).ok()) {
             statistics.num_rows = Precision::Inexact(rows);
+            statistics.column_statistics = self.columns.clone();
+            statistics.calculate_total_byte_size(&self.schema());
         }
         Ok(Arc::new(statistics))
     }

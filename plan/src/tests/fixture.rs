@@ -18,6 +18,7 @@ pub(super) struct Pipeline {
     rows: BTreeMap<NodeName, RecordBatch>,
     pub(super) exact: Vec<String>,
     pub(super) not_resumable: Vec<NodeName>,
+    pub(super) repeatable: Vec<NodeName>,
     /// What sources in many splits say of each.
     pub(super) rows_of_a_split: Option<u64>,
     pub(super) scope: PlanScope,
@@ -56,6 +57,7 @@ impl Pipeline {
             rows: BTreeMap::new(),
             exact: Vec::new(),
             not_resumable: Vec::new(),
+            repeatable: Vec::new(),
             rows_of_a_split: None,
             scope,
         }
@@ -150,6 +152,7 @@ impl Pipeline {
         for (node, source) in &mut catalog.sources {
             source.description.exact_predicates = self.exact.clone();
             source.description.resumable = !self.not_resumable.contains(node);
+            source.description.repeatable = self.repeatable.contains(node);
             if self.scope.distributed {
                 source.splits = row_splits(self.rows[node].num_rows(), self.rows_of_a_split);
             }

@@ -144,6 +144,37 @@ async fn a_self_join_reads_its_input_once() {
 }
 
 #[tokio::test]
+async fn a_self_join_reads_rows_that_stay_the_same_again_and_accounts_for_them_once() {
+    let mut pipeline = Pipeline::shop()
+        .sql(
+            "pairs",
+            "SELECT a.id, b.id AS other FROM orders a JOIN orders b ON a.customer = b.customer",
+        )
+        .sink("out", &["pairs"]);
+    pipeline.repeatable = vec![NodeName::new("orders")];
+    assert_eq!(
+        cut(&pipeline.plan().await.unwrap()),
+        ["0 whole []: orders pairs -> exchange", "1 stream #0: out -> sink"]
+    );
+    let outcome = pipeline.run().await;
+    assert_eq!(outcome.rows("out"), ["1|1", "1|2", "2|1", "2|2", "3|3", "4|4"]);
+    let counts = outcome.services.counts();
+    assert_eq!(counts[&NodeName::new("orders")].rows_out, 4);
+    assert_eq!(counts[&NodeName::new("pairs")].rows_in, 8);
+}
+
+#[tokio::test]
+async fn what_two_nodes_read_is_kept_although_it_stays_the_same() {
+    let mut pipeline = Pipeline::shop()
+        .sql("small", "SELECT id FROM orders WHERE amount < 15")
+        .sql("large", "SELECT id FROM orders WHERE amount >= 15")
+        .sink("out", &["small", "large"]);
+    pipeline.repeatable = vec![NodeName::new("orders")];
+    let graph = pipeline.plan().await.unwrap();
+    assert_eq!(cut(&graph)[0], "0 whole []: orders -> exchange");
+}
+
+#[tokio::test]
 async fn sources_without_positions_are_read_whole_first() {
     let mut pipeline = Pipeline::shop()
         .sql("small", "SELECT id FROM orders WHERE amount < 15")

@@ -13,6 +13,7 @@ pub(crate) mod reader;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
@@ -305,6 +306,8 @@ impl Source for CsvFiles {
                 schema: columns.schema(),
                 resumable: true,
                 exact_predicates: Vec::new(),
+                repeatable: false,
+                bounds: BTreeMap::new(),
                 notes,
             })
         })

@@ -10,6 +10,7 @@ mod reader;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -204,6 +205,8 @@ impl Source for JsonFiles {
                 schema: columns.schema(),
                 resumable: true,
                 exact_predicates: Vec::new(),
+                repeatable: false,
+                bounds: BTreeMap::new(),
                 notes,
             })
         })

@@ -1,11 +1,13 @@
 //! Parquet files as a source: split by row groups, positioned by row.
 
+mod bounds;
 mod chunks;
 mod reader;
 mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,9 +19,10 @@ use crate::files::opened::OpenFile;
 use crate::files::split::{FileSplit, encode_schema};
 use crate::files::stream::{blocking, read_blocking};
 use crate::{
-    ConnectorContext, ConnectorError, Position, ScanRequest, Source, SourceDescription,
-    SourceStream, Split,
+    ColumnBounds, ConnectorContext, ConnectorError, Position, ScanRequest, Source,
+    SourceDescription, SourceStream, Split,
 };
+use bounds::Bounds;
 use reader::{RowGroups, load_footer, read_row_groups};
 use schema::UnifiedSchema;
 
@@ -43,6 +46,13 @@ struct ListedFile {
     groups: Vec<GroupSize>,
 }
 
+/// What all footers together say.
+struct Footers {
+    listed: Vec<ListedFile>,
+    columns: Columns,
+    bounds: BTreeMap<String, ColumnBounds>,
+}
+
 impl ParquetFiles {
     /// `name` is the node's name, for messages.
     pub fn new(name: &str, source: &ParquetSource, context: &ConnectorContext) -> Self {
@@ -56,12 +66,14 @@ impl ParquetFiles {
     }
 
     /// Reads every footer.
-    fn read_footers(&self) -> Result<(Vec<ListedFile>, Columns), ConnectorError> {
+    fn read_footers(&self) -> Result<Footers, ConnectorError> {
         let mut unified = UnifiedSchema::default();
+        let mut bounds = Bounds::default();
         let mut listed = Vec::new();
         for file in self.files()? {
             let footer = load_footer(&OpenFile::open(&file.path)?, &file.name)?;
             unified.add(&file.name, footer.schema())?;
+            bounds.add(&footer);
             let groups = footer
                 .metadata()
                 .row_groups()
@@ -75,11 +87,11 @@ impl ParquetFiles {
         }
         let partitions = listed.first().map_or(&[][..], |listed| &listed.file.partitions);
         let columns = Columns::new(unified.into_schema(), None, partitions)?;
-        Ok((listed, columns))
+        Ok(Footers { listed, columns, bounds: bounds.into_columns() })
     }
 
     fn plan_splits(&self, parallelism: usize) -> Result<Vec<Split>, ConnectorError> {
-        let (listed, columns) = self.read_footers()?;
+        let Footers { listed, columns, .. } = self.read_footers()?;
         let schema = encode_schema(&columns.file)?;
         let total: u64 = listed.iter().flat_map(|file| &file.groups).map(|group| group.bytes).sum();
         let target = total.div_ceil(parallelism.max(1) as u64).max(1);
@@ -141,7 +153,7 @@ impl Source for ParquetFiles {
     async fn describe(&self) -> Result<SourceDescription, ConnectorError> {
         let this = self.clone();
         blocking(move || {
-            let (listed, columns) = this.read_footers()?;
+            let Footers { listed, columns, bounds } = this.read_footers()?;
             let groups: usize = listed.iter().map(|file| file.groups.len()).sum();
             let mut notes = vec![format!("{} Parquet files, {groups} row groups", listed.len())];
             if !columns.partitions.is_empty() {
@@ -151,6 +163,8 @@ impl Source for ParquetFiles {
                 schema: columns.schema(),
                 resumable: true,
                 exact_predicates: Vec::new(),
+                repeatable: true,
+                bounds,
                 notes,
             })
         })

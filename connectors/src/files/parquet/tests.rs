@@ -3,7 +3,7 @@ use std::path::Path;
 use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, StringViewArray,
 };
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Int64Type};
 use futures::TryStreamExt as _;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -144,4 +144,25 @@ async fn text_of_every_representation_is_read_as_text() {
     }
     assert_eq!(rows.column_by_name("large"), Some(&long));
     assert_eq!(rows.column_by_name("bytes"), Some(&cast(&long, DataType::Binary)));
+}
+
+#[tokio::test]
+async fn footers_say_between_what_numbers_lie() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let some: ArrayRef = Arc::new(Int64Array::from(vec![None, Some(-7), Some(3)]));
+    write(
+        &folder.path().join("t/a.parquet"),
+        vec![("id", ids(10..50)), ("name", names(10..50))],
+        20,
+    );
+    write(&folder.path().join("t/b.parquet"), vec![("id", ids(0..3)), ("some", some)], 1);
+    let bounds = open(folder.path(), "t").describe().await.expect("a description").bounds;
+    let known = |column: &str| {
+        let bounds = &bounds[column];
+        let value = |array: &ArrayRef| array.as_primitive::<Int64Type>().value(0);
+        (value(&bounds.least), value(&bounds.greatest), bounds.nulls)
+    };
+    assert_eq!(known("id"), (0, 49, 0));
+    assert_eq!(known("some"), (-7, 3, 1));
+    assert_eq!(bounds.len(), 2, "texts are left out");
 }

@@ -1,5 +1,6 @@
 //! The sources and sinks of simulated pipelines, as the leader uses them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -57,6 +58,8 @@ impl Source for Table {
             schema: Arc::new(Schema::new(fields.to_vec())),
             resumable: plan.is_resumable,
             exact_predicates: Vec::new(),
+            repeatable: false,
+            bounds: BTreeMap::new(),
             notes: Vec::new(),
         })
     }
