@@ -1,15 +1,17 @@
 //! How large a ledger of many finished tasks is, in memory and as a snapshot:
-//! `ledger-size [TASKS] [RUNS]`, by default a million tasks in ten runs.
+//! `ledger-size [TASKS] [RUNS] [WINDOWS]`, by default a million tasks in ten runs, and a hundred thousand windows of a
+//! backfill.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta};
 use serde_json::json;
 use weir_connectors::Manifest;
 use weir_ledger::{
-    Command, CommitDone, CommitIntent, Ledger, NewEpoch, NodeRole, NodeShape, PlanRun, Response,
-    RunId, SliceAttempt, StageOutputShape, StageShape, StartAttempt, StartRun, apply,
+    BackfillId, Command, CommitDone, CommitIntent, CreateBackfill, FinishRun, Ledger, NewEpoch,
+    NodeRole, NodeShape, PlanRun, Response, RunId, RunOutcome, SliceAttempt, StageOutputShape,
+    StageShape, StartAttempt, StartRun, WindowOf, WindowRange, apply,
 };
 use weir_plan::{Commit, NodeCounts, RowAccount, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
@@ -20,7 +22,7 @@ const NODES: [&str; 3] = ["orders", "cleaned", "warehouse"];
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u32>());
     let mut next = |default| arguments.next().map_or(default, |number| number.expect("a number"));
-    let (tasks, runs) = (next(1_000_000), next(10));
+    let (tasks, runs, windows) = (next(1_000_000), next(10), next(100_000));
     let mut log = Log::default();
     log.append(Command::NewEpoch(NewEpoch {
         ledger_id: "ledger".into(),
@@ -32,10 +34,16 @@ fn main() {
     let before = resident_bytes();
     let begun = Instant::now();
     for run in 0..runs {
-        finished_tasks(&mut log, run, tasks / runs);
+        let pipeline = PipelineName(format!("pipeline-{run}"));
+        let run = RunId(format!("019aad3b-0000-7000-8000-{run:012}"));
+        finished_tasks(&mut log, &run, pipeline, tasks / runs, None);
     }
+    finished_windows(&mut log, windows);
     let megabytes = |bytes: u64| bytes / 1_000_000;
-    println!("{tasks} finished tasks in {runs} runs, {:.1?} to apply", begun.elapsed());
+    println!(
+        "{tasks} finished tasks in {runs} runs, and {windows} finished windows, {:.1?} to apply",
+        begun.elapsed()
+    );
     println!("in memory: {} MB", megabytes(resident_bytes().saturating_sub(before)));
 
     let begun = Instant::now();
@@ -62,9 +70,14 @@ impl Log {
 }
 
 /// A run of one stage whose slices have committed one batch each.
-fn finished_tasks(log: &mut Log, number: u32, slices: u32) {
-    let (epoch, run) = (1, RunId(format!("019aad3b-0000-7000-8000-{number:012}")));
-    let pipeline = PipelineName(format!("pipeline-{number}"));
+fn finished_tasks(
+    log: &mut Log,
+    run: &RunId,
+    pipeline: PipelineName,
+    slices: u32,
+    backfill: Option<WindowOf>,
+) {
+    let epoch = 1;
     log.append(Command::StartRun(StartRun {
         epoch,
         run: run.clone(),
@@ -74,7 +87,7 @@ fn finished_tasks(log: &mut Log, number: u32, slices: u32) {
         window: None,
         version: None,
         request_id: None,
-        backfill: None,
+        backfill,
         at: DateTime::UNIX_EPOCH,
     }));
     let roles = [NodeRole::Source { incremental: true }, NodeRole::Sql, NodeRole::Sink];
@@ -113,6 +126,35 @@ fn finished_tasks(log: &mut Log, number: u32, slices: u32) {
         log.append(Command::CommitIntent(CommitIntent { task: task.clone(), commit }));
         log.append(Command::CommitDone(CommitDone { task, sequence: 0 }));
     }
+}
+
+/// Each by a run of one slice.
+fn finished_windows(log: &mut Log, count: u32) {
+    let backfill = BackfillId("backfill".into());
+    let (from, to) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH + TimeDelta::hours(count.into()));
+    log.append(Command::CreateBackfill(CreateBackfill {
+        epoch: 1,
+        backfill: backfill.clone(),
+        pipeline: windows_pipeline(),
+        spec_hash: "spec".into(),
+        params: BTreeMap::new(),
+        range: WindowRange { from, to, step: "1h".into(), timezone: "UTC".into(), count },
+        parallel: 4,
+        priority: 0,
+        request_id: None,
+        at: DateTime::UNIX_EPOCH,
+    }));
+    for window in 0..count {
+        let of = WindowOf { backfill: backfill.clone(), window };
+        let run = RunId(format!("{backfill}-{window:06}"));
+        finished_tasks(log, &run, windows_pipeline(), 1, Some(of));
+        let (outcome, at) = (RunOutcome::Succeeded, DateTime::UNIX_EPOCH);
+        log.append(Command::FinishRun(FinishRun { epoch: 1, run, outcome, at }));
+    }
+}
+
+fn windows_pipeline() -> PipelineName {
+    PipelineName("windows".into())
 }
 
 /// Of this process.

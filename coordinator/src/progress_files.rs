@@ -83,7 +83,8 @@ mod tests {
                 committed_by: vec![
                     CommittedBy { from: 0, attempt: 1 },
                     CommittedBy { from: 2, attempt: 2 },
-                ],
+                ]
+                .into(),
                 ..SliceFacts::default()
             }]
             .into(),

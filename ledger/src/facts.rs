@@ -12,6 +12,7 @@ use weir_spec::{CommitMode, NodeName, PipelineName};
 use crate::PackedAccount;
 use crate::backfills::{BackfillFacts, BackfillId, WindowOf};
 use crate::client_changes::ClientChange;
+use crate::committers::{CommittedBy, Committers};
 use crate::pipelines::{AnsweredRequests, PipelineVersion};
 use crate::slices::Slices;
 
@@ -254,7 +255,7 @@ pub struct SliceFacts {
     /// Whose the committed batches, or the finished exchange, are; one entry for each attempt that has
     /// any. Files of other attempts mean nothing: a paused attempt may write them at any time.
     #[serde(default)]
-    pub committed_by: Vec<CommittedBy>,
+    pub committed_by: Committers,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<Box<OpenIntent>>,
     /// Of all committed batches, or of the finished exchange.
@@ -265,13 +266,6 @@ pub struct SliceFacts {
     /// Of a finished slice of a stage that ends in an exchange.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Box<ExchangeOutput>>,
-}
-
-/// An attempt and the first of its batches, which reach to the next attempt's first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommittedBy {
-    pub from: u64,
-    pub attempt: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -520,8 +514,6 @@ impl SliceFacts {
     /// Batch `sequence` is committed, and none behind it.
     pub(crate) fn note_committed(&mut self, sequence: u64, attempt: u32) {
         if self.committed_by.last().is_none_or(|last| last.attempt != attempt) {
-            // Most slices have one, and there are many slices.
-            self.committed_by.reserve_exact(1);
             self.committed_by.push(CommittedBy { from: sequence, attempt });
         }
     }

@@ -13,6 +13,7 @@ mod audit;
 mod backfills;
 mod client_changes;
 mod commands;
+mod committers;
 mod facts;
 mod intervals;
 mod packed_account;
@@ -38,10 +39,11 @@ pub use commands::{
     RegisterPipeline, Requested, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone,
     RunCommitIntent, SetDraining, SetWatermark, SliceAttempt, StartAttempt, StartCopy, StartRun,
 };
+pub use committers::{CommittedBy, Committers};
 pub use facts::{
-    CommittedBy, EpochFacts, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role,
-    RunCommit, RunFacts, RunId, RunOutcome, RunState, SliceFacts, SliceState, StageFacts,
-    StageOutputShape, StageShape, TokenFacts,
+    EpochFacts, Ledger, NodeRole, NodeShape, OpenIntent, PipelineFacts, Role, RunCommit, RunFacts,
+    RunId, RunOutcome, RunState, SliceFacts, SliceState, StageFacts, StageOutputShape, StageShape,
+    TokenFacts,
 };
 pub use intervals::Intervals;
 pub use packed_account::PackedAccount;

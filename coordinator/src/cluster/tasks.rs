@@ -127,7 +127,8 @@ mod tests {
             committed_by: vec![
                 CommittedBy { from: 0, attempt: 1 },
                 CommittedBy { from: 4, attempt: 2 },
-            ],
+            ]
+            .into(),
             ..SliceFacts::default()
         };
         let attempt = |attempt| SliceAttempt {
