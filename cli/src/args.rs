@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use backfill::{BackfillArgs, BackfillCommand, WindowStatus};
-pub(crate) use cluster::{ClusterArgs, ClusterCommand, CoordinatorArgs, ExecutorArgs, UpArgs};
+pub(crate) use cluster::{
+    ClusterArgs, ClusterCommand, Compression, CoordinatorArgs, ExecutorArgs, UpArgs,
+};
 pub(crate) use pipelines::{PipelineCommand, SubmitArgs};
 pub(crate) use security::{SecurityArgs, TokenCommand, TokenRole};
 

@@ -43,6 +43,7 @@ mod wire;
 pub use checksum::RowChecksum;
 pub use dead_letters::DeadLetterLine;
 pub use env::{ExecutorEnv, ExecutorOptions, Registry, Systems};
+pub use exchange::ExchangeCompression;
 pub use folder::RunFolder;
 pub use given::GivenSource;
 pub use resources::Resources;

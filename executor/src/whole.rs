@@ -52,7 +52,8 @@ pub(crate) async fn run_whole(
     let file_id = format!("{}-{}-{}", task.slice, task.epoch, task.attempt);
     let (place, holder) = env.places.output(*durable);
     let is_durable_here = holder.is_none() && env.places.is_storage_here();
-    let folder = ExchangeFolder::create(&place, task.stage.id, &file_id, is_durable_here)?;
+    let folder = ExchangeFolder::create(&place, task.stage.id, &file_id, is_durable_here)?
+        .compressed(env.places.compression());
 
     let mut writing = JoinSet::new();
     let written_partitions = match slices {

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::Redactor;
 use weir_coordinator::cluster::{self, ClientLimits, CoordinatorOptions};
-use weir_executor::address;
 use weir_executor::node::{self, NodeOptions};
 use weir_executor::storage::{SECRET_VARIABLES, Storage, StorageAddress};
 use weir_executor::tls::TlsFiles;
+use weir_executor::{ExchangeCompression, address};
 
-use crate::args::{CoordinatorArgs, ExecutorArgs, Global};
+use crate::args::{Compression, CoordinatorArgs, ExecutorArgs, Global};
 use crate::failure::Failure;
 use crate::{files, signals, token};
 
@@ -88,6 +88,10 @@ pub(crate) async fn executor(
         url: arguments.url,
         storage: storage(&arguments.storage, redactor)?,
         slots: arguments.slots.or(global.parallelism).unwrap_or(cores),
+        compression: match arguments.exchange_compression {
+            Compression::Lz4 => ExchangeCompression::Lz4,
+            Compression::None => ExchangeCompression::None,
+        },
         memory_bytes,
         context: files::context(global, Path::new("."), redactor)?,
     };

@@ -29,12 +29,30 @@ const BATCH_ROWS: usize = 8192;
 /// Batches that are read ahead of whoever consumes them.
 const READ_AHEAD: usize = 2;
 
+/// What files of rows between stages cost: time to compress, or room and time on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExchangeCompression {
+    #[default]
+    Lz4,
+    None,
+}
+
+impl ExchangeCompression {
+    fn codec(self) -> Option<CompressionType> {
+        match self {
+            ExchangeCompression::Lz4 => Some(CompressionType::LZ4_FRAME),
+            ExchangeCompression::None => None,
+        }
+    }
+}
+
 /// The output folder of one attempt. Dropped without [`ExchangeFolder::publish`], it vanishes.
 #[derive(Debug)]
 pub(crate) struct ExchangeFolder {
     temporary: PathBuf,
     published: PathBuf,
     is_durable: bool,
+    compression: ExchangeCompression,
     is_published: bool,
 }
 
@@ -56,7 +74,13 @@ impl ExchangeFolder {
             _ => {}
         }
         create_dir_all_durable(&temporary).map_err(failed)?;
-        Ok(Self { temporary, published: parent.join(file_id), is_durable, is_published: false })
+        let (published, compression) = (parent.join(file_id), ExchangeCompression::default());
+        Ok(Self { temporary, published, is_durable, compression, is_published: false })
+    }
+
+    pub(crate) fn compressed(mut self, compression: ExchangeCompression) -> Self {
+        self.compression = compression;
+        self
     }
 
     pub(crate) fn writer(
@@ -64,7 +88,8 @@ impl ExchangeFolder {
         partition: usize,
         schema: &SchemaRef,
     ) -> Result<ExchangeWriter, TaskError> {
-        ExchangeWriter::create(self.file(partition), schema, self.is_durable)
+        let codec = self.compression.codec();
+        ExchangeWriter::create(self.file(partition), schema, codec, self.is_durable)
     }
 
     fn file(&self, partition: usize) -> PathBuf {
@@ -95,7 +120,7 @@ impl Drop for ExchangeFolder {
     }
 }
 
-/// Writes one partition, in batches of equal size, compressed.
+/// Writes one partition, in batches of equal size.
 pub(crate) struct ExchangeWriter {
     path: PathBuf,
     is_durable: bool,
@@ -104,10 +129,15 @@ pub(crate) struct ExchangeWriter {
 }
 
 impl ExchangeWriter {
-    fn create(path: PathBuf, schema: &SchemaRef, is_durable: bool) -> Result<Self, TaskError> {
+    fn create(
+        path: PathBuf,
+        schema: &SchemaRef,
+        codec: Option<CompressionType>,
+        is_durable: bool,
+    ) -> Result<Self, TaskError> {
         let file = File::create(&path).map_err(|cause| state_error("create", &path, cause))?;
         let writer = IpcWriteOptions::default()
-            .try_with_compression(Some(CompressionType::LZ4_FRAME))
+            .try_with_compression(codec)
             .and_then(|options| {
                 let file = BufWriter::with_capacity(256 * 1024, file);
                 FileWriter::try_new_with_options(file, schema, options)

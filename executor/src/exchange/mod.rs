@@ -15,6 +15,7 @@ mod stored;
 mod ticket;
 
 pub(crate) use client::FlightClients;
+pub use files::ExchangeCompression;
 pub(crate) use files::{ExchangeFolder, ExchangeWriter, batch_count, open, read_error};
 pub(crate) use places::{ExchangeFile, Keeping, Places, durable_files, read_files};
 pub(crate) use service::serve;

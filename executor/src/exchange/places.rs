@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use weir_plan::{ExchangeOutput, Holder, StageId};
 
 use super::client::FlightClients;
+use super::files::ExchangeCompression;
 use super::files::read_stream;
 use super::stored::StoredFile;
 use super::ticket::FileTicket;
@@ -24,6 +25,8 @@ pub(crate) struct Keeping {
     /// This process.
     pub(crate) holder: Holder,
     pub(crate) clients: Arc<FlightClients>,
+    /// Of what this process writes.
+    pub(crate) compression: ExchangeCompression,
 }
 
 /// Of one run.
@@ -58,6 +61,11 @@ impl Places {
             }
             _ => (self.drafts(), None),
         }
+    }
+
+    /// Of the outputs of this process.
+    pub(crate) fn compression(&self) -> ExchangeCompression {
+        self.keeping.as_ref().map(|(keeping, _)| keeping.compression).unwrap_or_default()
     }
 
     /// Whether files are durable in the place where [`Self::drafts`] makes them; otherwise they have to be

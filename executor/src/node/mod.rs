@@ -53,7 +53,7 @@ pub use self::tasks::{GivenTask, TaskRunner, assigned_task};
 use self::work_threads::WorkThreads;
 use crate::address;
 use crate::durable::{empty_folder, state_error};
-use crate::exchange::{self, FlightClients, Keeping};
+use crate::exchange::{self, ExchangeCompression, FlightClients, Keeping};
 use crate::storage::Storage;
 use crate::tls::TlsFiles;
 use crate::{CommitLogError, ProgressEvent, Registry, Resources, TaskEnd, TaskError};
@@ -85,6 +85,8 @@ pub struct NodeOptions {
     pub storage: Storage,
     /// Tasks at once.
     pub slots: NonZeroUsize,
+    /// Of rows between stages.
+    pub compression: ExchangeCompression,
     /// For all operators of all tasks together.
     pub memory_bytes: NonZeroU64,
     /// Its `base_dir` is not used: every assignment brings its own.
@@ -246,7 +248,8 @@ async fn keep(
             tracing::error!(%error, "rows are not served any more");
         }
     });
-    Ok((Keeping { root, holder, clients }, AbortOnDropHandle::new(serving)))
+    let keeping = Keeping { root, holder, clients, compression: options.compression };
+    Ok((keeping, AbortOnDropHandle::new(serving)))
 }
 
 fn hello(options: &NodeOptions) -> Hello {

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use weir_plan::{ExchangeOutput, Slice, StageId, StageKind, StreamInput};
 
 use super::fakes::*;
-use crate::exchange::{ExchangeFile, ExchangeFolder, open, read_files};
+use crate::exchange::{ExchangeCompression, ExchangeFile, ExchangeFolder, open, read_files};
 use crate::{RunFolder, Task};
 
 const ROWS: i64 = 40_000;
@@ -41,6 +41,25 @@ async fn rows_come_back_in_order_and_counted() {
     assert!(batches.iter().all(|rows| rows.num_rows() <= 8192));
     assert_eq!(concat_batches(&row_schema(), &batches).expect("one schema"), rows_of(0..ROWS));
     assert_eq!(receiver.iter().sum::<u64>(), ROWS as u64);
+}
+
+#[tokio::test]
+async fn rows_that_are_not_compressed_come_back_and_take_more_room() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    written(folder.path());
+    let exchange = ExchangeFolder::create(folder.path(), StageId(0), "plain", true)
+        .expect("writable")
+        .compressed(ExchangeCompression::None);
+    let mut writer = exchange.writer(0, &row_schema()).expect("writable");
+    writer.write(rows_of(0..ROWS)).expect("written");
+    writer.finish().expect("finished");
+    exchange.publish().expect("published");
+    let path = |name| folder.path().join(RunFolder::exchange_file(StageId(0), name, 0));
+    let size = |name| std::fs::metadata(path(name)).expect("it is there").len();
+    assert!(size("plain") > size("first"));
+    let stream = read_files(vec![ExchangeFile::Here(path("plain"))], "reader", |_| ());
+    let batches: Vec<_> = stream.try_collect().await.expect("readable");
+    assert_eq!(concat_batches(&row_schema(), &batches).expect("one schema"), rows_of(0..ROWS));
 }
 
 #[test]

@@ -14,7 +14,9 @@ use tonic::Code;
 use weir_plan::{ExchangeOutput, Holder, StageId};
 
 use super::fakes::*;
-use crate::exchange::{ExchangeFolder, FlightClients, Keeping, Places, read_files, serve};
+use crate::exchange::{
+    ExchangeCompression, ExchangeFolder, FlightClients, Keeping, Places, read_files, serve,
+};
 use crate::storage::Storage;
 use crate::{RunFolder, TaskError};
 
@@ -43,6 +45,7 @@ impl Server {
             root: self.root.path().join("exchange"),
             holder: self.holder(executor),
             clients: Arc::new(FlightClients::new(None)),
+            compression: ExchangeCompression::default(),
         }
     }
 

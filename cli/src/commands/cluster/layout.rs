@@ -29,7 +29,9 @@ pub(super) fn cluster(
     common: &Common,
 ) -> ClusterFile {
     let own = || StorageAddress::Folder(dir.join("storage"));
-    let storage = common.storage.clone().unwrap_or_else(own).to_string();
+    let storage = common.storage.clone().unwrap_or_else(own);
+    let is_all_here = matches!(storage, StorageAddress::Folder(_));
+    let storage = storage.to_string();
     let process = |name: String, arguments: Vec<String>| {
         let mut arguments = arguments;
         arguments.extend(["--dir".to_owned(), text(&dir.join(&name))]);
@@ -67,6 +69,9 @@ pub(super) fn cluster(
         arguments.extend(words(&["--listen", address(url), "--url", url]));
         if let Some(slots) = slots {
             arguments.extend(["--slots".to_owned(), slots.to_string()]);
+        }
+        if is_all_here {
+            arguments.extend(words(&["--exchange-compression", "none"]));
         }
         let process = process(id.clone(), arguments);
         ExecutorEntry { id, url: url.clone(), process }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use weir_plan::Holder;
 use weir_proto::internal::{Assign, TaskId};
 
-use crate::exchange::{FlightClients, Keeping};
+use crate::exchange::{ExchangeCompression, FlightClients, Keeping};
 use crate::node::runs::Runs;
 use crate::node::work_threads::WorkThreads;
 use crate::storage::Storage;
@@ -29,7 +29,8 @@ fn runs(folder: &std::path::Path) -> Runs {
         url: "http://127.0.0.1:9".to_owned(),
     };
     let clients = Arc::new(FlightClients::new(None));
-    let keeping = Keeping { root: folder.join("exchange"), holder, clients };
+    let (root, compression) = (folder.join("exchange"), ExchangeCompression::default());
+    let keeping = Keeping { root, holder, clients, compression };
     let threads = WorkThreads::start().expect("threads start");
     Runs::new(Storage::folder(folder), Arc::new(resources), Arc::new(systems), keeping, threads)
 }

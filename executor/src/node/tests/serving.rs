@@ -19,7 +19,7 @@ use crate::storage::Storage;
 use crate::tests::fakes::{
     FakeSink, FakeSource, FakeSystems, Leaf, sink_node, split, streaming_task,
 };
-use crate::{Commit, RunFolder, TaskEnd, wire::TaskFailure};
+use crate::{Commit, ExchangeCompression, RunFolder, TaskEnd, wire::TaskFailure};
 
 const RUN_FOLDER: &str = "pipeline/runs/run";
 
@@ -95,6 +95,7 @@ impl World {
             dir: self.folder.path().join("local"),
             storage: Storage::folder(self.folder.path().join("storage")),
             slots: NonZeroUsize::new(2).expect("two is not zero"),
+            compression: ExchangeCompression::default(),
             memory_bytes: NonZeroU64::new(64 << 20).expect("some memory"),
             context: ConnectorContext::new("/nowhere", Secrets::default(), Redactor::default()),
         }
