@@ -14,11 +14,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ballista_core::JobId;
+use ballista_core::config::{BALLISTA_BROADCAST_JOIN_THRESHOLD_BYTES, BallistaConfig};
 use ballista_core::execution_plans::{ShuffleWriter, UnresolvedShuffleExec};
 use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner as _};
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::config::ConfigOptions;
+use datafusion::config::{ConfigOptions, ExtensionOptions as _};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -43,6 +44,12 @@ use weir_spec::NodeName;
 use crate::StageId;
 use crate::operators::{CountExec, ExchangeScanExec, SourceScanExec, ValidateExec};
 
+/// A side of a join that is estimated below is read whole by every task, so that the other side's rows stay where they
+/// are. Each task keeps it in memory.
+pub(crate) const SMALL_SIDE_BYTES: usize = 16 << 20;
+/// Where nobody knows how long rows are; Ballista's planner makes a guess and holds it against [`SMALL_SIDE_BYTES`].
+pub(crate) const SMALL_SIDE_ROWS: usize = 1_000_000;
+
 /// One of the stages that a plan is cut into.
 pub(crate) struct Part {
     pub(crate) id: StageId,
@@ -65,6 +72,11 @@ pub(crate) fn cut(
     let mut options = options.clone();
     // Every task would read all rows to keep its share of them.
     options.optimizer.enable_round_robin_repartition = false;
+    // Otherwise it would have more joins read a side whole, whose rows have been dealt out for nothing by then.
+    let mut small_sides = BallistaConfig::default();
+    let key = BALLISTA_BROADCAST_JOIN_THRESHOLD_BYTES.trim_start_matches("ballista.");
+    small_sides.set(key, &SMALL_SIDE_BYTES.to_string())?;
+    options.extensions.insert(small_sides);
     let mut planner = DefaultDistributedPlanner::new();
     // It refuses some plans, such as `NOT IN` over a large side that may have nulls.
     let Ok(writers) = planner.plan_query_stages(&JobId::from("plan"), Arc::clone(plan), &options)

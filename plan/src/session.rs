@@ -7,6 +7,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::distribute::{SMALL_SIDE_BYTES, SMALL_SIDE_ROWS};
 use crate::logical::WeirQueryPlanner;
 use crate::services::TaskExtension;
 use crate::{PlanScope, TaskServices};
@@ -55,8 +56,15 @@ fn config(partitions: usize) -> SessionConfig {
 /// A session that plans. `now()` is the run's `started_at`, so that a plan does not depend on when
 /// it is made; without one, a pipeline that uses `now()` is not planned.
 pub(crate) fn planning(partitions: usize, scope: &PlanScope) -> (SessionContext, SessionState) {
+    let mut config = config(partitions);
+    if scope.distributed {
+        // Dealing the other side out costs a write and a read of all its rows.
+        let options = &mut config.options_mut().optimizer;
+        options.hash_join_single_partition_threshold = SMALL_SIDE_BYTES;
+        options.hash_join_single_partition_threshold_rows = SMALL_SIDE_ROWS;
+    }
     let state = SessionStateBuilder::new()
-        .with_config(config(partitions))
+        .with_config(config)
         .with_default_features()
         .with_query_planner(Arc::new(WeirQueryPlanner))
         .build();
