@@ -95,6 +95,16 @@ pub(crate) fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
+/// As [`folder_of`], as other processes find it.
+pub(crate) fn absolute_folder_of(path: &Path) -> Result<String, Failure> {
+    let folder = folder_of(path);
+    let absolute = std::path::absolute(&folder)
+        .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
+    absolute.into_os_string().into_string().map_err(|folder| {
+        Failure::Usage(format!("the folder {} is not UTF-8", Path::new(&folder).display()))
+    })
+}
+
 /// Where state lives for a pipeline file, or for commands that name none (`start` is then the current
 /// folder). Depends on `start` alone, so that the same pipeline always finds its ledger.
 pub(crate) fn state_dir(global: &Global, start: &Path) -> PathBuf {

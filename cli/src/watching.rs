@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use weir_proto::v1::run_update::Update;
-use weir_proto::v1::{Run, Stage};
+use weir_proto::v1::{Run, RunStatus, Stage};
 
 use crate::output::count;
 
@@ -16,6 +16,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Watching {
     stages: HashMap<u32, Seen>,
     is_announced: bool,
+    is_waiting: bool,
     /// Of the last line about rows.
     said_at: Instant,
 }
@@ -28,7 +29,7 @@ struct Seen {
 
 impl Watching {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { stages: HashMap::new(), is_announced: false, said_at: now }
+        Self { stages: HashMap::new(), is_announced: false, is_waiting: false, said_at: now }
     }
 
     pub(crate) fn lines(&mut self, update: &Update, now: Instant) -> Vec<String> {
@@ -40,6 +41,10 @@ impl Watching {
 
     fn states(&mut self, run: &Run, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
+        if run.status() == RunStatus::Queued && !self.is_waiting {
+            self.is_waiting = true;
+            lines.push(format!("run {} waits for its turn", run.run));
+        }
         if !self.is_announced && !run.stages.is_empty() {
             self.is_announced = true;
             let stages = run.stages.len();

@@ -116,6 +116,8 @@ pub enum RunEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
+    /// On a cluster: it waits until another run of its pipeline has ended.
+    Queued,
     Running,
     /// Its process ended before it did; `weir run` or `weir retry` goes on.
     Interrupted,

@@ -129,6 +129,9 @@ fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {
         )));
     }
     match &run.state {
+        RunState::Queued => Err(EngineError::Refused(format!(
+            "run {id} waits for another run of its pipeline to end, and then begins by itself"
+        ))),
         RunState::Running => Ok(Choice::Resume(id.clone())),
         RunState::Failed { .. } => match loaded_since(ledger, id, run) {
             None => Ok(Choice::Resume(id.clone())),
@@ -143,6 +146,9 @@ fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {
         }
         RunState::Abandoned { .. } => Err(EngineError::Refused(format!(
             "run {id} was given up for a fresh one: start a new run with `weir run`"
+        ))),
+        RunState::Skipped { beside, .. } => Err(EngineError::Refused(format!(
+            "run {id} was skipped, because run {beside} of the pipeline went on: submit a new one"
         ))),
     }
 }

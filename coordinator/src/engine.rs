@@ -350,7 +350,7 @@ impl Engine {
 
     /// Removes the staging of runs that are over, or that nobody will take up, where that failed
     /// before.
-    async fn clean_up_failed(
+    pub(crate) async fn clean_up_failed(
         &self,
         store: &LedgerStore,
         files: &PipelineFiles,
@@ -362,9 +362,11 @@ impl Engine {
             .filter(|(_, run)| run.pipeline == *pipeline && !run.cleaned_up)
             .filter(|(_, run)| run.backfill.is_none())
             .filter(|(_, run)| match run.state {
-                RunState::Running => false,
+                RunState::Queued | RunState::Running => false,
                 RunState::Failed { .. } => !run.may_have_committed() || run.is_complete(),
-                RunState::Succeeded { .. } | RunState::Abandoned { .. } => true,
+                RunState::Succeeded { .. }
+                | RunState::Abandoned { .. }
+                | RunState::Skipped { .. } => true,
             })
             .map(|(id, run)| (id.clone(), run.clone()))
             .collect();
@@ -437,7 +439,7 @@ fn skipped(spec: &PipelineSpec, request: &RunRequest) -> RunSummary {
 }
 
 /// Sorts by time; random enough for several in one second.
-fn new_run_id(at: DateTime<Utc>) -> RunId {
+pub(crate) fn new_run_id(at: DateTime<Utc>) -> RunId {
     let random = new_uuid().simple().to_string();
     RunId(format!("{}-{}", at.format("%Y%m%d-%H%M%S"), &random[..6]))
 }

@@ -8,11 +8,15 @@ use crate::{RunDetail, RunStatus, RunSummary, StageDetail};
 /// `is_held`: whether some process writes the pipeline's ledger now.
 pub(crate) fn summarize(id: &RunId, run: &RunFacts, is_held: bool) -> RunSummary {
     let (status, error) = match &run.state {
+        RunState::Queued => (RunStatus::Queued, None),
         RunState::Running if is_held => (RunStatus::Running, None),
         RunState::Running => (RunStatus::Interrupted, None),
         RunState::Succeeded { .. } => (RunStatus::Succeeded, None),
         RunState::Failed { error, .. } => (RunStatus::Failed, Some(error.clone())),
         RunState::Abandoned { error, .. } => (RunStatus::Abandoned, error.clone()),
+        RunState::Skipped { beside, .. } => {
+            (RunStatus::Skipped, Some(format!("run {beside} of the pipeline went on")))
+        }
     };
     let mut rows_read = 0;
     let mut dead_letters = 0;

@@ -60,6 +60,9 @@ fn carry_out(ledger: &mut Ledger, index: u64, command: &Command) -> Result<bool,
         Command::NoteClientChange(command) => command.apply(ledger),
         Command::RegisterPipeline(command) => command.apply(ledger),
         Command::DeletePipeline(command) => command.apply(ledger),
+        Command::QueueRun(command) => command.apply(ledger),
+        Command::BeginRun(command) => command.apply(ledger),
+        Command::SkipRun(command) => command.apply(ledger),
         Command::Requested(requested) => {
             if requested.is_known(ledger)? {
                 return Ok(false);

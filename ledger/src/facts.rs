@@ -12,6 +12,7 @@ use weir_spec::{CommitMode, NodeName, PipelineName};
 use crate::PackedAccount;
 use crate::backfills::{BackfillFacts, BackfillId, WindowOf};
 use crate::client_changes::ClientChange;
+use crate::commands::QueuedRun;
 use crate::committers::{CommittedBy, Committers};
 use crate::pipelines::{AnsweredRequests, PipelineVersion};
 use crate::slices::Slices;
@@ -108,6 +109,9 @@ pub struct PipelineFacts {
     /// The run that is going on, or was when its process ended. Those of backfills' windows do not count:
     /// they may go on beside it, and beside each other.
     pub active_run: Option<RunId>,
+    /// Runs that wait for their turn, the next one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queue: Vec<QueuedRun>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,16 +150,20 @@ pub struct RunFacts {
 }
 
 /// ```text
-///          ResumeRun ┌───────┐
-///                    ▼       │
-/// StartRun ───▶  Running ─▶ Failed ─▶ Abandoned
-///                  │ │                    ▲
-///                  │ └────────────────────┘
-///                  └─▶ Succeeded
+///                          ResumeRun ┌───────┐
+///                                    ▼       │
+/// StartRun ────────────────────▶ Running ─▶ Failed ─▶ Abandoned
+///                      BeginRun ▲  │ │        ▲           ▲
+/// QueueRun ─▶ Queued ───────────┘  │ └────────│───────────┤
+///               │                  └─▶ Succeeded          │
+///               └─────────────────────────────┴───────────┘
+/// SkipRun ──▶ Skipped
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
+    /// Another run of its pipeline goes on; it begins when that has ended.
+    Queued,
     Running,
     Succeeded {
         at: DateTime<Utc>,
@@ -168,6 +176,11 @@ pub enum RunState {
     Abandoned {
         at: DateTime<Utc>,
         error: Option<String>,
+    },
+    /// Another run of its pipeline went on, and it was not to wait.
+    Skipped {
+        at: DateTime<Utc>,
+        beside: RunId,
     },
 }
 
@@ -303,6 +316,11 @@ impl Ledger {
         self.runs.get(run)
     }
 
+    pub(crate) fn next_run_number(&mut self) -> u64 {
+        self.last_run_number += 1;
+        self.last_run_number
+    }
+
     /// The run that a client's request has started, resumed or joined.
     pub fn run_of_request(&self, request: &str) -> Option<&RunId> {
         self.requests.get(request)
@@ -349,15 +367,19 @@ impl PipelineFacts {
 impl RunState {
     /// Whether nothing can happen to the run any more.
     pub fn is_terminal(&self) -> bool {
-        matches!(self, RunState::Succeeded { .. } | RunState::Abandoned { .. })
+        matches!(
+            self,
+            RunState::Succeeded { .. } | RunState::Abandoned { .. } | RunState::Skipped { .. }
+        )
     }
 
     pub fn ended_at(&self) -> Option<DateTime<Utc>> {
         match self {
-            RunState::Running => None,
+            RunState::Queued | RunState::Running => None,
             RunState::Succeeded { at }
             | RunState::Failed { at, .. }
-            | RunState::Abandoned { at, .. } => Some(*at),
+            | RunState::Abandoned { at, .. }
+            | RunState::Skipped { at, .. } => Some(*at),
         }
     }
 }

@@ -19,6 +19,13 @@ pub enum Rejection {
     RequestKnown { run: RunId },
     #[error("run {active} of the pipeline is not finished")]
     RunActive { active: RunId },
+    #[error("run {run} is not the first of its pipeline's queue")]
+    NotItsTurn { run: RunId },
+    #[error(
+        "{waiting} runs of pipeline `{pipeline}` wait for their turn already, which is the most: cancel some, \
+         or wait"
+    )]
+    QueueFull { pipeline: String, waiting: usize },
     #[error("run {run} is {state}")]
     RunState { run: RunId, state: &'static str },
     #[error("run {0} has its plan already: a run is never planned again")]

@@ -222,7 +222,7 @@ impl Cluster {
         let mut shown = Value::Null;
         let is_over = holds_within(PATIENCE, || {
             shown = self.show(run);
-            shown["summary"]["status"] != "running"
+            !["queued", "running"].map(Value::from).contains(&shown["summary"]["status"])
         });
         assert!(is_over && shown["summary"]["status"] == "succeeded", "{shown:#}\n{}", self.logs());
         shown

@@ -140,7 +140,9 @@ async fn await_success(leader: &str, run: &str) -> Result<(), Failure> {
         let run = runs.get(request).await?.into_inner();
         match run.status() {
             v1::RunStatus::Succeeded => return Ok(()),
-            v1::RunStatus::Running => tokio::time::sleep(Duration::from_millis(100)).await,
+            v1::RunStatus::Queued | v1::RunStatus::Running => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
             _ => return Err(format!("the run has not succeeded: {run:?}").into()),
         }
     }

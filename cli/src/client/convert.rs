@@ -81,10 +81,12 @@ pub(crate) fn report(report: v1::AuditReport) -> AuditReport {
 
 fn status(run: &v1::Run) -> Result<RunStatus, Failure> {
     match run.status() {
+        v1::RunStatus::Queued => Ok(RunStatus::Queued),
         v1::RunStatus::Running => Ok(RunStatus::Running),
         v1::RunStatus::Succeeded => Ok(RunStatus::Succeeded),
         v1::RunStatus::Failed => Ok(RunStatus::Failed),
         v1::RunStatus::Abandoned => Ok(RunStatus::Abandoned),
+        v1::RunStatus::Skipped => Ok(RunStatus::Skipped),
         v1::RunStatus::Unspecified => Err(unknown("a run without a status")),
     }
 }

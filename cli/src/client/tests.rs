@@ -52,7 +52,11 @@ fn state(status: RunStatus) -> Result<RunUpdate, Status> {
 #[async_trait]
 impl Runs for Fake {
     async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
-        self.leads(Ok(SubmitResponse { run: "r-1".to_owned(), is_new: true }))
+        self.leads(Ok(SubmitResponse {
+            run: "r-1".to_owned(),
+            is_new: true,
+            ..SubmitResponse::default()
+        }))
     }
 
     async fn get(&self, request: Request<GetRunRequest>) -> Result<Response<Run>, Status> {

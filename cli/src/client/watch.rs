@@ -52,7 +52,9 @@ impl Client {
 
 fn is_over(run: &Run) -> bool {
     match run.status() {
-        RunStatus::Unspecified | RunStatus::Running => false,
-        RunStatus::Succeeded | RunStatus::Failed | RunStatus::Abandoned => true,
+        RunStatus::Unspecified | RunStatus::Queued | RunStatus::Running => false,
+        RunStatus::Succeeded | RunStatus::Failed | RunStatus::Abandoned | RunStatus::Skipped => {
+            true
+        }
     }
 }

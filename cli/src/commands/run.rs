@@ -79,7 +79,8 @@ pub(crate) async fn execute(
             print(global, &summary, "")?;
             Ok(match summary.status {
                 RunStatus::Succeeded | RunStatus::Skipped => ExitCode::SUCCESS,
-                RunStatus::Running
+                RunStatus::Queued
+                | RunStatus::Running
                 | RunStatus::Interrupted
                 | RunStatus::Failed
                 | RunStatus::Abandoned => ExitCode::from(1),

@@ -182,6 +182,7 @@ fn print(detail: &RunDetail) -> Result<(), Failure> {
 
 fn status(status: RunStatus) -> &'static str {
     match status {
+        RunStatus::Queued => "queued",
         RunStatus::Running => "running",
         RunStatus::Interrupted => "interrupted",
         RunStatus::Succeeded => "succeeded",

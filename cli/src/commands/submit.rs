@@ -10,7 +10,8 @@ use serde_json::json;
 use weir_coordinator::RunStatus;
 use weir_proto::v1::run_update::Update;
 use weir_proto::v1::{
-    RegisterPipelineRequest, RegisterPipelineResponse, RegisteredPipeline, SubmitRequest,
+    RegisterPipelineRequest, RegisterPipelineResponse, RegisteredPipeline, SubmitOutcome,
+    SubmitRequest, SubmitResponse,
 };
 use weir_spec::{PipelineSpec, SharedConnections};
 
@@ -60,18 +61,41 @@ pub(crate) async fn submit(global: &Global, arguments: SubmitArgs) -> Result<Exi
         ..SubmitRequest::default()
     });
     let answer = answer.await?;
-    if arguments.wait {
+    if arguments.wait && answer.outcome() != SubmitOutcome::Skipped {
         return wait(global, &mut client, &answer.run, &place).await;
     }
+    print_submitted(global, &answer, Some(version), &place)
+}
+
+pub(super) fn print_submitted(
+    global: &Global,
+    answer: &SubmitResponse,
+    version: Option<u32>,
+    place: &str,
+) -> Result<ExitCode, Failure> {
+    let SubmitResponse { run, is_new, beside, .. } = answer;
     if global.output == Output::Json {
+        let beside = Some(beside).filter(|beside| !beside.is_empty());
+        let outcome = match answer.outcome() {
+            SubmitOutcome::Started => Some("started"),
+            SubmitOutcome::GoesOn => Some("goes_on"),
+            SubmitOutcome::Queued => Some("queued"),
+            SubmitOutcome::Skipped => Some("skipped"),
+            SubmitOutcome::Unspecified => None,
+        };
         output::json(&json!({
-            "run": answer.run, "is_new": answer.is_new, "version": version,
+            "run": run, "is_new": is_new, "version": version, "outcome": outcome, "beside": beside,
         }))?;
-    } else {
-        let what = if answer.is_new { "started" } else { "goes on" };
-        output::line(&format!("run {} {what}", answer.run))?;
-        output::line(&format!("  look at it: weir run show {}{place}", answer.run))?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let what = match answer.outcome() {
+        SubmitOutcome::Skipped => format!("is skipped: run {beside} of the pipeline is going on"),
+        SubmitOutcome::Queued => format!("waits for its turn behind run {beside}"),
+        _ if *is_new => "started".to_owned(),
+        _ => "goes on".to_owned(),
+    };
+    output::line(&format!("run {run} {what}"))?;
+    output::line(&format!("  look at it: weir run show {run}{place}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -96,17 +120,12 @@ async fn register(
     loaded: files::Loaded,
     request_id: &str,
 ) -> Result<RegisterPipelineResponse, Failure> {
-    let folder = files::folder_of(&loaded.path);
-    let base_dir = std::path::absolute(&folder)
-        .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
-    let base_dir = base_dir
-        .to_str()
-        .ok_or_else(|| Failure::Usage(format!("the folder {} is not UTF-8", base_dir.display())))?;
+    let base_dir = files::absolute_folder_of(&loaded.path)?;
     let registered = client.register(RegisterPipelineRequest {
         text: loaded.text,
         workspace: files::workspace_text(&loaded.path)?,
         file_name: loaded.path.display().to_string(),
-        base_dir: base_dir.to_owned(),
+        base_dir,
         request_id: request_id.to_owned(),
     });
     Ok(registered.await?)
@@ -145,7 +164,7 @@ fn print_registered(
 }
 
 /// Shows a run until its end, and ends as it does.
-async fn wait(
+pub(super) async fn wait(
     global: &Global,
     client: &mut Client,
     run: &str,

@@ -365,8 +365,10 @@ impl Leading {
                     run.backfill.is_some()
                         && !run.cleaned_up
                         && match run.state {
-                            RunState::Running | RunState::Failed { .. } => false,
-                            RunState::Succeeded { .. } | RunState::Abandoned { .. } => true,
+                            RunState::Queued | RunState::Running | RunState::Failed { .. } => false,
+                            RunState::Succeeded { .. }
+                            | RunState::Abandoned { .. }
+                            | RunState::Skipped { .. } => true,
                         }
                 });
                 runs.map(|(id, run)| (id.clone(), run.clone())).collect()

@@ -9,6 +9,7 @@ use weir_ledger::{
 };
 use weir_proto::v1;
 
+use super::leading::{Outcome, Submitted};
 use crate::summary::detail;
 use crate::{AuditReport, EngineError, RunDetail, RunStatus};
 
@@ -85,6 +86,17 @@ pub(super) fn run(id: &RunId, facts: &RunFacts, running: &[(SliceAttempt, String
     }
 }
 
+pub(super) fn submitted(submitted: Submitted) -> v1::SubmitResponse {
+    let Submitted { run, is_new, outcome } = submitted;
+    let (outcome, beside) = match outcome {
+        Outcome::Started => (v1::SubmitOutcome::Started, String::new()),
+        Outcome::GoesOn => (v1::SubmitOutcome::GoesOn, String::new()),
+        Outcome::Queued { beside } => (v1::SubmitOutcome::Queued, beside.0),
+        Outcome::Skipped { beside } => (v1::SubmitOutcome::Skipped, beside.0),
+    };
+    v1::SubmitResponse { run: run.0, is_new, outcome: outcome.into(), beside }
+}
+
 pub(super) fn backfill(id: &BackfillId, facts: &BackfillFacts) -> v1::Backfill {
     let (status, ended_at) = match facts.state {
         BackfillState::Running => (v1::BackfillStatus::Running, None),
@@ -148,11 +160,12 @@ fn count(number: usize) -> u32 {
 
 fn status(status: RunStatus) -> v1::RunStatus {
     match status {
+        RunStatus::Queued => v1::RunStatus::Queued,
         RunStatus::Running | RunStatus::Interrupted => v1::RunStatus::Running,
         RunStatus::Succeeded => v1::RunStatus::Succeeded,
         RunStatus::Failed => v1::RunStatus::Failed,
         RunStatus::Abandoned => v1::RunStatus::Abandoned,
-        RunStatus::Skipped => v1::RunStatus::Unspecified,
+        RunStatus::Skipped => v1::RunStatus::Skipped,
     }
 }
 

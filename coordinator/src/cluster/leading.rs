@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -16,13 +16,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::ConnectorContext;
 use weir_executor::storage::Storage;
-use weir_ledger::{
-    BackfillId, Command, FinishRun, JoinRun, Ledger, RunFacts, RunId, RunOutcome, RunState,
-};
+use weir_ledger::{BackfillId, Command, FinishRun, Ledger, RunFacts, RunId, RunOutcome, RunState};
 use weir_spec::PipelineSpec;
 
 use super::founding::{self, Owner};
 use super::pool::{Pool, Share};
+use super::queue::check_not_skipped;
 use super::remote::{RemoteWorkers, RunPlace};
 use super::run_log::{Author, Entry, Level, Lines, RunLog, WRITE_EVERY};
 use super::systems::SystemsMaker;
@@ -72,6 +71,8 @@ pub(super) struct Leading {
     pub(super) beginning: tokio::sync::Mutex<()>,
     /// One request at a time changes which versions of pipelines there are.
     pub(super) registering: tokio::sync::Mutex<()>,
+    /// A run waits for its turn, or one has ended.
+    pub(super) turns_changed: Notify,
     /// A window may begin, or has ended.
     pub(super) windows_changed: Notify,
     /// The ledger could not be written, and perhaps has what was to be written: the leadership begins anew,
@@ -84,6 +85,8 @@ pub(super) struct Leading {
 #[derive(Debug)]
 pub(super) struct Running {
     stop: CancellationToken,
+    /// Why it was stopped, where no client has asked for that.
+    why: OnceLock<String>,
     updates: broadcast::Sender<Update>,
     log: Arc<RunLog>,
     _work: AbortOnDropHandle<()>,
@@ -94,6 +97,29 @@ pub(super) struct Running {
 pub(super) enum Update {
     State,
     Note(String),
+}
+
+/// What has become of a client's request for a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Submitted {
+    pub(super) run: RunId,
+    /// The request has made the run: it was not answered before, and no unfinished run goes on.
+    pub(super) is_new: bool,
+    pub(super) outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Started,
+    /// Or has ended, where the request was answered before.
+    GoesOn,
+    Queued {
+        /// What goes on or waits before it.
+        beside: RunId,
+    },
+    Skipped {
+        beside: RunId,
+    },
 }
 
 /// A run's way to the executors.
@@ -157,6 +183,7 @@ impl Leading {
             sessions_begun: AtomicU64::new(0),
             beginning: tokio::sync::Mutex::default(),
             registering: tokio::sync::Mutex::default(),
+            turns_changed: Notify::new(),
             windows_changed: Notify::new(),
             broken: CancellationToken::new(),
             has_ended: AtomicBool::new(false),
@@ -189,14 +216,15 @@ impl Leading {
         }
     }
 
-    /// Starts a run, or goes on with one that is not finished. Whether it is a new one.
+    /// Starts a run, or goes on with one that has failed half-way. Beside one that goes on it does what the
+    /// pipeline's `concurrency` says.
     pub(super) async fn submit(
         self: &Arc<Self>,
         spec: &PipelineSpec,
         text: &str,
         base_dir: PathBuf,
         request: RunRequest,
-    ) -> Result<(RunId, bool), EngineError> {
+    ) -> Result<Submitted, EngineError> {
         let _beginning = self.beginning.lock().await;
         let params = match &request.resume {
             // Its values are frozen.
@@ -205,53 +233,54 @@ impl Leading {
         };
         let request = RunRequest { params, ..request };
         if let Some(id) = &request.request_id
-            && let Some(run) = self.store.ledger().await.run_of_request(id)
+            && let Some(submitted) = self.submitted_before(id).await
         {
-            return Ok((run.clone(), false));
+            return Ok(submitted);
+        }
+        if request.resume.is_none()
+            && let Some(submitted) =
+                self.beside_another(spec, text, base_dir.clone(), &request).await?
+        {
+            return Ok(submitted);
         }
         let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);
         let engine = engine(&self.settings, base_dir, self.slices());
         let chosen = engine.choose(spec, &request, &files, &self.store).await?;
-        let is_new = match &chosen.choice {
+        let (is_new, outcome) = match &chosen.choice {
             Choice::Resume(run) => {
                 if self.with_ledger(|ledger| is_going_on(ledger, run)).await
                     && self.sessions().contains_key(run)
                 {
-                    if let Some(request_id) = request.request_id {
-                        let (epoch, run) = (self.epoch, run.clone());
-                        self.append(Command::JoinRun(JoinRun { epoch, run, request_id })).await?;
-                    }
-                    return Ok((run.clone(), false));
+                    let (run, outcome) = (run.clone(), Outcome::GoesOn);
+                    return Ok(Submitted { run, is_new: false, outcome });
                 }
                 // It has failed, and is about to leave.
                 self.session_gone(run).await;
-                false
+                (false, Outcome::GoesOn)
             }
-            Choice::Start { abandon: Some(run) } if self.sessions().contains_key(run) => {
-                return Err(EngineError::Refused(format!(
-                    "run {run} of pipeline `{}` is going on: wait for its end, or cancel it \
-                     (`weir cancel {run}`) before a fresh one starts",
-                    spec.pipeline
-                )));
+            // So has this one.
+            Choice::Start { abandon: Some(run) } => {
+                self.session_gone(run).await;
+                (true, Outcome::Started)
             }
-            Choice::Start { .. } => true,
+            Choice::Start { abandon: None } => (true, Outcome::Started),
         };
         let begun =
             engine.begin(chosen, spec, text, request, &files, &self.store, self.epoch).await;
         let (run, frozen) = self.unless_broken(begun)?;
         self.start(run.clone(), None, frozen);
-        Ok((run, is_new))
+        Ok(Submitted { run, is_new, outcome })
     }
 
     /// Goes on with a failed run.
     pub(super) async fn retry(self: &Arc<Self>, id: &str) -> Result<RunId, EngineError> {
         let (run, facts) = self.find(id).await?;
+        check_not_skipped(&run, &facts)?;
         let frozen = read_frozen(&self.files(&facts), &run).await?;
         let request =
             RunRequest { resume: Some(run.0), request_id: None, ..frozen.request.clone() };
         let (spec, text) = (&frozen.spec, &frozen.spec_text);
-        let (run, _) = self.submit(spec, text, frozen.base_dir.clone(), request).await?;
-        Ok(run)
+        Ok(self.submit(spec, text, frozen.base_dir.clone(), request).await?.run)
     }
 
     /// Stops a run and waits for its tasks. It has then failed.
@@ -263,7 +292,7 @@ impl Leading {
             let _beginning = self.beginning.lock().await;
             updates = self.stop_session(&run);
             if updates.is_none() {
-                if !self.with_ledger(|ledger| is_going_on(ledger, &run)).await {
+                if !self.with_ledger(|ledger| may_end(ledger, &run)).await {
                     return Err(EngineError::Refused(format!("run {run} is over")));
                 }
                 self.finish(&run, "cancelled").await?;
@@ -275,10 +304,10 @@ impl Leading {
         }
         match self.find(&run.0).await?.1.state {
             RunState::Failed { .. } => Ok(run),
-            RunState::Succeeded { .. } | RunState::Abandoned { .. } => {
+            RunState::Succeeded { .. } | RunState::Abandoned { .. } | RunState::Skipped { .. } => {
                 Err(EngineError::Refused(format!("run {run} has ended before it could be stopped")))
             }
-            RunState::Running => Err(EngineError::Ledger {
+            RunState::Queued | RunState::Running => Err(EngineError::Ledger {
                 path: self.store.path().display().to_string(),
                 message: format!("this coordinator leads no longer, and run {run} goes on"),
             }),
@@ -292,8 +321,21 @@ impl Leading {
         })
     }
 
+    /// Stops a run at its next commits; it has then failed for this reason. False: nobody works on it.
+    pub(super) fn stop_because(&self, run: &RunId, why: String) -> bool {
+        let sessions = self.sessions();
+        let Some(session) = sessions.get(run) else { return false };
+        // A client who has asked for it before has a reason of his own.
+        if !session.stop.is_cancelled() {
+            let _ = session.why.set(why);
+            session.stop.cancel();
+        }
+        true
+    }
+
     pub(super) async fn audit(&self, id: &str) -> Result<AuditReport, EngineError> {
         let (run, facts) = self.find(id).await?;
+        check_not_skipped(&run, &facts)?;
         self.audit_run(&run, facts).await
     }
 
@@ -496,15 +538,17 @@ impl Leading {
         // Held until the session is in the list, which it takes itself out of.
         let mut sessions = self.sessions();
         let work = AbortOnDropHandle::new(tokio::spawn(work.instrument(span)));
-        sessions.insert(run, Running { stop, updates, log, _work: work });
+        sessions.insert(run, Running { stop, why: OnceLock::new(), updates, log, _work: work });
     }
 
     /// Only a ledger that cannot be written is more than the affair of this run: under another leader it would
     /// fail again.
     async fn session_ended(&self, run: &RunId, result: Result<(), EngineError>) {
+        let stopped = self.sessions().get(run).and_then(|session| session.why.get().cloned());
+        let stopped = stopped.unwrap_or_else(|| "cancelled".to_owned());
         let log = self.log(run);
         if let Some(log) = &log {
-            log.add_end(end_of(&result));
+            log.add_end(end_of(&result, &stopped));
         }
         let why = match result {
             Ok(()) => String::new(),
@@ -512,7 +556,7 @@ impl Leading {
                 tracing::error!(%error, "the session cannot go on");
                 return self.broken.cancel();
             }
-            Err(EngineError::Stopped { .. }) => "cancelled".to_owned(),
+            Err(EngineError::Stopped { .. }) => stopped,
             Err(EngineError::RunFailed { message, .. }) => message,
             Err(error) => error.to_string(),
         };
@@ -524,6 +568,10 @@ impl Leading {
             }
         }
         self.windows_changed.notify_one();
+        // Windows of backfills end often.
+        if self.with_ledger(is_any_waiting).await {
+            self.turns_changed.notify_one();
+        }
         // Last, and not for ever: a storage that hangs keeps no run from its end.
         if let Some(log) = &log
             && tokio::time::timeout(LONGEST_LAST_WRITE, log.write()).await.is_err()
@@ -539,10 +587,12 @@ impl Leading {
 const LONGEST_LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// The last line of a session.
-fn end_of(result: &Result<(), EngineError>) -> Entry {
+fn end_of(result: &Result<(), EngineError>, stopped: &str) -> Entry {
     match result {
         Ok(()) => Entry::new(Level::Info, "run succeeded"),
-        Err(EngineError::Stopped { .. }) => Entry::new(Level::Warn, "run cancelled"),
+        Err(EngineError::Stopped { .. }) => {
+            Entry::new(Level::Warn, format!("run stopped: {stopped}"))
+        }
         Err(EngineError::RunFailed { message, .. }) => {
             Entry::new(Level::Error, format!("run failed: {message}"))
         }
@@ -563,9 +613,9 @@ fn run_folder(run: &RunId, pipeline: &str) -> String {
 /// Whether somebody may still read what executors keep of a run.
 fn may_go_on(run: &RunFacts) -> bool {
     match run.state {
-        RunState::Running => true,
+        RunState::Queued | RunState::Running => true,
         RunState::Failed { .. } => !run.cleaned_up,
-        RunState::Succeeded { .. } | RunState::Abandoned { .. } => false,
+        RunState::Succeeded { .. } | RunState::Abandoned { .. } | RunState::Skipped { .. } => false,
     }
 }
 
@@ -584,6 +634,17 @@ pub(super) async fn unless_it_panics(
 
 fn is_going_on(ledger: &Ledger, run: &RunId) -> bool {
     ledger.run(run).is_some_and(|facts| facts.state == RunState::Running)
+}
+
+/// Whether a run waits for its turn.
+fn is_any_waiting(ledger: &Ledger) -> bool {
+    ledger.pipelines.values().any(|pipeline| !pipeline.queue.is_empty())
+}
+
+/// Whether the run has begun or waits for its turn.
+fn may_end(ledger: &Ledger, run: &RunId) -> bool {
+    let state = ledger.run(run).map(|facts| &facts.state);
+    matches!(state, Some(RunState::Queued | RunState::Running))
 }
 
 fn context(settings: &Settings, base_dir: PathBuf) -> ConnectorContext {

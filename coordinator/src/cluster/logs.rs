@@ -121,7 +121,7 @@ impl Reader {
         let state =
             leading.with_ledger(|ledger| ledger.run(&self.run).map(|run| run.state.clone()));
         let is_over = match state.await {
-            Some(RunState::Running) => false,
+            Some(RunState::Queued | RunState::Running) => false,
             Some(_) | None => true,
         };
         Ok(is_over && leading.log(&self.run).is_none())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt as _};
@@ -100,9 +101,9 @@ impl Runs for RunsService {
                 async move { leading.submit(&parsed.spec, &text, base_dir, wanted).await },
             );
         let submitted = submitting.await.map_err(|error| Status::internal(error.to_string()))?;
-        let (run, is_new) = submitted.map_err(|error| self.failed(&error))?;
-        audit_log::about(&run.0);
-        Ok(Response::new(v1::SubmitResponse { run: run.0, is_new }))
+        let submitted = submitted.map_err(|error| self.failed(&error))?;
+        audit_log::about(&submitted.run.0);
+        Ok(Response::new(convert::submitted(submitted)))
     }
 
     async fn get(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::Run>, Status> {
@@ -244,6 +245,9 @@ impl Runs for RunsService {
     }
 }
 
+/// Between two looks at a run that waits for its turn.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+
 /// The watcher is gone, or the run has ended; `Err`: this coordinator no longer knows.
 async fn tell(
     leading: &Leading,
@@ -261,6 +265,11 @@ async fn tell(
         let rest_until = looking + looking.elapsed() * SHARE_OF_LOOKING;
         if sender.send(Ok(update(Shown::Run(shown)))).await.is_err() || is_over(&facts) {
             return Ok(());
+        }
+        if facts.state == RunState::Queued {
+            wait_for_turn(leading, run, sender).await?;
+            updates = leading.watch(run);
+            continue;
         }
         let Some(receiver) = &mut updates else { return Err(()) };
         loop {
@@ -290,8 +299,32 @@ async fn tell(
     }
 }
 
+/// Until the run waits no longer.
+async fn wait_for_turn(
+    leading: &Leading,
+    run: &RunId,
+    sender: &tokio::sync::mpsc::Sender<Result<v1::RunUpdate, Status>>,
+) -> Result<(), ()> {
+    loop {
+        if leading.has_ended() {
+            return Err(());
+        }
+        let state = leading.with_ledger(|ledger| ledger.run(run).map(|run| run.state.clone()));
+        // One that has begun has a session soon.
+        match state.await {
+            Some(RunState::Queued) => {}
+            Some(RunState::Running) if leading.watch(run).is_none() => {}
+            _ => return Ok(()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BETWEEN_LOOKS) => {}
+            () = sender.closed() => return Ok(()),
+        }
+    }
+}
+
 fn is_over(facts: &RunFacts) -> bool {
-    facts.state != RunState::Running
+    !matches!(facts.state, RunState::Queued | RunState::Running)
 }
 
 fn update(update: Shown) -> v1::RunUpdate {

@@ -19,14 +19,20 @@ impl Leading {
     pub(super) async fn keep_taking_up(self: Arc<Self>) {
         let mut unreadable = BTreeSet::new();
         loop {
-            match self.take_up(&mut unreadable).await {
+            // Asked for before the look, so that no change falls in between.
+            let changed = self.turns_changed.notified();
+            let looked = async {
+                self.take_up(&mut unreadable).await?;
+                self.take_turns().await
+            };
+            match looked.await {
                 Ok(()) => {}
                 Err(error @ EngineError::Ledger { .. }) => {
                     return tracing::error!(%error, "runs cannot be taken up");
                 }
                 Err(error) => tracing::error!(%error, "a run cannot be taken up"),
             }
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+            let _ = tokio::time::timeout(BETWEEN_LOOKS, changed).await;
         }
     }
 

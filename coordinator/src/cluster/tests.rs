@@ -17,10 +17,10 @@ use weir_proto::internal::Hello;
 use weir_proto::internal::to_executor::Message;
 use weir_proto::v1::StatusRequest;
 use weir_proto::v1::cluster_server::Cluster as _;
-use weir_spec::PipelineSpec;
+use weir_spec::{OnOverlap, PipelineSpec};
 
 use super::cluster_service::ClusterService;
-use super::leading::{Leading, Settings, unless_it_panics};
+use super::leading::{Leading, Outcome, Settings, Submitted, unless_it_panics};
 use super::node::Node;
 use super::serve::{ServeError, lead_when_elected};
 use super::systems::SystemsMaker;
@@ -76,7 +76,7 @@ impl Place {
         let request = RunRequest { request_id: Some(request.to_owned()), ..RunRequest::default() };
         let base_dir = self.folder.path().to_owned();
         let submitted = leading.submit(&spec(pipeline), "", base_dir, request).await;
-        submitted.expect("it can be submitted").0
+        submitted.expect("it can be submitted").run
     }
 
     /// A run that is in the ledger and has no session; its folder is written by [`Place::freeze`].
@@ -317,22 +317,135 @@ async fn a_cancel_waits_for_what_is_beginning() {
 }
 
 #[tokio::test]
-async fn a_request_means_the_run_that_it_has_resumed_or_joined_for_ever() {
+async fn a_request_means_the_run_that_it_has_started_or_queued_for_ever() {
     let place = Place::new().await;
     let first = place.leading().await;
     let run = place.submit(&first, "p", "started").await;
     planned(&first, &run).await;
-    assert_eq!(place.submit(&first, "p", "joined").await, run);
+    let waiting = place.submit(&first, "p", "queued").await;
+    assert_ne!(waiting, run);
     first.end();
     let second = place.leading().await;
-    assert_eq!(place.submit(&second, "p", "resumed").await, run);
-    assert_eq!(facts(&second, &run).await.sessions, 2);
-    // Its answers were lost, and the run is over: it had committed nothing.
+    // Its answers were lost, and the runs are over: they had committed nothing.
+    take_up(&second).await;
     second.cancel(&run.0).await.expect("it goes on");
-    for request in ["started", "joined", "resumed"] {
-        assert_eq!(place.submit(&second, "p", request).await, run, "{request}");
+    second.cancel(&waiting.0).await.expect("it waits");
+    assert_eq!(failed(&second, &waiting).await, "cancelled");
+    for (request, run) in [("started", &run), ("queued", &waiting)] {
+        assert_eq!(place.submit(&second, "p", request).await, *run, "{request}");
     }
-    assert_ne!(place.submit(&second, "p", "another").await, run);
+    let another = place.submit(&second, "p", "another").await;
+    assert!(another != run && another != waiting);
+}
+
+async fn take_turns(leading: &Arc<Leading>) {
+    leading.take_turns().await.expect("the ledger is there");
+}
+
+async fn is_queued(leading: &Leading, run: &RunId) -> bool {
+    facts(leading, run).await.state == RunState::Queued
+}
+
+#[tokio::test]
+async fn a_second_run_waits_until_the_first_has_ended_also_under_another_leader() {
+    let place = Place::new().await;
+    let first = place.leading().await;
+    let run = place.submit(&first, "p", "1").await;
+    planned(&first, &run).await;
+    let waiting = [place.submit(&first, "p", "2").await, place.submit(&first, "p", "3").await];
+    take_turns(&first).await;
+    assert!(is_queued(&first, &waiting[0]).await && is_queued(&first, &waiting[1]).await);
+    let refused = first.retry(&waiting[0].0).await;
+    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    first.end();
+
+    let second = place.leading().await;
+    take_up(&second).await;
+    take_turns(&second).await;
+    assert!(is_queued(&second, &waiting[0]).await, "the first one goes on");
+    second.cancel(&run.0).await.expect("it goes on");
+    take_turns(&second).await;
+    planned(&second, &waiting[0]).await;
+    assert!(is_queued(&second, &waiting[1]).await, "one at a time");
+    second.cancel(&waiting[0].0).await.expect("it goes on");
+    take_turns(&second).await;
+    planned(&second, &waiting[1]).await;
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_begin_has_failed_and_the_next_one_begins() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let run = place.submit(&leading, "p", "1").await;
+    planned(&leading, &run).await;
+    let broken = place.submit(&leading, "p", "2").await;
+    let sound = place.submit(&leading, "p", "3").await;
+    let folder = place.storage().join("p/runs").join(&broken.0);
+    std::fs::write(folder.join("spec.json"), "no spec").expect("room");
+    leading.cancel(&run.0).await.expect("it goes on");
+    take_turns(&leading).await;
+    let error = failed(&leading, &broken).await;
+    assert!(error.contains("failed to read"), "{error}");
+    take_turns(&leading).await;
+    planned(&leading, &sound).await;
+}
+
+async fn submit_with(
+    place: &Place,
+    leading: &Arc<Leading>,
+    on_overlap: OnOverlap,
+    request: &str,
+) -> Submitted {
+    let mut spec = spec("p");
+    spec.concurrency.on_overlap = on_overlap;
+    let request = RunRequest { request_id: Some(request.to_owned()), ..RunRequest::default() };
+    let submitted = leading.submit(&spec, "", place.folder.path().to_owned(), request).await;
+    submitted.expect("it can be submitted")
+}
+
+#[tokio::test]
+async fn a_second_run_is_skipped_where_the_pipeline_says_so() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let run = submit_with(&place, &leading, OnOverlap::Skip, "1").await;
+    assert_eq!((run.is_new, &run.outcome), (true, &Outcome::Started));
+    let skipped = submit_with(&place, &leading, OnOverlap::Skip, "2").await;
+    let outcome = Outcome::Skipped { beside: run.run.clone() };
+    assert_eq!((skipped.is_new, &skipped.outcome), (true, &outcome));
+    let state = facts(&leading, &skipped.run).await.state;
+    assert!(matches!(state, RunState::Skipped { .. }), "{state:?}");
+    for refused in [
+        leading.retry(&skipped.run.0).await.map(drop),
+        leading.cancel(&skipped.run.0).await.map(drop),
+        leading.audit(&skipped.run.0).await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    }
+    leading.cancel(&run.run.0).await.expect("it goes on");
+    // The request was answered; another one is free to begin.
+    let again = submit_with(&place, &leading, OnOverlap::Skip, "2").await;
+    assert_eq!(again, Submitted { is_new: false, ..skipped });
+    let next = submit_with(&place, &leading, OnOverlap::Skip, "3").await;
+    assert_eq!(next.outcome, Outcome::Started);
+}
+
+#[tokio::test]
+async fn a_second_run_stops_the_first_where_the_pipeline_says_so() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let first = submit_with(&place, &leading, OnOverlap::CancelRunning, "1").await.run;
+    planned(&leading, &first).await;
+    let waiting = submit_with(&place, &leading, OnOverlap::Queue, "2").await.run;
+    let last = submit_with(&place, &leading, OnOverlap::CancelRunning, "3").await;
+    assert_eq!(last.outcome, Outcome::Queued { beside: first.clone() });
+    take_turns(&leading).await;
+    for run in [&first, &waiting] {
+        let error = failed(&leading, run).await;
+        assert!(error.contains(&format!("run {} was submitted", last.run)), "{error}");
+    }
+    leading.session_gone(&first).await;
+    take_turns(&leading).await;
+    planned(&leading, &last.run).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -268,8 +268,10 @@ pub(super) fn is_forgotten(run: &RunFacts) -> bool {
     run.backfill.is_some()
         && run.cleaned_up
         && match run.state {
-            RunState::Running => false,
+            RunState::Queued | RunState::Running => false,
             RunState::Failed { .. } => !run.may_have_committed(),
-            RunState::Succeeded { .. } | RunState::Abandoned { .. } => true,
+            RunState::Succeeded { .. } | RunState::Abandoned { .. } | RunState::Skipped { .. } => {
+                true
+            }
         }
 }

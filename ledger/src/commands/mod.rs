@@ -8,6 +8,7 @@ mod epoch;
 mod executors;
 mod outputs;
 mod pipelines;
+mod queue;
 mod requests;
 mod runs;
 mod sinks;
@@ -27,6 +28,7 @@ pub use epoch::NewEpoch;
 pub use executors::SetDraining;
 pub use outputs::{LoseOutputs, LostOutput};
 pub use pipelines::{DeletePipeline, RegisterPipeline};
+pub use queue::{BeginRun, MOST_QUEUED, MOST_SKIPPED, QueueRun, QueuedRun, SkipRun};
 pub use requests::Requested;
 pub use runs::{CleanUpDone, FinishRun, JoinRun, PlanRun, ResumeRun, StartRun};
 pub use sinks::{PrepareSink, RunCommitDone, RunCommitIntent};
@@ -71,6 +73,9 @@ pub enum Command {
     Requested(Requested),
     SetDraining(SetDraining),
     NoteClientChange(NoteClientChange),
+    QueueRun(QueueRun),
+    BeginRun(BeginRun),
+    SkipRun(SkipRun),
 }
 
 impl Command {
@@ -107,6 +112,9 @@ impl Command {
             Command::Requested(command) => Some(command.epoch),
             Command::SetDraining(command) => Some(command.epoch),
             Command::NoteClientChange(command) => Some(command.epoch),
+            Command::QueueRun(command) => Some(command.start.epoch),
+            Command::BeginRun(command) => Some(command.epoch),
+            Command::SkipRun(command) => Some(command.start.epoch),
         }
     }
 }
@@ -125,18 +133,22 @@ fn running_run<'ledger>(
     let facts = known_run(ledger, run)?;
     match facts.state {
         RunState::Running => Ok(facts),
-        RunState::Succeeded { .. } | RunState::Failed { .. } | RunState::Abandoned { .. } => {
-            Err(wrong_state(run, &facts.state))
-        }
+        RunState::Queued
+        | RunState::Succeeded { .. }
+        | RunState::Failed { .. }
+        | RunState::Abandoned { .. }
+        | RunState::Skipped { .. } => Err(wrong_state(run, &facts.state)),
     }
 }
 
 fn wrong_state(run: &RunId, state: &RunState) -> Rejection {
     let state = match state {
+        RunState::Queued => "queued",
         RunState::Running => "running",
         RunState::Succeeded { .. } => "succeeded",
         RunState::Failed { .. } => "failed",
         RunState::Abandoned { .. } => "abandoned",
+        RunState::Skipped { .. } => "skipped",
     };
     Rejection::RunState { run: run.clone(), state }
 }

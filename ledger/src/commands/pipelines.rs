@@ -57,7 +57,8 @@ impl DeletePipeline {
         }
         // Those of backfills' windows, too.
         let going_on = (ledger.runs.iter())
-            .find(|(_, run)| run.pipeline == self.pipeline && run.state == RunState::Running);
+            .filter(|(_, run)| run.pipeline == self.pipeline)
+            .find(|(_, run)| matches!(run.state, RunState::Queued | RunState::Running));
         if let Some((run, _)) = going_on {
             return Err(Rejection::RunActive { active: run.clone() });
         }

@@ -47,39 +47,46 @@ impl StartRun {
             None => check_no_other_active(ledger, &self.pipeline, &self.run)?,
             Some(window) => start_window(ledger, window, &self.run)?,
         }
+        self.note(ledger);
+        if self.backfill.is_none() {
+            let pipeline = ledger.pipelines.entry(self.pipeline.clone()).or_default();
+            pipeline.active_run = Some(self.run.clone());
+        }
+        let facts = self.facts(ledger, RunState::Running, 1);
+        ledger.runs.insert(self.run.clone(), facts);
+        Ok(true)
+    }
+
+    /// What the pipeline and the client's request have to do with it.
+    pub(super) fn note(&self, ledger: &mut Ledger) {
         let pipeline = ledger.pipelines.entry(self.pipeline.clone()).or_default();
         if !pipeline.spec_hashes.contains(&self.spec_hash) {
             pipeline.spec_hashes.push(self.spec_hash.clone());
         }
-        if self.backfill.is_none() {
-            pipeline.active_run = Some(self.run.clone());
-        }
         if let Some(request) = &self.request_id {
             ledger.requests.insert(request.clone(), self.run.clone());
         }
-        ledger.last_run_number += 1;
-        ledger.runs.insert(
-            self.run.clone(),
-            RunFacts {
-                pipeline: self.pipeline.clone(),
-                spec_hash: self.spec_hash.clone(),
-                params: self.params.clone(),
-                window: self.window,
-                version: self.version,
-                request_id: self.request_id.clone(),
-                backfill: self.backfill.clone(),
-                started_at: self.at,
-                number: ledger.last_run_number,
-                state: RunState::Running,
-                sessions: 1,
-                graph_hash: None,
-                engine_version: None,
-                stages: Vec::new(),
-                prepared: BTreeMap::new(),
-                cleaned_up: false,
-            },
-        );
-        Ok(true)
+    }
+
+    pub(super) fn facts(&self, ledger: &mut Ledger, state: RunState, sessions: u32) -> RunFacts {
+        RunFacts {
+            pipeline: self.pipeline.clone(),
+            spec_hash: self.spec_hash.clone(),
+            params: self.params.clone(),
+            window: self.window,
+            version: self.version,
+            request_id: self.request_id.clone(),
+            backfill: self.backfill.clone(),
+            started_at: self.at,
+            number: ledger.next_run_number(),
+            state,
+            sessions,
+            graph_hash: None,
+            engine_version: None,
+            stages: Vec::new(),
+            prepared: BTreeMap::new(),
+            cleaned_up: false,
+        }
     }
 }
 
@@ -152,7 +159,7 @@ pub struct ResumeRun {
 impl ResumeRun {
     pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
         let facts = known_run(ledger, &self.run)?;
-        if facts.state.is_terminal() {
+        if facts.state.is_terminal() || facts.state == RunState::Queued {
             return Err(wrong_state(&self.run, &facts.state));
         }
         let (pipeline, state) = (facts.pipeline.clone(), facts.state.clone());
@@ -230,10 +237,10 @@ impl FinishRun {
                 }
                 RunState::Succeeded { at: self.at }
             }
-            (RunState::Running, RunOutcome::Failed { error }) => {
+            (RunState::Queued | RunState::Running, RunOutcome::Failed { error }) => {
                 RunState::Failed { at: self.at, error: error.clone() }
             }
-            (RunState::Running, RunOutcome::Abandoned) => {
+            (RunState::Queued | RunState::Running, RunOutcome::Abandoned) => {
                 RunState::Abandoned { at: self.at, error: None }
             }
             (RunState::Failed { error, .. }, RunOutcome::Abandoned) => {
@@ -247,6 +254,7 @@ impl FinishRun {
         if pipeline.active_run.as_ref() == Some(&self.run) {
             pipeline.active_run = None;
         }
+        pipeline.queue.retain(|queued| queued.run != self.run);
         if let Some(window) = window {
             finish_window(ledger, &window, &self.run, &self.outcome, self.at);
             forget(ledger, &self.run);
@@ -280,7 +288,7 @@ fn forget(ledger: &mut Ledger, run: &RunId) {
 }
 
 /// A request means one run for ever.
-fn check_request(
+pub(super) fn check_request(
     ledger: &Ledger,
     request: Option<&String>,
     wanted: Option<&RunId>,
@@ -291,7 +299,7 @@ fn check_request(
     }
 }
 
-fn check_no_other_active(
+pub(super) fn check_no_other_active(
     ledger: &Ledger,
     pipeline: &PipelineName,
     run: &RunId,

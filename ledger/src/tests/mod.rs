@@ -7,4 +7,5 @@ mod lifecycle;
 mod outputs;
 mod pipelines;
 mod properties;
+mod queue;
 mod support;

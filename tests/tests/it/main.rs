@@ -11,6 +11,7 @@ mod cluster_faults;
 mod cluster_foreign_client;
 mod cluster_logs;
 mod cluster_members;
+mod cluster_overlap;
 mod cluster_paused;
 mod cluster_pipelines;
 mod cluster_schedule;

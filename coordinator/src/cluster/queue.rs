@@ -1,0 +1,221 @@
+//! Runs beside another run of their pipeline: they wait for their turn, or are skipped.
+//!
+//! ```text
+//! Submit ─arrival─▶ QueueRun ─next_turns─▶ BeginRun ─▶ Session
+//!            └────▶ SkipRun
+//! ```
+//!
+//! Nothing is remembered here: who waits is in the ledger, and the next leader goes on from there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use weir_ledger::{
+    BeginRun, Command, QueueRun, QueuedRun, RunFacts, RunId, RunState, SkipRun, StartRun,
+};
+use weir_spec::{OnOverlap, PipelineSpec};
+
+use super::leading::{Leading, Outcome, Submitted, engine};
+use super::next_turns::{Arrival, Turn, arrival, next_turns, run_before};
+use crate::choose::unfinished_run;
+use crate::engine::new_run_id;
+use crate::frozen::{read_frozen, spec_hash, write_frozen};
+use crate::pipeline_files::PipelineFiles;
+use crate::surroundings::now;
+use crate::{EngineError, Frozen, RunRequest};
+
+impl Leading {
+    /// What becomes of a request for a new run while another one of the pipeline goes on, or waits; `None`:
+    /// none does. To be asked with `beginning` held.
+    pub(super) async fn beside_another(
+        &self,
+        spec: &PipelineSpec,
+        text: &str,
+        base_dir: PathBuf,
+        request: &RunRequest,
+    ) -> Result<Option<Submitted>, EngineError> {
+        let on_overlap = match request.replay_of {
+            // Somebody has asked for it by hand, and it is about other rows.
+            Some(_) => OnOverlap::Queue,
+            None => spec.concurrency.on_overlap,
+        };
+        let arrival = self
+            .with_ledger(|ledger| arrival(ledger.pipelines.get(&spec.pipeline), on_overlap))
+            .await;
+        let (run, outcome) = match arrival {
+            Arrival::Begin => return Ok(None),
+            Arrival::Queue { beside, cancels_others } => {
+                let run = self.queue(spec, text, base_dir, request, cancels_others).await?;
+                (run, Outcome::Queued { beside })
+            }
+            Arrival::Skip { beside } => {
+                let run = self.skip(spec, request, &beside).await?;
+                (run, Outcome::Skipped { beside })
+            }
+        };
+        Ok(Some(Submitted { run, is_new: true, outcome }))
+    }
+
+    /// What a request that was answered before has come to.
+    pub(super) async fn submitted_before(&self, request_id: &str) -> Option<Submitted> {
+        self.with_ledger(|ledger| {
+            let run = ledger.run_of_request(request_id)?;
+            let facts = ledger.run(run);
+            let outcome = match facts.map(|facts| (&facts.state, &facts.pipeline)) {
+                Some((RunState::Skipped { beside, .. }, _)) => {
+                    Outcome::Skipped { beside: beside.clone() }
+                }
+                Some((RunState::Queued, pipeline)) => Outcome::Queued {
+                    beside: (ledger.pipelines.get(pipeline).and_then(run_before))
+                        .unwrap_or_else(|| run.clone()),
+                },
+                _ => Outcome::GoesOn,
+            };
+            Some(Submitted { run: run.clone(), is_new: false, outcome })
+        })
+        .await
+    }
+
+    async fn queue(
+        &self,
+        spec: &PipelineSpec,
+        text: &str,
+        base_dir: PathBuf,
+        request: &RunRequest,
+        cancels_others: bool,
+    ) -> Result<RunId, EngineError> {
+        let start = self.start_of(spec, request).await?;
+        let run = start.run.clone();
+        let frozen = Frozen {
+            run: run.0.clone(),
+            pipeline: spec.pipeline.to_string(),
+            spec: spec.clone(),
+            spec_text: text.to_owned(),
+            base_dir,
+            request: RunRequest { fresh: false, ..request.clone() },
+        };
+        let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);
+        write_frozen(&files, &frozen).await?;
+        let queue = QueueRun { start, is_fresh: request.fresh, cancels_others };
+        self.append(Command::QueueRun(queue)).await?;
+        tracing::info!(%run, cancels_others, "run waits for its turn");
+        self.turns_changed.notify_one();
+        Ok(run)
+    }
+
+    async fn skip(
+        &self,
+        spec: &PipelineSpec,
+        request: &RunRequest,
+        beside: &RunId,
+    ) -> Result<RunId, EngineError> {
+        let start = self.start_of(spec, request).await?;
+        let run = start.run.clone();
+        self.append(Command::SkipRun(SkipRun { start, beside: beside.clone() })).await?;
+        tracing::info!(%run, %beside, "run is skipped");
+        Ok(run)
+    }
+
+    async fn start_of(
+        &self,
+        spec: &PipelineSpec,
+        request: &RunRequest,
+    ) -> Result<StartRun, EngineError> {
+        let at = now();
+        Ok(StartRun {
+            epoch: self.epoch,
+            run: new_run_id(at),
+            pipeline: spec.pipeline.clone(),
+            spec_hash: spec_hash(spec, request)?,
+            params: request.params.clone(),
+            window: request.window,
+            version: request.version,
+            request_id: request.request_id.clone(),
+            backfill: None,
+            at,
+        })
+    }
+
+    /// Begins what waits and may begin, and stops what has to end for it.
+    pub(super) async fn take_turns(self: &Arc<Self>) -> Result<(), EngineError> {
+        // Nothing begins or is cancelled meanwhile.
+        let _beginning = self.beginning.lock().await;
+        for turn in self.with_ledger(|ledger| next_turns(&ledger.pipelines)).await {
+            match turn {
+                Turn::GiveUp { run, by } => self.finish(&run, &replaced(&by)).await?,
+                // Nobody works on it yet, and nobody shall.
+                Turn::Stop { run, by } if !self.stop_because(&run, replaced(&by)) => {
+                    self.finish(&run, &replaced(&by)).await?;
+                    self.turns_changed.notify_one();
+                }
+                Turn::Stop { .. } => {}
+                Turn::Begin(queued) => {
+                    let run = queued.run.clone();
+                    match self.begin_queued(queued).await {
+                        Ok(()) => {}
+                        Err(error @ EngineError::Ledger { .. }) => return Err(error),
+                        Err(error) if error.is_unavailable() => {
+                            tracing::warn!(%run, %error, "the run cannot begin; tried again");
+                        }
+                        // The others of its queue must not wait for it for ever.
+                        Err(error) => {
+                            let error = self.settings.context.redactor.redact(&error.to_string());
+                            self.finish(&run, &error).await?;
+                            self.turns_changed.notify_one();
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn begin_queued(self: &Arc<Self>, queued: QueuedRun) -> Result<(), EngineError> {
+        let QueuedRun { run, is_fresh, cancels_others } = queued;
+        let (_, facts) = self.find(&run.0).await?;
+        let files = self.files(&facts);
+        let frozen = read_frozen(&files, &run).await?;
+        let engine = engine(&self.settings, frozen.base_dir.clone(), self.slices());
+        let unfinished = self
+            .with_ledger(|ledger| {
+                unfinished_run(ledger, &facts.pipeline).map(|(run, _)| run.clone())
+            })
+            .await;
+        if let Some(unfinished) = unfinished {
+            if !is_fresh && !cancels_others {
+                return Err(EngineError::Refused(format!(
+                    "run {unfinished}, which was before it, has failed half-way. Either finish that one \
+                     (`weir retry {unfinished}`) and submit again; or submit with --fresh, which gives it \
+                     up (rows that it has committed stay in their targets)"
+                )));
+            }
+            // It has ended, and is about to leave.
+            self.session_gone(&unfinished).await;
+            let abandoned = engine.abandon(&self.store, &files, self.epoch, &unfinished).await;
+            self.unless_broken(abandoned)?;
+        }
+        let cleaned =
+            engine.clean_up_failed(&self.store, &files, self.epoch, &facts.pipeline).await;
+        self.unless_broken(cleaned)?;
+        let (epoch, at) = (self.epoch, now());
+        self.append(Command::BeginRun(BeginRun { epoch, run: run.clone(), at })).await?;
+        self.start(run, None, frozen);
+        Ok(())
+    }
+}
+
+/// There is nothing of a skipped run.
+pub(super) fn check_not_skipped(run: &RunId, facts: &RunFacts) -> Result<(), EngineError> {
+    match &facts.state {
+        RunState::Skipped { beside, .. } => Err(EngineError::Refused(format!(
+            "run {run} was skipped, because run {beside} of the pipeline went on: it has done nothing, and \
+             never will"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Why a run has ended.
+fn replaced(by: &RunId) -> String {
+    format!("cancelled: run {by} was submitted, and `concurrency.on_overlap` is cancel_running")
+}
