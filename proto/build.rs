@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "weir/internal/v1/executors.proto",
     "weir/internal/v1/raft.proto",
     "weir/v1/backfills.proto",
     "weir/v1/cluster.proto",
+    "weir/v1/dead_letters.proto",
     "weir/v1/pipelines.proto",
     "weir/v1/runs.proto",
     "weir/v1/state.proto",

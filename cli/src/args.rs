@@ -267,6 +267,14 @@ pub(crate) enum DeadLettersCommand {
         /// JSON lines of mended rows, in place of the rejected ones. Needs --node.
         #[arg(long, requires = "node")]
         rows: Option<PathBuf>,
+        /// On a cluster: show the run until it ends, and end as it does. Here that is done anyway.
+        #[arg(long)]
+        wait: bool,
+        /// On a cluster: what this command is called; given again, nothing is loaded twice. Default: a new id.
+        #[arg(long)]
+        request_id: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
     },
 }
 

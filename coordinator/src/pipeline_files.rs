@@ -19,6 +19,7 @@ use crate::EngineError;
 /// runs/<run>/log/<epoch>-<session>-<line>.jsonl   what happened, for people; clusters only
 /// runs/<run>/progress/ dead-letters/ exchange/     see weir_executor::RunFolder
 /// backfills/<id>.json              what a backfill was created with; clusters only
+/// replay/<run>-<time>/<node>.jsonl rows that a run replays; a cluster's in a folder only
 /// versions/<hash>-<random>.json    what was registered, each time that it was; clusters only
 /// ```
 #[derive(Clone, Debug)]

@@ -56,6 +56,15 @@ pub fn replayed(
     Ok(replay)
 }
 
+/// Why rows that are raw text are not replayed: what they should have been only a person can say.
+pub fn unreadable_rows(node: &NodeName) -> String {
+    format!(
+        "rejected rows of `{node}` are raw text that could not be read: write them as JSON lines with the \
+         columns of `{node}`, and replay with --node {node} --rows FILE; or replay another node alone with \
+         --node"
+    )
+}
+
 fn rows_of(path: &std::path::Path, columns: Option<DeclaredColumns>) -> Source {
     Source::Json(JsonSource {
         path: TemplateText::new(path.display().to_string()),

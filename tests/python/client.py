@@ -82,13 +82,20 @@ class Coordinator:
             return
         Request = message_factory.GetMessageClass(method.input_type)
         Answer = message_factory.GetMessageClass(method.output_type)
-        kind = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
+        # A list of requests where the method takes a stream of them.
+        sent = request if method.client_streaming else [request]
+        sent = [json_format.ParseDict(one, Request()) for one in sent]
+        kind = getattr(self.channel, {
+            (False, False): "unary_unary", (False, True): "unary_stream",
+            (True, False): "stream_unary", (True, True): "stream_stream",
+        }[method.client_streaming, method.server_streaming])
         call = kind(
             f"/{path}",
             request_serializer=Request.SerializeToString,
             response_deserializer=Answer.FromString,
         )
-        answered = call(json_format.ParseDict(request, Request()), metadata=self.metadata, timeout=PATIENCE)
+        sent = iter(sent) if method.client_streaming else sent[0]
+        answered = call(sent, metadata=self.metadata, timeout=PATIENCE)
         for answer in answered if method.server_streaming else [answered]:
             yield json_format.MessageToDict(
                 answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True

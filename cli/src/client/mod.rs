@@ -11,6 +11,7 @@ mod endpoints;
 mod logs;
 mod members;
 mod pipelines;
+mod replays;
 mod search;
 mod state;
 mod status;

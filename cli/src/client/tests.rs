@@ -8,11 +8,13 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, async_trait};
+use weir_proto::v1::dead_letters_server::{DeadLetters, DeadLettersServer};
+use weir_proto::v1::replay_request::Part;
 use weir_proto::v1::run_update::Update;
 use weir_proto::v1::runs_server::{Runs, RunsServer};
 use weir_proto::v1::{
-    ListRunsResponse, ListTasksResponse, LogLine, LogsRequest, RunStatus, RunUpdate,
-    WatchRunRequest,
+    ListRunsResponse, ListTasksResponse, LogLine, LogsRequest, ReplayRequest, ReplayStart,
+    RunStatus, RunUpdate, WatchRunRequest,
 };
 
 use super::*;
@@ -146,6 +148,23 @@ impl Runs for Fake {
     }
 }
 
+#[async_trait]
+impl DeadLetters for Fake {
+    /// Its run is called after the number of bytes.
+    async fn replay(
+        &self,
+        request: Request<tonic::Streaming<ReplayRequest>>,
+    ) -> Result<Response<SubmitResponse>, Status> {
+        let (mut parts, mut bytes) = (request.into_inner(), 0);
+        while let Some(part) = parts.message().await? {
+            if let Some(Part::Rows(rows)) = part.part {
+                bytes += rows.len();
+            }
+        }
+        self.leads(Ok(SubmitResponse { run: bytes.to_string(), ..SubmitResponse::default() }))
+    }
+}
+
 fn url(address: SocketAddr) -> String {
     format!("http://{address}")
 }
@@ -159,7 +178,9 @@ async fn nobody() -> String {
 async fn serve(fake: Fake) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
-    let server = Server::builder().add_service(RunsServer::new(fake));
+    let server = Server::builder()
+        .add_service(RunsServer::new(fake.clone()))
+        .add_service(DeadLettersServer::new(fake));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     url(address)
 }
@@ -257,6 +278,18 @@ async fn each_line_of_a_log_is_shown_once_though_streams_break() {
     let mut client = client(vec![serve(Fake::default()).await]);
     client.logs("r-1", true, show).await.expect("it ends");
     assert_eq!(*seen.lock().expect("nobody panics"), ["1-0", "1-1", "2-0"]);
+}
+
+#[tokio::test]
+async fn rows_are_sent_whole_to_whoever_leads() {
+    let rows = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    std::fs::write(rows.path(), vec![b'x'; 700_000]).expect("the disk has room");
+    let leader = serve(Fake::default()).await;
+    let follower = serve(Fake { follows: Some(leader), ..Fake::default() }).await;
+    let sent = client(vec![hangs_up().await, follower])
+        .replay(ReplayStart::default(), Some(rows.path().to_owned()))
+        .await;
+    assert_eq!(sent.expect("there is a leader").run, "700000");
 }
 
 #[tokio::test]

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use indexmap::IndexMap;
 use weir_connectors::Redactor;
+use weir_coordinator::replay::unreadable_rows;
 use weir_coordinator::{DeadLetter, RunRequest, exclusively, history};
-use weir_proto::v1::DeadLettersRequest;
+use weir_proto::v1::{DeadLettersRequest, ReplayStart, RunStatus};
 use weir_spec::{NodeName, PipelineName};
 
+use super::submit::{place, print_submitted, wait};
 use crate::args::{ClusterArgs, DeadLettersCommand, Global, Output};
 use crate::client::{Client, convert};
 use crate::failure::Failure;
@@ -25,8 +27,15 @@ pub(crate) async fn dead_letters(
             list(global, &run, node, limit, &cluster).await
         }
         DeadLettersCommand::Show { id, cluster } => show(global, &id, &cluster).await,
-        DeadLettersCommand::Replay { run, file, node, rows } => {
-            replay(global, &run, file.as_deref(), node, rows.as_deref(), redactor).await
+        DeadLettersCommand::Replay { run, file, node, rows, wait, request_id, cluster } => {
+            let wanted = Wanted { run: &run, file: file.as_deref(), node, rows: rows.as_deref() };
+            match Client::named(&cluster)? {
+                Some(client) => {
+                    let request_id = request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+                    replay_on_cluster(global, client, wanted, request_id, wait, &cluster).await
+                }
+                None => replay(global, wanted, redactor).await,
+            }
         }
     }
 }
@@ -106,14 +115,21 @@ async fn show(global: &Global, id: &str, cluster: &ClusterArgs) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is to be replayed.
+struct Wanted<'command> {
+    run: &'command str,
+    /// The pipeline as mended.
+    file: Option<&'command Path>,
+    node: Option<String>,
+    /// Mended rows.
+    rows: Option<&'command Path>,
+}
+
 /// Rejected rows become the whole input of the node that rejected them, in a run of its own that feeds
 /// only the sinks behind it. Other inputs of a join are read again; what was loaded is not touched.
 async fn replay(
     global: &Global,
-    run: &str,
-    file: Option<&Path>,
-    node: Option<String>,
-    rows: Option<&Path>,
+    Wanted { run, file, node, rows }: Wanted<'_>,
     redactor: &Redactor,
 ) -> Result<ExitCode, Failure> {
     let state_dir = super::state_dir_here(global);
@@ -147,16 +163,56 @@ async fn replay(
     super::run::execute(global, options, &spec, &text, request).await
 }
 
+/// As [`replay`], by the cluster.
+async fn replay_on_cluster(
+    global: &Global,
+    mut client: Client,
+    Wanted { run, file, node, rows }: Wanted<'_>,
+    request_id: String,
+    is_watched: bool,
+    cluster: &ClusterArgs,
+) -> Result<ExitCode, Failure> {
+    let mut start =
+        ReplayStart { node: node.unwrap_or_default(), request_id, ..ReplayStart::default() };
+    if let Some(file) = file {
+        let loaded = files::load_valid(file)?;
+        start.base_dir = files::absolute_folder_of(&loaded.path)?;
+        start.workspace = files::workspace_text(&loaded.path)?;
+        start.file_name = loaded.path.display().to_string();
+        start.pipeline = loaded.text;
+    }
+    if let Some(rows) = rows {
+        let failed = |error| Failure::Usage(format!("failed to read {}: {error}", rows.display()));
+        let known = std::fs::metadata(rows).map_err(failed)?;
+        if !known.is_file() {
+            return Err(Failure::Usage(format!("{} is not a file", rows.display())));
+        }
+        start.rows_bytes = Some(known.len());
+    }
+    let known = client.run(run).await?;
+    start.run = known.run.clone();
+    if matches!(known.status(), RunStatus::Queued | RunStatus::Running) {
+        // While the run is going on it rejects more rows.
+        eprintln!("waiting for run {}, which goes on", known.run);
+        client.watch(&known.run, |_| {}).await?;
+    }
+    let answer = client.replay(start, rows.map(Path::to_owned)).await?;
+    if answer.run.is_empty() {
+        output::line("nothing to replay: the run has no dead letters")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let place = place(cluster);
+    match is_watched {
+        true => wait(global, &mut client, &answer.run, &place).await,
+        false => print_submitted(global, &answer, None, &place),
+    }
+}
+
 /// Lines that a source could not read are raw text: what they should have been only a person can say.
 fn check_replayable(letters: &[DeadLetter]) -> Result<(), Failure> {
     match letters.iter().find(|letter| !letter.row.is_object()) {
         None => Ok(()),
-        Some(letter) => Err(Failure::Usage(format!(
-            "rejected rows of `{node}` are raw text that could not be read: write them as JSON lines \
-             with the columns of `{node}`, and replay with --node {node} --rows FILE; or replay another \
-             node alone with --node",
-            node = letter.node
-        ))),
+        Some(letter) => Err(Failure::Usage(unreadable_rows(&letter.node))),
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn needed(path: &str) -> Needed {
             Needed::Token(Role::Viewer)
         }
         ("weir.v1.Runs", "Submit" | "Cancel" | "Retry")
+        | ("weir.v1.DeadLetters", "Replay")
         // What a file says may be more than everybody should see: a literal password among it.
         | ("weir.v1.Pipelines", "Get" | "Register" | "Delete")
         | ("weir.v1.State", "SetWatermark" | "ResetWatermarks")

@@ -19,6 +19,7 @@ use weir_executor::tls::TlsFiles;
 use weir_proto::internal::executors_server::ExecutorsServer;
 use weir_proto::v1::backfills_server::BackfillsServer;
 use weir_proto::v1::cluster_server::ClusterServer;
+use weir_proto::v1::dead_letters_server::DeadLettersServer;
 use weir_proto::v1::pipelines_server::PipelinesServer;
 use weir_proto::v1::runs_server::RunsServer;
 use weir_proto::v1::state_server::StateServer;
@@ -28,6 +29,7 @@ use super::access_layer::Access;
 use super::audit_log::Refusals;
 use super::backfills_service::BackfillsService;
 use super::cluster_service::ClusterService;
+use super::dead_letters_service::DeadLettersService;
 use super::errors::DescribeErrors;
 use super::executors_service::ExecutorsService;
 use super::leading::{Leading, Settings};
@@ -199,7 +201,8 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         .add_service(RunsServer::new(runs.clone()))
         .add_service(BackfillsServer::new(BackfillsService(runs.clone())))
         .add_service(PipelinesServer::new(PipelinesService(runs.clone())))
-        .add_service(StateServer::new(StateService(runs)))
+        .add_service(StateServer::new(StateService(runs.clone())))
+        .add_service(DeadLettersServer::new(DeadLettersService(runs)))
         .add_service(ClusterServer::new(ClusterService { node: Arc::clone(&node), redactor }))
         .add_service(reflection)
         .add_service(health_service);

@@ -9,11 +9,12 @@ use weir_tests::foreign::{Answer, ask};
 use weir_tests::weir::Weir;
 
 const ROWS: i64 = 20_000;
-const PUBLIC: [&str; 7] = [
+const PUBLIC: [&str; 8] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "weir.v1.Backfills",
     "weir.v1.Cluster",
+    "weir.v1.DeadLetters",
     "weir.v1.Pipelines",
     "weir.v1.Runs",
     "weir.v1.State",

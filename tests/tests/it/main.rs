@@ -14,6 +14,7 @@ mod cluster_members;
 mod cluster_overlap;
 mod cluster_paused;
 mod cluster_pipelines;
+mod cluster_replay;
 mod cluster_schedule;
 mod cluster_storage;
 mod cluster_tpch;
