@@ -120,7 +120,8 @@ fn may_show_rows(run: &RunFacts) -> bool {
     })
 }
 
-fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {
+/// Whether a run may be taken up again.
+pub(crate) fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineError> {
     let (id, run) = find_run(ledger, id)?;
     if let Some(WindowOf { backfill, window }) = &run.backfill {
         return Err(EngineError::Invalid(format!(

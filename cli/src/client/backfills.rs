@@ -13,7 +13,7 @@ use weir_proto::v1::{
 
 use super::access::Line;
 use super::members::LEARN_EVERY;
-use super::{CallError, Client, MAX_MESSAGE_BYTES, Result, is_passing};
+use super::{CallError, Client, MAX_MESSAGE_BYTES, Result, is_passing, new_request_id};
 
 /// Between a stream that broke and the next: an election takes longer.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -61,7 +61,8 @@ impl Client {
     }
 
     pub(crate) async fn pause_backfill(&mut self, id: &str) -> Result<Backfill> {
-        let request = PauseBackfillRequest { backfill: id.to_owned() };
+        let request =
+            PauseBackfillRequest { backfill: id.to_owned(), request_id: new_request_id() };
         self.call(move |line| {
             let request = request.clone();
             async move { backfills(line).pause(request).await }
@@ -70,7 +71,8 @@ impl Client {
     }
 
     pub(crate) async fn resume_backfill(&mut self, id: &str) -> Result<Backfill> {
-        let request = ResumeBackfillRequest { backfill: id.to_owned() };
+        let request =
+            ResumeBackfillRequest { backfill: id.to_owned(), request_id: new_request_id() };
         self.call(move |line| {
             let request = request.clone();
             async move { backfills(line).resume(request).await }
@@ -79,7 +81,8 @@ impl Client {
     }
 
     pub(crate) async fn cancel_backfill(&mut self, id: &str) -> Result<Backfill> {
-        let request = CancelBackfillRequest { backfill: id.to_owned() };
+        let request =
+            CancelBackfillRequest { backfill: id.to_owned(), request_id: new_request_id() };
         self.call(move |line| {
             let request = request.clone();
             async move { backfills(line).cancel(request).await }
@@ -92,7 +95,8 @@ impl Client {
         id: &str,
         priority: i32,
     ) -> Result<Backfill> {
-        let request = SetPriorityRequest { backfill: id.to_owned(), priority };
+        let request =
+            SetPriorityRequest { backfill: id.to_owned(), priority, request_id: new_request_id() };
         self.call(move |line| {
             let request = request.clone();
             async move { backfills(line).set_priority(request).await }

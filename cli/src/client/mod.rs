@@ -166,7 +166,7 @@ impl Client {
     }
 
     pub(crate) async fn cancel(&mut self, run: &str) -> Result<Run> {
-        let request = CancelRunRequest { run: run.to_owned() };
+        let request = CancelRunRequest { run: run.to_owned(), request_id: new_request_id() };
         let answer = self.call(move |line| {
             let request = request.clone();
             async move { runs(line).cancel(request).await }
@@ -176,7 +176,7 @@ impl Client {
     }
 
     pub(crate) async fn retry(&mut self, run: &str) -> Result<Run> {
-        let request = RetryRunRequest { run: run.to_owned() };
+        let request = RetryRunRequest { run: run.to_owned(), request_id: new_request_id() };
         let answer = self.call(move |line| {
             let request = request.clone();
             async move { runs(line).retry(request).await }
@@ -287,6 +287,11 @@ impl Client {
         self.lines.insert(url.to_owned(), line.clone());
         Ok(line)
     }
+}
+
+/// Of a command, which asks until it is answered: what it wants is done once.
+pub(crate) fn new_request_id() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 fn runs(line: Line) -> RunsClient<Line> {

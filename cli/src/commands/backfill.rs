@@ -14,7 +14,7 @@ use super::submit::{place, rfc3339};
 use crate::args::{
     BackfillArgs, BackfillCommand, ClusterArgs, Global, Output, Values, WindowStatus,
 };
-use crate::client::{CallError, Client};
+use crate::client::{CallError, Client, new_request_id};
 use crate::failure::Failure;
 use crate::output::{self, count};
 use crate::{files, signals};
@@ -72,7 +72,8 @@ pub(crate) async fn backfill(
         }
         BackfillCommand::Retry { id, windows, fresh, wait, cluster } => {
             let mut client = Client::required(&cluster)?;
-            let request = RetryWindowsRequest { backfill: id, windows, fresh };
+            let request =
+                RetryWindowsRequest { backfill: id, windows, fresh, request_id: new_request_id() };
             let backfill = client.retry_windows(request).await?;
             if wait {
                 return self::wait(global, &mut client, &backfill.backfill, &cluster).await;
@@ -110,7 +111,7 @@ async fn start(global: &Global, arguments: BackfillArgs) -> Result<ExitCode, Fai
         step: arguments.step,
         parallel: arguments.parallel,
         priority: arguments.priority,
-        request_id: arguments.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        request_id: arguments.request_id.unwrap_or_else(new_request_id),
     });
     let created = created.await?;
     let backfill = created.backfill.unwrap_or_default();

@@ -13,7 +13,7 @@ use weir_spec::{NodeName, PipelineName};
 
 use super::submit::{place, print_submitted, wait};
 use crate::args::{ClusterArgs, DeadLettersCommand, Global, Output};
-use crate::client::{Client, convert};
+use crate::client::{Client, convert, new_request_id};
 use crate::failure::Failure;
 use crate::{files, output};
 
@@ -31,7 +31,7 @@ pub(crate) async fn dead_letters(
             let wanted = Wanted { run: &run, file: file.as_deref(), node, rows: rows.as_deref() };
             match Client::named(&cluster)? {
                 Some(client) => {
-                    let request_id = request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+                    let request_id = request_id.unwrap_or_else(new_request_id);
                     replay_on_cluster(global, client, wanted, request_id, wait, &cluster).await
                 }
                 None => replay(global, wanted, redactor).await,

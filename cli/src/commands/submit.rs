@@ -17,7 +17,7 @@ use weir_spec::{PipelineSpec, SharedConnections};
 
 use super::run::{print, request};
 use crate::args::{ClusterArgs, Global, Output, SubmitArgs};
-use crate::client::{CallError, Client, convert};
+use crate::client::{CallError, Client, convert, new_request_id};
 use crate::failure::Failure;
 use crate::watching::Watching;
 use crate::{files, output, signals};
@@ -28,7 +28,7 @@ pub(crate) async fn submit(global: &Global, arguments: SubmitArgs) -> Result<Exi
     check_values(&arguments, is_run)?;
     let mut client = Client::required(&arguments.cluster)?;
     let place = place(&arguments.cluster);
-    let request_id = arguments.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let request_id = arguments.request_id.unwrap_or_else(new_request_id);
     let (pipeline, version, values) = match (&arguments.file, &arguments.pipeline) {
         (Some(file), _) => {
             // Mistakes are found before anything is sent.

@@ -16,13 +16,14 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use weir_ledger::{
     Again, BACKFILL_PREFIX, BackfillChange, BackfillFacts, BackfillId, BackfillState,
-    ChangeBackfill, Command, CreateBackfill, Rejection, ResumeRun, RunFacts, RunId, RunState,
-    StartRun, WindowOf, WindowRange, WindowState,
+    ChangeBackfill, Command, CreateBackfill, Ledger, Rejection, ResumeRun, RunFacts, RunId,
+    RunState, StartRun, WindowOf, WindowRange, WindowState,
 };
 use weir_spec::{PipelineSpec, Windows, WriteMode};
 
-use super::leading::{Leading, engine};
+use super::leading::{Leading, Stopped, engine};
 use super::next_windows::next_windows;
+use super::requests::Request;
 use crate::frozen::{
     FrozenBackfill, read_backfill, read_ended, read_frozen, spec_hash, write_backfill, write_frozen,
 };
@@ -39,6 +40,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 const BETWEEN_CLEANING: Duration = Duration::from_secs(60);
 /// Windows at work for each place of the executors: some are planned or ended while others are loaded.
 const WINDOWS_PER_PLACE: usize = 2;
+/// Windows that the name of a request lists.
+const LONGEST_LIST: usize = 16;
 /// Of one backfill.
 pub(super) const MOST_PARALLEL: u32 = 256;
 
@@ -63,11 +66,6 @@ impl Leading {
         wanted: WantedBackfill,
     ) -> Result<(BackfillId, bool), EngineError> {
         let _beginning = self.beginning.lock().await;
-        if let Some(id) = &wanted.request.request_id
-            && let Some(backfill) = self.store.ledger().await.backfill_of_request(id)
-        {
-            return Ok((backfill.clone(), false));
-        }
         if let Some(reason) = refusal(spec) {
             return Err(EngineError::Invalid(reason));
         }
@@ -84,17 +82,6 @@ impl Leading {
         let backfill = new_backfill_id();
         let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);
         let spec_hash = spec_hash(spec, &request)?;
-        write_backfill(
-            &files,
-            &FrozenBackfill {
-                backfill: backfill.clone(),
-                spec: spec.clone(),
-                spec_text: text.to_owned(),
-                base_dir,
-                request,
-            },
-        )
-        .await?;
         let create = CreateBackfill {
             epoch: self.epoch,
             backfill: backfill.clone(),
@@ -113,33 +100,52 @@ impl Leading {
             request_id: wanted.request.request_id,
             at: now(),
         };
+        if let Some(id) = &create.request_id
+            && let Some(known) = self.with_ledger(|ledger| same_backfill(ledger, id, &create)).await
+        {
+            return known.map(|known| (known, false));
+        }
+        write_backfill(
+            &files,
+            &FrozenBackfill {
+                backfill: backfill.clone(),
+                spec: spec.clone(),
+                spec_text: text.to_owned(),
+                base_dir,
+                request,
+            },
+        )
+        .await?;
         self.append(Command::CreateBackfill(create)).await?;
         tracing::info!(%backfill, windows = windows.count(), "backfill begins");
         self.windows_changed.notify_one();
         Ok((backfill, true))
     }
 
-    /// Answers a cancellation once the windows that were at work have stopped.
+    /// Answers a cancellation once the windows that were at work have stopped. A request that comes again changes
+    /// nothing more.
     pub(super) async fn change_backfill(
         &self,
         id: &str,
         change: BackfillChange,
+        request_id: &str,
     ) -> Result<BackfillId, EngineError> {
         let backfill = self.with_backfill(id, |id, _| id.clone()).await?;
         let is_cancelled = change == BackfillChange::Cancel;
+        let request = request_of(request_id, &backfill, &change);
         let command =
             ChangeBackfill { epoch: self.epoch, backfill: backfill.clone(), change, at: now() };
-        match self.store.append(Command::ChangeBackfill(command)).await {
+        // Also where it was the name of something that begins.
+        self.is_answered(&request).await?;
+        match self.append_once(request, Command::ChangeBackfill(command)).await? {
             Ok(_) => {}
-            Err(StoreError::Rejected(Rejection::WindowState { backfill, window, state })) => {
+            Err(Rejection::WindowState { backfill, window, state }) => {
                 return Err(EngineError::Refused(format!(
                     "window {window} of backfill {backfill} is {state}: only failed windows are retried \
                      (`weir backfill windows {backfill} --status failed` lists them)"
                 )));
             }
-            Err(error) => {
-                return self.unless_broken(Err(ledger_error(self.store.path(), &error)));
-            }
+            Err(rejection) => return Err(EngineError::Refused(rejection.to_string())),
         }
         self.windows_changed.notify_one();
         if is_cancelled {
@@ -172,7 +178,7 @@ impl Leading {
                 return;
             }
             for run in &running {
-                drop(self.stop_session(run));
+                drop(self.stop_session(run, Stopped::because("cancelled")));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -397,6 +403,59 @@ struct Next {
     start: StartRun,
 }
 
+/// What a request has created before, if it has: the name of a request is for one backfill.
+fn same_backfill(
+    ledger: &Ledger,
+    request_id: &str,
+    wanted: &CreateBackfill,
+) -> Option<Result<BackfillId, EngineError>> {
+    let known = ledger.backfill_of_request(request_id)?;
+    let facts = ledger.backfill(known)?;
+    // Its priority may have been changed since.
+    let is_same = facts.pipeline == wanted.pipeline
+        && facts.spec_hash == wanted.spec_hash
+        && facts.params == wanted.params
+        && facts.range == wanted.range
+        && facts.parallel == wanted.parallel;
+    Some(match is_same {
+        true => Ok(known.clone()),
+        false => Err(EngineError::Refused(format!(
+            "request {request_id} was for backfill {known}, which is of another pipeline, or other parameters or \
+             windows of it: give a new request a new id"
+        ))),
+    })
+}
+
+/// What a change of a backfill is called when it comes again: all that it says.
+fn request_of(request_id: &str, backfill: &BackfillId, change: &BackfillChange) -> Request {
+    let (method, details) = match change {
+        BackfillChange::Pause => ("Backfills/Pause", String::new()),
+        BackfillChange::Resume => ("Backfills/Resume", String::new()),
+        BackfillChange::Cancel => ("Backfills/Cancel", String::new()),
+        BackfillChange::SetPriority(priority) => {
+            ("Backfills/SetPriority", format!(", priority {priority}"))
+        }
+        BackfillChange::Retry { windows, again } => {
+            let windows = match windows.as_deref() {
+                None => "all".to_owned(),
+                Some(windows) if windows.len() <= LONGEST_LIST => format!("{windows:?}"),
+                // The ledger keeps it for as long as the request may come again.
+                Some(windows) => {
+                    let numbers: Vec<u8> =
+                        windows.iter().flat_map(|window| window.to_le_bytes()).collect();
+                    format!("{} ({})", windows.len(), blake3::hash(&numbers).to_hex())
+                }
+            };
+            let how = match again {
+                Again::Fresh => "afresh",
+                Again::GoOn => "again",
+            };
+            ("Backfills/RetryWindows", format!(", windows {windows} {how}"))
+        }
+    };
+    Request::new(request_id, method, format!("{backfill}{details}"))
+}
+
 /// `None`: it is not pending any more.
 fn next_of(facts: &BackfillFacts, of: &WindowOf) -> Option<Next> {
     let WindowOf { backfill, window } = of;
@@ -466,6 +525,36 @@ fn new_backfill_id() -> BackfillId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_request_is_for_one_change() {
+        let backfill = BackfillId("bf".to_owned());
+        let retry = |windows: &[u32], again| BackfillChange::Retry {
+            windows: Some(windows.to_vec()),
+            again,
+        };
+        let (few, many) = ([1, 2], (0..100).collect::<Vec<u32>>());
+        let changes = [
+            BackfillChange::Pause,
+            BackfillChange::Resume,
+            BackfillChange::Cancel,
+            BackfillChange::SetPriority(1),
+            BackfillChange::SetPriority(2),
+            BackfillChange::Retry { windows: None, again: Again::GoOn },
+            retry(&few, Again::GoOn),
+            retry(&few[..1], Again::GoOn),
+            retry(&few, Again::Fresh),
+            retry(&many, Again::GoOn),
+            retry(&many[1..], Again::GoOn),
+        ];
+        let named =
+            changes.iter().map(|change| format!("{:?}", request_of("r", &backfill, change)));
+        let named: Vec<String> = named.collect();
+        for (one, name) in named.iter().enumerate() {
+            assert!(name.len() < 300, "{name}");
+            assert!(!named[one + 1..].contains(name), "{name}");
+        }
+    }
 
     #[test]
     fn what_no_window_can_load_is_refused_by_name() {

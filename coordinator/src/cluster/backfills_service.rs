@@ -36,10 +36,16 @@ impl BackfillsService {
         shown.map_err(|error| self.0.failed(&error))
     }
 
-    async fn change(&self, id: &str, change: BackfillChange) -> Answer<v1::Backfill> {
+    async fn change(
+        &self,
+        id: &str,
+        change: BackfillChange,
+        request_id: &str,
+    ) -> Answer<v1::Backfill> {
         audit_log::about(id);
+        runs_service::check_request_id(request_id)?;
         let leading = self.0.leading().await?;
-        let changed = leading.change_backfill(id, change).await;
+        let changed = leading.change_backfill(id, change, request_id).await;
         let backfill = changed.map_err(|error| self.0.failed(&error))?;
         Ok(Response::new(self.shown(&leading, &backfill.0).await?))
     }
@@ -144,30 +150,33 @@ impl Backfills for BackfillsService {
     }
 
     async fn pause(&self, request: Request<v1::PauseBackfillRequest>) -> Answer<v1::Backfill> {
-        self.change(&request.into_inner().backfill, BackfillChange::Pause).await
+        let v1::PauseBackfillRequest { backfill, request_id } = request.into_inner();
+        self.change(&backfill, BackfillChange::Pause, &request_id).await
     }
 
     async fn resume(&self, request: Request<v1::ResumeBackfillRequest>) -> Answer<v1::Backfill> {
-        self.change(&request.into_inner().backfill, BackfillChange::Resume).await
+        let v1::ResumeBackfillRequest { backfill, request_id } = request.into_inner();
+        self.change(&backfill, BackfillChange::Resume, &request_id).await
     }
 
     async fn cancel(&self, request: Request<v1::CancelBackfillRequest>) -> Answer<v1::Backfill> {
-        self.change(&request.into_inner().backfill, BackfillChange::Cancel).await
+        let v1::CancelBackfillRequest { backfill, request_id } = request.into_inner();
+        self.change(&backfill, BackfillChange::Cancel, &request_id).await
     }
 
     async fn set_priority(&self, request: Request<v1::SetPriorityRequest>) -> Answer<v1::Backfill> {
-        let v1::SetPriorityRequest { backfill, priority } = request.into_inner();
-        self.change(&backfill, BackfillChange::SetPriority(priority)).await
+        let v1::SetPriorityRequest { backfill, priority, request_id } = request.into_inner();
+        self.change(&backfill, BackfillChange::SetPriority(priority), &request_id).await
     }
 
     async fn retry_windows(
         &self,
         request: Request<v1::RetryWindowsRequest>,
     ) -> Answer<v1::Backfill> {
-        let v1::RetryWindowsRequest { backfill, windows, fresh } = request.into_inner();
+        let v1::RetryWindowsRequest { backfill, windows, fresh, request_id } = request.into_inner();
         let windows = Some(windows).filter(|windows| !windows.is_empty());
         let again = if fresh { Again::Fresh } else { Again::GoOn };
-        self.change(&backfill, BackfillChange::Retry { windows, again }).await
+        self.change(&backfill, BackfillChange::Retry { windows, again }, &request_id).await
     }
 
     async fn list_windows(

@@ -13,7 +13,8 @@ use weir_proto::v1::cluster_server::Cluster;
 use super::access::{ANYBODY, BOOTSTRAP, hash};
 use super::leading::Leading;
 use super::node::Node;
-use super::{audit_log, convert, draining, members};
+use super::runs_service::check_request_id;
+use super::{audit_log, convert, draining, members, requests};
 use crate::store::StoreError;
 
 #[derive(Clone, Debug)]
@@ -118,14 +119,33 @@ impl Cluster for ClusterService {
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
         let leading = self.node.leading(Status::unavailable)?;
         let role = role(request.get_ref().role())?;
-        let name = request.into_inner().name;
+        let v1::CreateTokenRequest { name, request_id, token, .. } = request.into_inner();
         audit_log::about(&name);
+        check_request_id(&request_id)?;
         check_token_name(&name)?;
-        // 244 random bits.
-        let token = format!("weir_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let is_sent = !token.is_empty();
+        let token = match is_sent {
+            true => sent_token(token)?,
+            // 244 random bits.
+            false => format!("weir_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()),
+        };
         let (epoch, hash, at) = (leading.epoch, hash(&token), Utc::now());
-        let create = CreateToken { epoch, name, role, hash, at };
-        self.append(&leading, Command::CreateToken(create)).await?;
+        let requested = requests::Request::new(
+            &request_id,
+            "Cluster/CreateToken",
+            format!("{name} ({role:?})"),
+        );
+        let create = CreateToken { epoch, name: name.clone(), role, hash: hash.clone(), at };
+        if !self.append(&leading, requested.named(epoch, Command::CreateToken(create))).await? {
+            // It was made before. Another one than it has made opens nothing.
+            let known = leading.with_ledger(|ledger| ledger.tokens.get(&name).cloned()).await;
+            if !is_sent || known.is_some_and(|known| known.hash != hash) {
+                return Err(Status::failed_precondition(format!(
+                    "request {request_id} has made the token `{name}` before, and only who has got its answer \
+                     knows it: revoke it, and make another one"
+                )));
+            }
+        }
         Ok(Response::new(v1::CreateTokenResponse { token }))
     }
 
@@ -156,21 +176,27 @@ impl Cluster for ClusterService {
         request: Request<v1::RevokeTokenRequest>,
     ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
         let leading = self.node.leading(Status::unavailable)?;
-        let name = request.into_inner().name;
+        let v1::RevokeTokenRequest { name, request_id } = request.into_inner();
         audit_log::about(&name);
-        let revoke = RevokeToken { epoch: leading.epoch, name };
-        self.append(&leading, Command::RevokeToken(revoke)).await?;
+        check_request_id(&request_id)?;
+        let requested = requests::Request::new(&request_id, "Cluster/RevokeToken", name.clone());
+        let revoke = Command::RevokeToken(RevokeToken { epoch: leading.epoch, name });
+        self.append(&leading, requested.named(leading.epoch, revoke)).await?;
         Ok(Response::new(v1::RevokeTokenResponse {}))
     }
 }
 
 impl ClusterService {
-    async fn append(&self, leading: &Leading, command: Command) -> Result<(), Status> {
+    /// Whether anything is different now.
+    async fn append(&self, leading: &Leading, command: Command) -> Result<bool, Status> {
         match leading.store.append(command).await {
-            Ok(_) => Ok(()),
+            Ok(changed) => Ok(changed),
             Err(StoreError::Rejected(rejection)) => match rejection {
                 Rejection::TokenExists(_) => Err(Status::already_exists(rejection.to_string())),
                 Rejection::UnknownToken(_) => Err(Status::not_found(rejection.to_string())),
+                Rejection::RequestUsed { .. } => {
+                    Err(Status::failed_precondition(rejection.to_string()))
+                }
                 other => {
                     leading.broken.cancel();
                     Err(Status::unavailable(other.to_string()))
@@ -201,6 +227,17 @@ fn check_token_name(name: &str) -> Result<(), Status> {
         )));
     }
     Ok(())
+}
+
+/// One that a client has chosen must be as hard to guess as ours.
+fn sent_token(token: String) -> Result<String, Status> {
+    let digits = token.strip_prefix("weir_").unwrap_or_default();
+    match digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(token),
+        false => Err(Status::invalid_argument(
+            "a token that a client chooses is `weir_` and 64 random hexadecimal digits",
+        )),
+    }
 }
 
 fn role(role: v1::TokenRole) -> Result<Role, Status> {

@@ -16,16 +16,19 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::ConnectorContext;
 use weir_executor::storage::Storage;
-use weir_ledger::{BackfillId, Command, FinishRun, Ledger, RunFacts, RunId, RunOutcome, RunState};
+use weir_ledger::{
+    BackfillId, Command, FinishRun, Ledger, ResumeRun, RunFacts, RunId, RunOutcome, RunState,
+};
 use weir_spec::PipelineSpec;
 
 use super::founding::{self, Owner};
 use super::pool::{Pool, Share};
 use super::queue::check_not_skipped;
 use super::remote::{RemoteWorkers, RunPlace};
+use super::requests::Request;
 use super::run_log::{Author, Entry, Level, Lines, RunLog, WRITE_EVERY};
 use super::systems::SystemsMaker;
-use crate::choose::{Choice, find_run};
+use crate::choose::{Choice, find_run, resume_this};
 use crate::engine::Engine;
 use crate::frozen::read_frozen;
 use crate::params::complete_params;
@@ -85,11 +88,25 @@ pub(super) struct Leading {
 #[derive(Debug)]
 pub(super) struct Running {
     stop: CancellationToken,
-    /// Why it was stopped, where no client has asked for that.
-    why: OnceLock<String>,
+    /// Set before it is stopped.
+    stopped: OnceLock<Stopped>,
     updates: broadcast::Sender<Update>,
     log: Arc<RunLog>,
     _work: AbortOnDropHandle<()>,
+}
+
+/// Why a run is stopped.
+#[derive(Clone, Debug)]
+pub(super) struct Stopped {
+    why: String,
+    /// The client's who has asked for it: answered by the run's end.
+    request: Request,
+}
+
+impl Stopped {
+    pub(super) fn because(why: &str) -> Self {
+        Self { why: why.to_owned(), request: Request::unnamed() }
+    }
 }
 
 /// Something has changed about a run.
@@ -226,35 +243,27 @@ impl Leading {
         request: RunRequest,
     ) -> Result<Submitted, EngineError> {
         let _beginning = self.beginning.lock().await;
-        let params = match &request.resume {
-            // Its values are frozen.
-            Some(_) => request.params.clone(),
-            None => complete_params(&spec.params, &request.params)?,
-        };
+        let params = complete_params(&spec.params, &request.params)?;
         let request = RunRequest { params, ..request };
         if let Some(id) = &request.request_id
             && let Some(submitted) = self.submitted_before(id).await
         {
+            // Each time rows are sent to be replayed they are other files.
+            if request.replay_of.is_none() {
+                self.check_same_submit(id, &submitted.run, spec, &request).await?;
+            }
             return Ok(submitted);
         }
-        if request.resume.is_none()
-            && let Some(submitted) =
-                self.beside_another(spec, text, base_dir.clone(), &request).await?
-        {
+        let beside = self.beside_another(spec, text, base_dir.clone(), &request).await?;
+        if let Some(submitted) = beside {
             return Ok(submitted);
         }
         let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);
         let engine = engine(&self.settings, base_dir, self.slices());
         let chosen = engine.choose(spec, &request, &files, &self.store).await?;
         let (is_new, outcome) = match &chosen.choice {
+            // It has failed, and is about to leave.
             Choice::Resume(run) => {
-                if self.with_ledger(|ledger| is_going_on(ledger, run)).await
-                    && self.sessions().contains_key(run)
-                {
-                    let (run, outcome) = (run.clone(), Outcome::GoesOn);
-                    return Ok(Submitted { run, is_new: false, outcome });
-                }
-                // It has failed, and is about to leave.
                 self.session_gone(run).await;
                 (false, Outcome::GoesOn)
             }
@@ -272,30 +281,57 @@ impl Leading {
         Ok(Submitted { run, is_new, outcome })
     }
 
-    /// Goes on with a failed run.
-    pub(super) async fn retry(self: &Arc<Self>, id: &str) -> Result<RunId, EngineError> {
+    /// Goes on with a failed run. A request that comes again changes nothing more.
+    pub(super) async fn retry(
+        self: &Arc<Self>,
+        id: &str,
+        request_id: &str,
+    ) -> Result<RunId, EngineError> {
+        let _beginning = self.beginning.lock().await;
         let (run, facts) = self.find(id).await?;
+        let request = Request::new(request_id, "Runs/Retry", run.0.clone());
+        if self.is_answered(&request).await? {
+            return Ok(run);
+        }
         check_not_skipped(&run, &facts)?;
+        self.with_ledger(|ledger| resume_this(ledger, &run.0)).await?;
+        let is_going_on = self.with_ledger(|ledger| is_going_on(ledger, &run)).await;
+        if is_going_on && self.sessions().contains_key(&run) {
+            self.note(request).await?;
+            return Ok(run);
+        }
+        // It has failed, and is about to leave.
+        self.session_gone(&run).await;
         let frozen = read_frozen(&self.files(&facts), &run).await?;
-        let request =
-            RunRequest { resume: Some(run.0), request_id: None, ..frozen.request.clone() };
-        let (spec, text) = (&frozen.spec, &frozen.spec_text);
-        Ok(self.submit(spec, text, frozen.base_dir.clone(), request).await?.run)
+        let (epoch, at) = (self.epoch, now());
+        let resume = ResumeRun { epoch, run: run.clone(), request_id: None, at };
+        self.append(request.named(epoch, Command::ResumeRun(resume))).await?;
+        self.start(run.clone(), None, frozen);
+        Ok(run)
     }
 
-    /// Stops a run and waits for its tasks. It has then failed.
-    pub(super) async fn cancel(&self, id: &str) -> Result<RunId, EngineError> {
+    /// Stops a run and waits for its tasks. It has then failed. A request that comes again changes nothing more.
+    pub(super) async fn cancel(&self, id: &str, request_id: &str) -> Result<RunId, EngineError> {
         let (run, _) = self.find(id).await?;
-        let mut updates = self.stop_session(&run);
+        let request = Request::new(request_id, "Runs/Cancel", run.0.clone());
+        if self.is_answered(&request).await? {
+            return Ok(run);
+        }
+        let stopped = Stopped { request: request.clone(), ..Stopped::because("cancelled") };
+        let mut updates = self.stop_session(&run, stopped.clone());
         if updates.is_none() {
             // Unless it is just beginning.
             let _beginning = self.beginning.lock().await;
-            updates = self.stop_session(&run);
+            updates = self.stop_session(&run, stopped.clone());
             if updates.is_none() {
+                // By the same request, which came twice at once.
+                if self.is_answered(&request).await? {
+                    return Ok(run);
+                }
                 if !self.with_ledger(|ledger| may_end(ledger, &run)).await {
                     return Err(EngineError::Refused(format!("run {run} is over")));
                 }
-                self.finish(&run, "cancelled").await?;
+                self.finish_stopped(&run, stopped).await?;
             }
         }
         // They end with the session.
@@ -303,7 +339,11 @@ impl Leading {
             while !matches!(updates.recv().await, Err(broadcast::error::RecvError::Closed)) {}
         }
         match self.find(&run.0).await?.1.state {
-            RunState::Failed { .. } => Ok(run),
+            RunState::Failed { .. } => {
+                // Unless the run's end has noted it: another one may have stopped it.
+                self.note(request).await?;
+                Ok(run)
+            }
             RunState::Succeeded { .. } | RunState::Abandoned { .. } | RunState::Skipped { .. } => {
                 Err(EngineError::Refused(format!("run {run} has ended before it could be stopped")))
             }
@@ -314,23 +354,26 @@ impl Leading {
         }
     }
 
-    pub(super) fn stop_session(&self, run: &RunId) -> Option<broadcast::Receiver<Update>> {
+    /// Stops a run at its next commits; it has then failed. Who has stopped it first says why. `None`: nobody works
+    /// on it.
+    pub(super) fn stop_session(
+        &self,
+        run: &RunId,
+        stopped: Stopped,
+    ) -> Option<broadcast::Receiver<Update>> {
         self.sessions().get(run).map(|session| {
+            let _ = session.stopped.set(stopped);
             session.stop.cancel();
             session.updates.subscribe()
         })
     }
 
-    /// Stops a run at its next commits; it has then failed for this reason. False: nobody works on it.
-    pub(super) fn stop_because(&self, run: &RunId, why: String) -> bool {
-        let sessions = self.sessions();
-        let Some(session) = sessions.get(run) else { return false };
-        // A client who has asked for it before has a reason of his own.
-        if !session.stop.is_cancelled() {
-            let _ = session.why.set(why);
-            session.stop.cancel();
-        }
-        true
+    async fn finish_stopped(&self, run: &RunId, stopped: Stopped) -> Result<(), EngineError> {
+        let Stopped { why, request } = stopped;
+        let outcome = RunOutcome::Failed { error: why };
+        let (epoch, run, at) = (self.epoch, run.clone(), now());
+        let finish = Command::FinishRun(FinishRun { epoch, run, outcome, at });
+        self.append(request.named(epoch, finish)).await
     }
 
     pub(super) async fn audit(&self, id: &str) -> Result<AuditReport, EngineError> {
@@ -538,32 +581,33 @@ impl Leading {
         // Held until the session is in the list, which it takes itself out of.
         let mut sessions = self.sessions();
         let work = AbortOnDropHandle::new(tokio::spawn(work.instrument(span)));
-        sessions.insert(run, Running { stop, why: OnceLock::new(), updates, log, _work: work });
+        let stopped = OnceLock::new();
+        sessions.insert(run, Running { stop, stopped, updates, log, _work: work });
     }
 
     /// Only a ledger that cannot be written is more than the affair of this run: under another leader it would
     /// fail again.
     async fn session_ended(&self, run: &RunId, result: Result<(), EngineError>) {
-        let stopped = self.sessions().get(run).and_then(|session| session.why.get().cloned());
-        let stopped = stopped.unwrap_or_else(|| "cancelled".to_owned());
+        let stopped = self.sessions().get(run).and_then(|session| session.stopped.get().cloned());
+        let stopped = stopped.unwrap_or_else(|| Stopped::because("cancelled"));
         let log = self.log(run);
         if let Some(log) = &log {
-            log.add_end(end_of(&result, &stopped));
+            log.add_end(end_of(&result, &stopped.why));
         }
-        let why = match result {
-            Ok(()) => String::new(),
+        let stopped = match result {
+            Ok(()) => Stopped::because(""),
             Err(error @ EngineError::Ledger { .. }) => {
                 tracing::error!(%error, "the session cannot go on");
                 return self.broken.cancel();
             }
             Err(EngineError::Stopped { .. }) => stopped,
-            Err(EngineError::RunFailed { message, .. }) => message,
-            Err(error) => error.to_string(),
+            Err(EngineError::RunFailed { message, .. }) => Stopped::because(&message),
+            Err(error) => Stopped::because(&error.to_string()),
         };
         // As a rule the run's end is in the ledger.
         if self.with_ledger(|ledger| is_going_on(ledger, run)).await {
-            let why = self.settings.context.redactor.redact(&why);
-            if let Err(error) = self.finish(run, &why).await {
+            let why = self.settings.context.redactor.redact(&stopped.why);
+            if let Err(error) = self.finish_stopped(run, Stopped { why, ..stopped }).await {
                 tracing::error!(%error, "the run is not ended");
             }
         }

@@ -15,7 +15,7 @@ use weir_ledger::{
 };
 use weir_spec::{OnOverlap, PipelineSpec};
 
-use super::leading::{Leading, Outcome, Submitted, engine};
+use super::leading::{Leading, Outcome, Stopped, Submitted, engine};
 use super::next_turns::{Arrival, Turn, arrival, next_turns, run_before};
 use crate::choose::unfinished_run;
 use crate::engine::new_run_id;
@@ -74,6 +74,30 @@ impl Leading {
             Some(Submitted { run: run.clone(), is_new: false, outcome })
         })
         .await
+    }
+
+    /// The name of a request is for one run.
+    pub(super) async fn check_same_submit(
+        &self,
+        request_id: &str,
+        run: &RunId,
+        spec: &PipelineSpec,
+        request: &RunRequest,
+    ) -> Result<(), EngineError> {
+        let spec_hash = spec_hash(spec, request)?;
+        let is_same = |facts: &RunFacts| {
+            facts.pipeline == spec.pipeline
+                && facts.spec_hash == spec_hash
+                && facts.params == request.params
+                && facts.window == request.window
+        };
+        match self.with_ledger(|ledger| ledger.run(run).is_none_or(is_same)).await {
+            true => Ok(()),
+            false => Err(EngineError::Refused(format!(
+                "request {request_id} was for run {run}, which is of another pipeline, or another version, \
+                 parameters or window of it: give a new request a new id"
+            ))),
+        }
     }
 
     async fn queue(
@@ -143,12 +167,14 @@ impl Leading {
         for turn in self.with_ledger(|ledger| next_turns(&ledger.pipelines)).await {
             match turn {
                 Turn::GiveUp { run, by } => self.finish(&run, &replaced(&by)).await?,
-                // Nobody works on it yet, and nobody shall.
-                Turn::Stop { run, by } if !self.stop_because(&run, replaced(&by)) => {
-                    self.finish(&run, &replaced(&by)).await?;
-                    self.turns_changed.notify_one();
+                Turn::Stop { run, by } => {
+                    let why = replaced(&by);
+                    if self.stop_session(&run, Stopped::because(&why)).is_none() {
+                        // Nobody works on it yet, and nobody shall.
+                        self.finish(&run, &why).await?;
+                        self.turns_changed.notify_one();
+                    }
                 }
-                Turn::Stop { .. } => {}
                 Turn::Begin(queued) => {
                     let run = queued.run.clone();
                     match self.begin_queued(queued).await {

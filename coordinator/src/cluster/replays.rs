@@ -100,8 +100,16 @@ impl Leading {
             request_id: wanted.request_id,
             ..frozen.request
         };
-        let prepared = Prepared { run, facts, pipeline, given, request };
-        self.submit_replay(prepared).await.map(Some)
+        let prepared =
+            Prepared { run: run.clone(), facts, pipeline, given, request: request.clone() };
+        let submitted = self.submit_replay(prepared).await?;
+        match &request.request_id {
+            // It came twice at once.
+            Some(id) if !submitted.is_new => {
+                self.check_is_replay_of(&run, id, submitted).await.map(Some)
+            }
+            _ => Ok(Some(submitted)),
+        }
     }
 
     /// The name of a request is for one thing.

@@ -2,7 +2,7 @@
 //! names are known (`Ledger::answered`); those of requests that start runs or backfills are kept with these, for ever
 //! (`Ledger::requests`, `BackfillFacts::request_id`).
 
-use weir_ledger::{Command, Rejection, RequestFacts, Requested};
+use weir_ledger::{Command, Ledger, Rejection, RequestFacts, Requested};
 
 use super::leading::Leading;
 use crate::EngineError;
@@ -31,7 +31,7 @@ impl Request {
     }
 
     /// The command with the request's name, so that both are in the ledger or neither.
-    fn named(self, epoch: u64, command: Command) -> Command {
+    pub(super) fn named(self, epoch: u64, command: Command) -> Command {
         let Some(request_id) = self.id else { return command };
         let command = Some(Box::new(command));
         Command::Requested(Requested { epoch, request_id, facts: self.facts, command })
@@ -42,7 +42,7 @@ impl Leading {
     /// Whether the request has been answered before. A name that was used for something else is refused.
     pub(super) async fn is_answered(&self, request: &Request) -> Result<bool, EngineError> {
         let Some(id) = &request.id else { return Ok(false) };
-        let known = self.with_ledger(|ledger| ledger.answered.get(id).cloned()).await;
+        let known = self.with_ledger(|ledger| used_for(ledger, id, &request.facts)).await;
         match known {
             None => Ok(false),
             Some(known) if known == request.facts => Ok(true),
@@ -53,6 +53,14 @@ impl Leading {
                 ))
             }
         }
+    }
+
+    /// Keeps the name of a request that has been carried out by other commands.
+    pub(super) async fn note(&self, request: Request) -> Result<(), EngineError> {
+        let Some(request_id) = request.id else { return Ok(()) };
+        let (epoch, facts) = (self.epoch, request.facts);
+        let noted = Requested { epoch, request_id, facts, command: None };
+        self.append(Command::Requested(noted)).await
     }
 
     /// Makes a change, or does nothing if the request has been answered before. Whether anything is different
@@ -74,4 +82,20 @@ impl Leading {
             Err(error) => self.unless_broken(Err(ledger_error(self.store.path(), &error))),
         }
     }
+}
+
+/// What a name was used for. That of a registration is also that of the run which the same command starts.
+fn used_for(ledger: &Ledger, id: &str, wanted: &RequestFacts) -> Option<RequestFacts> {
+    if let Some(known) = ledger.answered.get(id) {
+        return Some(known.clone());
+    }
+    if !wanted.method.starts_with("Runs/") && !wanted.method.starts_with("Backfills/") {
+        return None;
+    }
+    let begun = |method: &str, subject: &str| RequestFacts {
+        method: method.to_owned(),
+        subject: subject.to_owned(),
+    };
+    let run = ledger.run_of_request(id).map(|run| begun("Runs/Submit", &run.0));
+    run.or_else(|| Some(begun("Backfills/Create", &ledger.backfill_of_request(id)?.0)))
 }

@@ -184,7 +184,9 @@ impl Runs for RunsService {
     ) -> Result<Response<v1::Run>, Status> {
         let leading = self.leading().await?;
         audit_log::about(&request.get_ref().run);
-        let cancelled = leading.cancel(&request.into_inner().run).await;
+        let v1::CancelRunRequest { run, request_id } = request.into_inner();
+        check_request_id(&request_id)?;
+        let cancelled = leading.cancel(&run, &request_id).await;
         let run = cancelled.map_err(|error| self.failed(&error))?;
         self.answer(&leading, &run.0).await
     }
@@ -196,9 +198,11 @@ impl Runs for RunsService {
         let leading = self.leading().await?;
         audit_log::about(&request.get_ref().run);
         // As in `submit`: what is in the ledger has a session.
+        let v1::RetryRunRequest { run, request_id } = request.into_inner();
+        check_request_id(&request_id)?;
         let retrying = tokio::spawn({
-            let (leading, run) = (Arc::clone(&leading), request.into_inner().run);
-            async move { leading.retry(&run).await }
+            let leading = Arc::clone(&leading);
+            async move { leading.retry(&run, &request_id).await }
         });
         let retried = retrying.await.map_err(|error| Status::internal(error.to_string()))?;
         let run = retried.map_err(|error| self.failed(&error))?;

@@ -242,7 +242,7 @@ async fn a_ledger_that_cannot_be_written_ends_the_leadership() {
     let run = place.start_run(&first, "orphan").await;
     // Deposed and elected again, and it has not noticed.
     let second = place.leading().await;
-    let refused = first.cancel(&run.0).await;
+    let refused = first.cancel(&run.0, "").await;
     assert!(matches!(refused, Err(EngineError::Ledger { .. })), "{refused:?}");
     assert!(first.broken.is_cancelled() && !second.broken.is_cancelled());
 
@@ -265,14 +265,14 @@ async fn a_cancelled_run_has_failed_when_that_is_answered() {
     let leading = place.leading().await;
     let run = place.submit(&leading, "p", "1").await;
     planned(&leading, &run).await;
-    leading.cancel(&run.0).await.expect("it goes on");
+    leading.cancel(&run.0, "").await.expect("it goes on");
     assert_eq!(failed(&leading, &run).await, "cancelled");
-    let refused = leading.cancel(&run.0).await;
+    let refused = leading.cancel(&run.0, "").await;
     assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
 
     // Nobody has worked on it.
     let run = place.start_run(&leading, "orphan").await;
-    leading.cancel(&run.0).await.expect("it goes on");
+    leading.cancel(&run.0, "").await.expect("it goes on");
     assert_eq!(failed(&leading, &run).await, "cancelled");
     take_up(&leading).await;
     assert!(leading.watch(&run).is_none());
@@ -284,7 +284,7 @@ async fn a_cancel_is_not_answered_as_done_when_the_leadership_ends_before_the_ru
     let leading = place.leading().await;
     let run = place.submit(&leading, "p", "1").await;
     planned(&leading, &run).await;
-    let cancelling = leading.cancel(&run.0);
+    let cancelling = leading.cancel(&run.0, "");
     tokio::pin!(cancelling);
     // As far as the wait for the session, which does not get its turn.
     assert!(futures::poll!(&mut cancelling).is_pending());
@@ -303,7 +303,7 @@ async fn a_cancel_waits_for_what_is_beginning() {
     let beginning = leading.beginning.lock().await;
     let cancelling = tokio::spawn({
         let (leading, run) = (Arc::clone(&leading), run.clone());
-        async move { leading.cancel(&run.0).await }
+        async move { leading.cancel(&run.0, "").await }
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(facts(&leading, &run).await.state, RunState::Running);
@@ -328,14 +328,49 @@ async fn a_request_means_the_run_that_it_has_started_or_queued_for_ever() {
     let second = place.leading().await;
     // Its answers were lost, and the runs are over: they had committed nothing.
     take_up(&second).await;
-    second.cancel(&run.0).await.expect("it goes on");
-    second.cancel(&waiting.0).await.expect("it waits");
+    second.cancel(&run.0, "").await.expect("it goes on");
+    second.cancel(&waiting.0, "").await.expect("it waits");
     assert_eq!(failed(&second, &waiting).await, "cancelled");
     for (request, run) in [("started", &run), ("queued", &waiting)] {
         assert_eq!(place.submit(&second, "p", request).await, *run, "{request}");
     }
     let another = place.submit(&second, "p", "another").await;
     assert!(another != run && another != waiting);
+}
+
+#[tokio::test]
+async fn a_cancel_or_retry_that_comes_again_changes_nothing_more_whoever_leads() {
+    let place = Place::new().await;
+    let first = place.leading().await;
+    let run = place.submit(&first, "p", "submit").await;
+    planned(&first, &run).await;
+    first.cancel(&run.0, "cancel").await.expect("it goes on");
+    assert_eq!(failed(&first, &run).await, "cancelled");
+    first.retry(&run.0, "retry").await.expect("it has failed");
+    first.cancel(&run.0, "cancel").await.expect("it was answered before");
+    assert_eq!(facts(&first, &run).await.state, RunState::Running);
+    first.end();
+
+    let second = place.leading().await;
+    take_up(&second).await;
+    second.cancel(&run.0, "cancel").await.expect("it was answered before");
+    assert_eq!(facts(&second, &run).await.state, RunState::Running);
+    second.cancel(&run.0, "another").await.expect("it goes on");
+    second.retry(&run.0, "retry").await.expect("it was answered before");
+    assert_eq!(failed(&second, &run).await, "cancelled");
+    // A name is for one request.
+    for refused in [
+        second.retry(&run.0, "cancel").await.map(drop),
+        second.retry(&run.0, "submit").await.map(drop),
+        second.cancel(&run.0, "retry").await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    }
+    let request = RunRequest { request_id: Some("submit".to_owned()), ..RunRequest::default() };
+    let base_dir = place.folder.path().to_owned();
+    let refused = second.submit(&spec("other"), "", base_dir, request).await;
+    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    assert_eq!(place.submit(&second, "p", "submit").await, run);
 }
 
 async fn take_turns(leading: &Arc<Leading>) {
@@ -355,7 +390,7 @@ async fn a_second_run_waits_until_the_first_has_ended_also_under_another_leader(
     let waiting = [place.submit(&first, "p", "2").await, place.submit(&first, "p", "3").await];
     take_turns(&first).await;
     assert!(is_queued(&first, &waiting[0]).await && is_queued(&first, &waiting[1]).await);
-    let refused = first.retry(&waiting[0].0).await;
+    let refused = first.retry(&waiting[0].0, "").await;
     assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
     first.end();
 
@@ -363,11 +398,11 @@ async fn a_second_run_waits_until_the_first_has_ended_also_under_another_leader(
     take_up(&second).await;
     take_turns(&second).await;
     assert!(is_queued(&second, &waiting[0]).await, "the first one goes on");
-    second.cancel(&run.0).await.expect("it goes on");
+    second.cancel(&run.0, "").await.expect("it goes on");
     take_turns(&second).await;
     planned(&second, &waiting[0]).await;
     assert!(is_queued(&second, &waiting[1]).await, "one at a time");
-    second.cancel(&waiting[0].0).await.expect("it goes on");
+    second.cancel(&waiting[0].0, "").await.expect("it goes on");
     take_turns(&second).await;
     planned(&second, &waiting[1]).await;
 }
@@ -382,7 +417,7 @@ async fn a_run_that_cannot_begin_has_failed_and_the_next_one_begins() {
     let sound = place.submit(&leading, "p", "3").await;
     let folder = place.storage().join("p/runs").join(&broken.0);
     std::fs::write(folder.join("spec.json"), "no spec").expect("room");
-    leading.cancel(&run.0).await.expect("it goes on");
+    leading.cancel(&run.0, "").await.expect("it goes on");
     take_turns(&leading).await;
     let error = failed(&leading, &broken).await;
     assert!(error.contains("failed to read"), "{error}");
@@ -415,13 +450,13 @@ async fn a_second_run_is_skipped_where_the_pipeline_says_so() {
     let state = facts(&leading, &skipped.run).await.state;
     assert!(matches!(state, RunState::Skipped { .. }), "{state:?}");
     for refused in [
-        leading.retry(&skipped.run.0).await.map(drop),
-        leading.cancel(&skipped.run.0).await.map(drop),
+        leading.retry(&skipped.run.0, "").await.map(drop),
+        leading.cancel(&skipped.run.0, "").await.map(drop),
         leading.audit(&skipped.run.0).await.map(drop),
     ] {
         assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
     }
-    leading.cancel(&run.run.0).await.expect("it goes on");
+    leading.cancel(&run.run.0, "").await.expect("it goes on");
     // The request was answered; another one is free to begin.
     let again = submit_with(&place, &leading, OnOverlap::Skip, "2").await;
     assert_eq!(again, Submitted { is_new: false, ..skipped });

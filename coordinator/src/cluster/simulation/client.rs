@@ -55,7 +55,7 @@ impl Client {
             tokio::time::sleep(at_most(BETWEEN_CALLS)).await;
             let run = run.clone();
             if self.shared.state().to_cancel.remove(&pipeline.name) {
-                let request = CancelRunRequest { run: run.clone() };
+                let request = CancelRunRequest { run: run.clone(), ..Default::default() };
                 let cancel =
                     async |mut client: RunsClient<Channel>| client.cancel(request.clone()).await;
                 match self.ask(cancel).await {
@@ -69,7 +69,7 @@ impl Client {
             match self.ask(get).await?.status() {
                 RunStatus::Succeeded => break,
                 RunStatus::Failed => {
-                    let request = RetryRunRequest { run };
+                    let request = RetryRunRequest { run, ..Default::default() };
                     let retry =
                         async |mut client: RunsClient<Channel>| client.retry(request.clone()).await;
                     match self.ask(retry).await {
