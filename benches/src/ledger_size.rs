@@ -138,6 +138,7 @@ fn finished_windows(log: &mut Log, count: u32) {
         pipeline: windows_pipeline(),
         spec_hash: "spec".into(),
         params: BTreeMap::new(),
+        version: None,
         range: WindowRange { from, to, step: "1h".into(), timezone: "UTC".into(), count },
         parallel: 4,
         priority: 0,

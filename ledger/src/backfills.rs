@@ -57,6 +57,9 @@ pub struct BackfillFacts {
     pub pipeline: PipelineName,
     pub spec_hash: String,
     pub params: BTreeMap<String, Value>,
+    /// The registered version that it loads; `None`: its file came with its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
     pub range: WindowRange,
     /// Windows at once.
     pub parallel: u32,

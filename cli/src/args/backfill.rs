@@ -7,6 +7,8 @@ use super::{ClusterArgs, parse_param};
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackfillCommand {
     /// Load a pipeline window by window: one run for each step from `--from` to `--to`.
+    // `--version` is that of the pipeline.
+    #[command(disable_version_flag = true)]
     Start(BackfillArgs),
     /// Print a backfill: its progress, its rows, its first error.
     Show {
@@ -70,7 +72,14 @@ pub(crate) enum BackfillCommand {
 #[derive(Debug, Args)]
 pub(crate) struct BackfillArgs {
     /// The pipeline file. What it reads depends on `window.start` and `window.end`.
-    pub file: std::path::PathBuf,
+    #[arg(required_unless_present = "pipeline", conflicts_with = "pipeline")]
+    pub file: Option<std::path::PathBuf>,
+    /// Load a pipeline that is registered already, instead of a file.
+    #[arg(long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// Of the registered pipeline. Default: the newest.
+    #[arg(long, value_name = "N", requires = "pipeline")]
+    pub version: Option<u32>,
     /// Where the first window starts: RFC 3339, or a date: its midnight in the pipeline's `timezone`.
     #[arg(long, value_name = "TIME")]
     pub from: String,

@@ -10,7 +10,7 @@ use weir_proto::v1::{
 };
 
 use super::run::request;
-use super::submit::{place, rfc3339};
+use super::submit::{place, rfc3339, spec_of};
 use crate::args::{
     BackfillArgs, BackfillCommand, ClusterArgs, Global, Output, Values, WindowStatus,
 };
@@ -85,33 +85,42 @@ pub(crate) async fn backfill(
 }
 
 async fn start(global: &Global, arguments: BackfillArgs) -> Result<ExitCode, Failure> {
-    let loaded = files::load_valid(&arguments.file)?;
+    let mut client = Client::required(&arguments.cluster)?;
+    let (mut wanted, spec) = match (&arguments.file, &arguments.pipeline) {
+        (Some(file), _) => {
+            let loaded = files::load_valid(file)?;
+            let wanted = CreateBackfillRequest {
+                workspace: files::workspace_text(&loaded.path)?,
+                file_name: loaded.path.display().to_string(),
+                base_dir: files::absolute_folder_of(&loaded.path)?,
+                pipeline: loaded.text,
+                ..CreateBackfillRequest::default()
+            };
+            (wanted, loaded.parsed.spec)
+        }
+        (None, Some(name)) => {
+            let known = client.pipeline(name, arguments.version.unwrap_or_default()).await?;
+            let spec = spec_of(&known)?;
+            let (registered, version) = (known.pipeline, arguments.version.unwrap_or_default());
+            let wanted =
+                CreateBackfillRequest { registered, version, ..CreateBackfillRequest::default() };
+            (wanted, spec)
+        }
+        (None, None) => return Err(Failure::Usage("write `weir backfill start FILE`".to_owned())),
+    };
     let values =
         Values { params: arguments.params, from: Some(arguments.from), to: Some(arguments.to) };
-    let values = request(&loaded.parsed.spec, &values)?;
-    let (from, to) =
+    let values = request(&spec, &values)?;
+    (wanted.from, wanted.to) =
         values.window.map(|(from, to)| (rfc3339(from), rfc3339(to))).unwrap_or_default();
-    let mut client = Client::required(&arguments.cluster)?;
-    let folder = files::folder_of(&loaded.path);
-    let base_dir = std::path::absolute(&folder)
-        .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
-    let base_dir = base_dir
-        .to_str()
-        .ok_or_else(|| Failure::Usage(format!("the folder {} is not UTF-8", base_dir.display())))?;
+    let params = values.params.iter().map(|(name, value)| (name.clone(), value.to_string()));
     let created = client.create_backfill(CreateBackfillRequest {
-        pipeline: loaded.text,
-        workspace: files::workspace_text(&loaded.path)?,
-        file_name: loaded.path.display().to_string(),
-        base_dir: base_dir.to_owned(),
-        params: (values.params.iter())
-            .map(|(name, value)| (name.clone(), value.to_string()))
-            .collect(),
-        from,
-        to,
+        params: params.collect(),
         step: arguments.step,
         parallel: arguments.parallel,
         priority: arguments.priority,
         request_id: arguments.request_id.unwrap_or_else(new_request_id),
+        ..wanted
     });
     let created = created.await?;
     let backfill = created.backfill.unwrap_or_default();
@@ -418,6 +427,7 @@ fn to_json(backfill: &Backfill) -> Value {
         "finished": backfill.finished, "failed": backfill.failed, "rows_read": backfill.rows_read,
         "dead_letters": backfill.dead_letters, "rows_written": rows_written,
         "first_error": some(&backfill.first_error),
+        "version": Some(backfill.version).filter(|version| *version != 0),
     })
 }
 

@@ -132,7 +132,7 @@ async fn register(
 }
 
 /// As this command understands it, which may be of another version than the cluster.
-fn spec_of(registered: &RegisteredPipeline) -> Result<PipelineSpec, Failure> {
+pub(super) fn spec_of(registered: &RegisteredPipeline) -> Result<PipelineSpec, Failure> {
     let RegisteredPipeline { text, workspace, file_name, .. } = registered;
     let wrong = |mistakes: Vec<weir_spec::Diagnostic>, text: &str| {
         Failure::Usage(weir_spec::render_diagnostics(&mistakes, text))

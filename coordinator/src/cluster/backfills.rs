@@ -88,6 +88,7 @@ impl Leading {
             pipeline: spec.pipeline.clone(),
             spec_hash,
             params,
+            version: wanted.request.version,
             range: WindowRange {
                 from: wanted.from,
                 to: wanted.to,
@@ -472,7 +473,7 @@ fn next_of(facts: &BackfillFacts, of: &WindowOf) -> Option<Next> {
             spec_hash: facts.spec_hash.clone(),
             params: facts.params.clone(),
             window: Some(bounds(facts).ok()?.get(*window)?),
-            version: None,
+            version: facts.version,
             request_id: None,
             backfill: Some(of.clone()),
             at: now(),

@@ -16,6 +16,7 @@ use super::convert::{time, window_of};
 use super::leading::Leading;
 use super::runs_service::{self, RunsService};
 use super::{audit_log, backfill_audit, convert};
+use crate::RunRequest;
 
 /// Windows at once, where the client does not say.
 const PARALLEL: u32 = 4;
@@ -69,9 +70,13 @@ impl Backfills for BackfillsService {
             params: request.params,
             workspace: request.workspace,
             request_id: request.request_id,
+            registered: request.registered,
+            version: request.version,
             ..v1::SubmitRequest::default()
         };
+        let (submit, version) = self.0.with_file(&leading, submit).await?;
         let (parsed, base_dir, request) = runs_service::read(&submit)?;
+        let request = RunRequest { version, ..request };
         let parallel = if parallel == 0 { PARALLEL } else { parallel };
         let wanted = WantedBackfill { request, from, to, step, parallel, priority };
         // A client that goes away does not stop what has begun.

@@ -132,6 +132,7 @@ pub(super) fn backfill(id: &BackfillId, facts: &BackfillFacts) -> v1::Backfill {
             .map(|(sink, totals)| (sink.to_string(), totals.rows))
             .collect(),
         first_error: first_error.unwrap_or_default(),
+        version: facts.version.unwrap_or_default(),
     }
 }
 

@@ -68,6 +68,7 @@ mod tests {
                 pipeline: PipelineName("orders".into()),
                 spec_hash: String::new(),
                 params: BTreeMap::new(),
+                version: None,
                 range,
                 parallel: *parallel,
                 priority: *priority,

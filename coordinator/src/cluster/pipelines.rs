@@ -85,6 +85,21 @@ impl Leading {
         Ok(())
     }
 
+    /// Which version a request has meant by the newest one, if it has begun something before.
+    pub(super) async fn version_meant(&self, request_id: &str, pipeline: &PipelineName) -> u32 {
+        let meant = |ledger: &weir_ledger::Ledger| {
+            let run = ledger.run_of_request(request_id).and_then(|run| ledger.run(run));
+            let run = run.map(|run| (&run.pipeline, run.version));
+            let backfill = || {
+                let known = ledger.backfill(ledger.backfill_of_request(request_id)?)?;
+                Some((&known.pipeline, known.version))
+            };
+            let (begun, version) = run.or_else(backfill)?;
+            version.filter(|_| begun == pipeline)
+        };
+        self.with_ledger(meant).await.unwrap_or_default()
+    }
+
     /// A version with all that was registered; 0: the newest.
     pub(super) async fn registered(
         &self,

@@ -54,7 +54,7 @@ impl RunsService {
     }
 
     /// A request that names a registered pipeline gets its file, and the number of its version.
-    async fn with_file(
+    pub(super) async fn with_file(
         &self,
         leading: &Leading,
         request: v1::SubmitRequest,
@@ -68,7 +68,12 @@ impl RunsService {
             ));
         }
         let pipeline = PipelineName(request.registered.clone());
-        let found = leading.registered(&pipeline, request.version).await;
+        let version = match request.version {
+            // The newest when it came for the first time.
+            0 => leading.version_meant(&request.request_id, &pipeline).await,
+            version => version,
+        };
+        let found = leading.registered(&pipeline, version).await;
         let (version, registered) = found.map_err(|error| self.failed(&error))?;
         let Registered { text, workspace, file_name, base_dir } = registered;
         let base_dir = base_dir.display().to_string();

@@ -25,6 +25,9 @@ pub struct CreateBackfill {
     pub pipeline: PipelineName,
     pub spec_hash: String,
     pub params: BTreeMap<String, Value>,
+    /// The registered version that it loads; `None`: its file came with its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
     pub range: WindowRange,
     pub parallel: u32,
     pub priority: i32,
@@ -47,6 +50,7 @@ impl CreateBackfill {
             pipeline: self.pipeline.clone(),
             spec_hash: self.spec_hash.clone(),
             params: self.params.clone(),
+            version: self.version,
             range: self.range.clone(),
             parallel: self.parallel,
             priority: self.priority,

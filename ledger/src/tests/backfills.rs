@@ -19,6 +19,7 @@ fn create(epoch: u64, count: u32) -> Command {
         pipeline: pipeline(),
         spec_hash: "spec".into(),
         params: BTreeMap::new(),
+        version: None,
         range: WindowRange {
             from: at(0),
             to: at(i64::from(count) * 60),

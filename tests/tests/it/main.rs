@@ -15,6 +15,7 @@ mod cluster_overlap;
 mod cluster_paused;
 mod cluster_pipelines;
 mod cluster_replay;
+mod cluster_requests;
 mod cluster_schedule;
 mod cluster_storage;
 mod cluster_tpch;
