@@ -9,9 +9,9 @@ use chrono::{DateTime, TimeDelta};
 use serde_json::json;
 use weir_connectors::Manifest;
 use weir_ledger::{
-    BackfillId, Command, CommitDone, CommitIntent, CreateBackfill, FinishRun, Ledger, NewEpoch,
-    NodeRole, NodeShape, PlanRun, Response, RunId, RunOutcome, SliceAttempt, StageOutputShape,
-    StageShape, StartAttempt, StartRun, WindowOf, WindowRange, apply,
+    BackfillId, CleanUpDone, Command, CommitDone, CommitIntent, CreateBackfill, FinishRun, Ledger,
+    NewEpoch, NodeRole, NodeShape, PlanRun, Response, RunId, RunOutcome, SliceAttempt,
+    StageOutputShape, StageShape, StartAttempt, StartRun, WindowOf, WindowRange, apply,
 };
 use weir_plan::{Commit, NodeCounts, RowAccount, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
@@ -150,7 +150,10 @@ fn finished_windows(log: &mut Log, count: u32) {
         let run = RunId(format!("{backfill}-{window:06}"));
         finished_tasks(log, &run, windows_pipeline(), 1, Some(of));
         let (outcome, at) = (RunOutcome::Succeeded, DateTime::UNIX_EPOCH);
-        log.append(Command::FinishRun(FinishRun { epoch: 1, run, outcome, at }));
+        let finished = FinishRun { epoch: 1, run: run.clone(), outcome, at };
+        log.append(Command::FinishRun(finished));
+        // Then the ledger keeps the window's totals alone.
+        log.append(Command::CleanUpDone(CleanUpDone { epoch: 1, run }));
     }
 }
 

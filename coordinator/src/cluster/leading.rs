@@ -649,7 +649,6 @@ fn end_of(result: &Result<(), EngineError>, stopped: &str) -> Entry {
 }
 
 /// In the storage, and where executors keep rows.
-/// In the storage, and where executors keep rows.
 fn run_folder(run: &RunId, pipeline: &str) -> String {
     format!("{pipeline}/runs/{run}")
 }
