@@ -99,8 +99,8 @@ pub(crate) struct ExecutorArgs {
     /// Tasks at once. Default: the number of cores.
     #[arg(long, value_name = "N")]
     pub slots: Option<NonZeroUsize>,
-    /// Of rows between stages. Not compressing them takes less time where files and other executors
-    /// are on this machine.
+    /// Of rows between stages. Not compressing them takes less of the processor where files and other
+    /// executors are on this machine.
     #[arg(long, value_enum, default_value_t)]
     pub exchange_compression: Compression,
     #[command(flatten)]
