@@ -9,9 +9,9 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::BatchCoalescer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::ipc::CompressionType;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
@@ -26,6 +26,8 @@ use crate::{RunFolder, TaskError};
 
 /// Rows of a batch in a file; a batch is what a streaming stage behind the exchange resumes at.
 const BATCH_ROWS: usize = 8192;
+/// Of rows that are large a batch has fewer: it is one message on its way to others, and in memory as a whole.
+const BATCH_BYTES: usize = 16 << 20;
 /// Batches that are read ahead of whoever consumes them.
 const READ_AHEAD: usize = 2;
 
@@ -125,6 +127,8 @@ pub(crate) struct ExchangeWriter {
     path: PathBuf,
     is_durable: bool,
     coalescer: BatchCoalescer,
+    /// About what the batch has that is not complete yet.
+    buffered_bytes: usize,
     writer: FileWriter<BufWriter<File>>,
 }
 
@@ -144,12 +148,25 @@ impl ExchangeWriter {
             })
             .map_err(|cause| write_error(&path, cause))?;
         let coalescer = BatchCoalescer::new(SchemaRef::clone(schema), BATCH_ROWS);
-        Ok(Self { path, is_durable, coalescer, writer })
+        Ok(Self { path, is_durable, coalescer, buffered_bytes: 0, writer })
     }
 
     pub(crate) fn write(&mut self, rows: RecordBatch) -> Result<(), TaskError> {
-        self.coalescer.push_batch(rows).map_err(|cause| write_error(&self.path, cause))?;
-        self.write_completed()
+        let bytes = bytes_of(&rows).map_err(|cause| write_error(&self.path, cause))?;
+        let pieces = bytes.div_ceil(BATCH_BYTES).max(1);
+        let most_rows = rows.num_rows().div_ceil(pieces).max(1);
+        for first in (0..rows.num_rows()).step_by(most_rows) {
+            let piece = rows.slice(first, most_rows.min(rows.num_rows() - first));
+            if self.buffered_bytes > 0 && self.buffered_bytes + bytes / pieces > BATCH_BYTES {
+                let finished = self.coalescer.finish_buffered_batch();
+                finished.map_err(|cause| write_error(&self.path, cause))?;
+                self.write_completed()?;
+            }
+            self.coalescer.push_batch(piece).map_err(|cause| write_error(&self.path, cause))?;
+            self.buffered_bytes += bytes / pieces;
+            self.write_completed()?;
+        }
+        Ok(())
     }
 
     /// Returns once all rows are on the disk, if they are to be durable. Waits for it: call it off the async threads.
@@ -165,9 +182,23 @@ impl ExchangeWriter {
     fn write_completed(&mut self) -> Result<(), TaskError> {
         while let Some(rows) = self.coalescer.next_completed_batch() {
             self.writer.write(&rows).map_err(|cause| write_error(&self.path, cause))?;
+            self.buffered_bytes = 0;
         }
         Ok(())
     }
+}
+
+/// Of these rows alone, whatever else their buffers hold.
+fn bytes_of(rows: &RecordBatch) -> std::result::Result<usize, arrow::error::ArrowError> {
+    let bytes = rows.columns().iter().map(|column| {
+        let in_buffers = match column.data_type() {
+            DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),
+            DataType::BinaryView => column.as_binary_view().total_buffer_bytes_used(),
+            _ => 0,
+        };
+        Ok(column.to_data().get_slice_memory_size()? + in_buffers)
+    });
+    bytes.sum()
 }
 
 /// Reads batches of a partition from `first_batch` on. Blocks on the disk.
@@ -252,5 +283,48 @@ fn io_error(cause: arrow::error::ArrowError) -> std::io::Error {
     match cause {
         arrow::error::ArrowError::IoError(_, source) => source,
         other => std::io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, StringArray, StringViewArray};
+    use arrow::datatypes::{Field, Schema};
+
+    use super::*;
+
+    /// How many rows the batches of a file have that is written in pieces of so many rows.
+    fn batches(texts: ArrayRef, piece: usize) -> Vec<usize> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (rows, data_type) = (texts.len(), texts.data_type().clone());
+        let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("text", data_type, false)]));
+        let path = folder.path().join("0.arrow");
+        let mut writer =
+            ExchangeWriter::create(path.clone(), &schema, None, false).expect("writable");
+        let all = RecordBatch::try_new(schema, vec![texts]).expect("it fits");
+        for first in (0..rows).step_by(piece) {
+            writer.write(all.slice(first, piece.min(rows - first))).expect("written");
+        }
+        writer.finish().expect("finished");
+        open(&path, 0).expect("readable").map(|rows| rows.expect("whole").num_rows()).collect()
+    }
+
+    #[test]
+    fn batches_have_as_many_rows_as_their_bytes_allow() {
+        let short: StringArray = (0..2 * BATCH_ROWS + 7).map(|_| Some("short")).collect();
+        assert_eq!(batches(Arc::new(short), 1_000), [BATCH_ROWS, BATCH_ROWS, 7]);
+        let long = "x".repeat(1 << 20);
+        let texts = || (0..40).map(|_| Some(long.as_str()));
+        let (plain, views): (StringArray, StringViewArray) = (texts().collect(), texts().collect());
+        for (texts, piece) in [1, 7, 40].into_iter().flat_map(|piece| {
+            let both: [ArrayRef; 2] = [Arc::new(plain.clone()), Arc::new(views.clone())];
+            both.map(|texts| (texts, piece))
+        }) {
+            let found = batches(texts, piece);
+            assert_eq!(found.iter().sum::<usize>(), 40, "{piece}: {found:?}");
+            assert!(found.iter().all(|rows| (1..=16).contains(rows)), "{piece}: {found:?}");
+        }
     }
 }
