@@ -393,7 +393,8 @@ impl Pool {
         let mut state = self.state();
         let now = Instant::now();
         // Not a wish for a place: free ones are for others meanwhile.
-        if !state.may_use_all(share, &wanted.connections, now) {
+        let is_copy = wanted.not_with.is_some();
+        if !state.may_use_all(share, &wanted.connections, is_copy, now) {
             return Err(NoPlace::Limited);
         }
         state.wishes.retain(|_, since| now.duration_since(*since) < WISH);
@@ -616,8 +617,15 @@ impl State {
         standing_in(self.executors.values().flat_map(|executor| &executor.taken), share)
     }
 
-    /// Whether one more task of the share may use these connections. If not, it is known to wait for them.
-    fn may_use_all(&mut self, share: &Share, limits: &[ConnectionLimit], now: Instant) -> bool {
+    /// Whether one more task of the share may use these connections. If not, it is known to wait for them, unless it is a copy,
+    /// which takes what nobody else wants.
+    fn may_use_all(
+        &mut self,
+        share: &Share,
+        limits: &[ConnectionLimit],
+        is_copy: bool,
+        now: Instant,
+    ) -> bool {
         let mut may = true;
         for ConnectionLimit { connection, most } in limits {
             let users = self.connections.entry(connection.clone()).or_default();
@@ -629,7 +637,9 @@ impl State {
             let own = standing_in(users.taken.iter(), share);
             let used = users.count();
             if !may_use(&InUse { most: *most, used, own, waiting: &waiting }) {
-                users.wishes.insert(share.clone(), now);
+                if !is_copy {
+                    users.wishes.insert(share.clone(), now);
+                }
                 may = false;
             }
         }

@@ -213,6 +213,21 @@ fn a_copy_gets_a_place_elsewhere_that_nobody_else_wants() {
 }
 
 #[test]
+fn a_copy_that_has_no_connection_keeps_nobody_else_from_it() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let _a = pool.join(Hello { slots: 9, ..hello("a", "boot-1") }).expect("joined");
+    let _b = pool.join(Hello { slots: 9, ..hello("b", "boot-2") }).expect("joined");
+    let (few, many) = (share("orders", "run-1"), share("customers", "run-2"));
+    let crm = of_connection(&[("crm", 4)]);
+    let _one = pool.take_place(&few, &crm).expect("a place");
+    let mut others = [(); 3].map(|()| Some(pool.take_place(&many, &crm).expect("a place")));
+    let copy = Wanted { not_with: Some("a".to_owned()), ..crm.clone() };
+    assert_eq!(pool.take_place(&few, &copy).err(), Some(NoPlace::Limited));
+    others[0] = None;
+    assert!(pool.take_place(&many, &crm).is_ok(), "though it has more");
+}
+
+#[test]
 fn an_executor_that_is_to_leave_gets_nothing_and_is_sent_away_once_nothing_needs_it() {
     let pool = Pool::new(7, Duration::from_secs(3));
     let run = share("orders", "run-1");
