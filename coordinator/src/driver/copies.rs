@@ -8,7 +8,6 @@ use super::{Begun, Driver};
 use crate::cluster::place::NoPlace;
 use crate::decide::Job;
 use crate::stragglers::{AtWork, stragglers};
-use crate::surroundings::now;
 use crate::workers::{Slot, Wanted};
 
 impl Driver<'_> {
@@ -20,6 +19,8 @@ impl Driver<'_> {
             .filter(|stage| self.took.contains_key(stage))
             .collect();
         let mut next_look = None;
+        let clock = self.clock;
+        let earlier = |known, from_now| earlier(clock.now(), known, from_now);
         for stage in whole {
             let at_work: Vec<AtWork> = (self.attempts.iter())
                 .filter_map(|(job, attempting)| match job {
@@ -94,7 +95,11 @@ impl Driver<'_> {
 /// When there was no place.
 const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(1);
 
-fn earlier(known: Option<DateTime<Utc>>, from_now: TimeDelta) -> Option<DateTime<Utc>> {
-    let at = now().checked_add_signed(from_now.max(TimeDelta::milliseconds(10)))?;
+fn earlier(
+    now: DateTime<Utc>,
+    known: Option<DateTime<Utc>>,
+    from_now: TimeDelta,
+) -> Option<DateTime<Utc>> {
+    let at = now.checked_add_signed(from_now.max(TimeDelta::milliseconds(10)))?;
     Some(known.map_or(at, |known| known.min(at)))
 }

@@ -7,6 +7,7 @@
 //! ```
 
 mod begin;
+mod clock;
 mod copies;
 mod locality;
 mod settle;
@@ -26,6 +27,7 @@ use weir_executor::{CommitLog, RunFolder, TaskOutcome};
 use weir_ledger::{Command, LoseOutputs, SliceAttempt};
 use weir_plan::{Holder, Stage, StageGraph, StageId};
 
+use self::clock::SteadyClock;
 use crate::RunEvent;
 use crate::cluster::place::NoPlace;
 use crate::commit_log::LedgerCommitLog;
@@ -69,6 +71,8 @@ pub(crate) struct Driver<'session> {
     took: BTreeMap<StageId, Vec<Duration>>,
     /// Since when attempts have waited for a place near what they read.
     waits: HashMap<Job, Instant>,
+    /// By which failed attempts wait for the next one.
+    clock: SteadyClock,
     /// No decision before then.
     rest_until: Instant,
     /// Set once; nothing is begun afterwards.
@@ -158,6 +162,7 @@ impl<'session> Driver<'session> {
             attempts: BTreeMap::new(),
             took: BTreeMap::new(),
             waits: HashMap::new(),
+            clock: SteadyClock::starting_at(now()),
             rest_until: Instant::now(),
             ending: None,
         }
@@ -186,7 +191,7 @@ impl<'session> Driver<'session> {
                     let run = ledger.run(&self.session.run).expect("the run is in the ledger");
                     let started = Instant::now();
                     let room = |stage: StageId| self.workers.room(self.connections_of(stage));
-                    let (epoch, now) = (self.session.epoch, now());
+                    let (epoch, now) = (self.session.epoch, self.clock.now());
                     let decision = decide(run, epoch, slots, &self.busy, &room, now);
                     self.rest_until = started + started.elapsed() * SHARE_OF_DECIDING;
                     decision
@@ -271,7 +276,7 @@ impl<'session> Driver<'session> {
 
     /// Waits for the next thing to happen, and deals with it.
     async fn wait(&mut self, wake_at: Option<DateTime<Utc>>) {
-        let until_wake = wake_at.map(|at| (at - now()).to_std().unwrap_or_default());
+        let until_wake = wake_at.map(|at| (at - self.clock.now()).to_std().unwrap_or_default());
         let drop_at = self.ending.as_ref().map(|ending| ending.drop_at);
         tokio::select! {
             biased;

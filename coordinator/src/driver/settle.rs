@@ -12,7 +12,6 @@ use crate::RunEvent;
 use crate::limits::{Moment, exceeded_limit};
 use crate::retry::task_delay_after;
 use crate::session::Failure;
-use crate::surroundings::now;
 use crate::workers::WorkError;
 
 /// After so many lost executors in a row without a commit, a slice is given up.
@@ -149,8 +148,9 @@ impl Driver<'_> {
             .await;
         let delay = task_delay_after(&session.frozen.spec.retry, failures + 1, &error);
         let message = session.redact(&error.to_string());
+        let now = self.clock.now();
         let retry_at = delay
-            .and_then(|delay| now().checked_add_signed(chrono::TimeDelta::from_std(delay).ok()?));
+            .and_then(|delay| now.checked_add_signed(chrono::TimeDelta::from_std(delay).ok()?));
         let (stage_id, slice, attempt) = (task.stage, task.slice, task.attempt);
         let stage = self.stage(stage_id).name.clone();
         let failed = FailAttempt { task, error: message.clone(), retry_at };
