@@ -10,11 +10,14 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
-use openraft::{AnyError, Entry, LogId, RaftLogId, StorageError, StorageIOError, Vote};
+use openraft::{
+    AnyError, Entry, EntryPayload, LogId, RaftLogId, StorageError, StorageIOError, Vote,
+};
 use redb::{Database, ReadableDatabase, ReadableTable as _, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -423,6 +426,9 @@ impl RaftLogStorage<Types> for LogStore {
                 let (index, bytes) = (entry.log_id.index, json.len());
                 encoded.push((index, json));
                 memory.last = Some(*entry.get_log_id());
+                if let EntryPayload::Normal(commands) = &entry.payload {
+                    commands.is_logged.store(true, Ordering::Relaxed);
+                }
                 memory.tail.insert(index, Weighed { entry, bytes });
             }
         }

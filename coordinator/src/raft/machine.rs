@@ -269,13 +269,13 @@ impl RaftStateMachine<Types> for LedgerMachine {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(commands) => {
                     let responses =
-                        commands.0.iter().map(|command| apply(&mut ledger, index, command));
+                        commands.commands.iter().map(|command| apply(&mut ledger, index, command));
                     applied.responses.extend(responses);
                     #[cfg(test)]
                     self.is_seen(
                         Some(entry.log_id),
                         &ledger,
-                        By::Entry { commands: &commands.0, responses: &applied.responses },
+                        By::Entry { commands: &commands.commands, responses: &applied.responses },
                     );
                 }
                 EntryPayload::Membership(membership) => {

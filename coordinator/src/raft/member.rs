@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -179,8 +180,18 @@ impl RaftMember {
     /// Appends commands as one entry, and returns what each did once a majority has them and this
     /// member has applied them.
     pub async fn append(&self, commands: Vec<Command>) -> Result<Vec<Response>, AppendError> {
-        match self.raft.client_write(Commands(commands)).await {
+        let commands = Commands::new(commands);
+        let is_logged = Arc::clone(&commands.is_logged);
+        match self.raft.client_write(commands).await {
             Ok(answer) => Ok(answer.data.responses),
+            // openraft says the same of an entry that this member has had, and has given up for another leader's. One of
+            // the others may have it, and lead later.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))
+                if is_logged.load(Ordering::Relaxed) =>
+            {
+                let why = "another member leads since it was appended".to_owned();
+                Err(AppendError::Unknown(why))
+            }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
                 Err(AppendError::NotLeader { member: self.member, leader: leader.leader_node })
             }

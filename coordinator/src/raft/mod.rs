@@ -21,6 +21,8 @@ pub(crate) mod simulation;
 pub(crate) mod tests;
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 #[cfg(not(test))]
 use openraft::TokioRuntime as Runtime;
@@ -74,7 +76,20 @@ impl fmt::Display for Address {
 
 /// One entry of the log: commands that were appended at about the same time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Commands(Vec<Command>);
+#[serde(transparent)]
+pub(crate) struct Commands {
+    commands: Vec<Command>,
+    /// Set once the log of the member that is asked to append them has them: from then on they may come into the ledger,
+    /// whatever that member is told later. Other members' copies of the entry have none of their own.
+    #[serde(skip)]
+    is_logged: Arc<AtomicBool>,
+}
+
+impl Commands {
+    pub(crate) fn new(commands: Vec<Command>) -> Self {
+        Self { commands, is_logged: Arc::default() }
+    }
+}
 
 /// What the commands of an entry did. Only the member that appended them looks at it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

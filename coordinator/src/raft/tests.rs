@@ -12,8 +12,11 @@ use openraft::storage::{
     RaftLogReader as _, RaftLogStorageExt as _, RaftSnapshotBuilder as _, RaftStateMachine as _,
     Snapshot,
 };
+use openraft::raft::AppendEntriesRequest;
 use openraft::testing::{StoreBuilder, Suite};
-use openraft::{ChangeMembers, CommittedLeaderId, Entry, EntryPayload, LogId, StorageError};
+use openraft::{
+    ChangeMembers, CommittedLeaderId, Entry, EntryPayload, LogId, StorageError, Vote,
+};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -63,7 +66,7 @@ async fn a_message_to_a_member_has_as_many_entries_as_its_bytes_allow() {
         let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
         let payload = match bytes {
             0 => EntryPayload::Blank,
-            _ => EntryPayload::Normal(Commands(vec![begins_at("x".repeat(bytes))])),
+            _ => EntryPayload::Normal(Commands::new(vec![begins_at("x".repeat(bytes))])),
         };
         Entry::<Types> { log_id, payload }
     };
@@ -570,6 +573,47 @@ async fn a_new_member_that_has_died_is_not_made_a_voter() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     cluster.assert_equal().await;
+}
+
+/// The member that it was given to has it, and another one that knew less before has been elected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_taken_out_of_the_log_again_may_be_in_the_ledger_all_the_same() {
+    let mut cluster = Cluster::start(3).await;
+    let epoch = cluster.begin_epoch().await;
+    let leader = cluster.leader().await;
+    // Nothing else is appended then.
+    while cluster.member(leader).members().values().any(|address| address.disk.is_none()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let others: Vec<MemberId> = (1..=3).filter(|id| *id != leader).collect();
+    for other in &others {
+        cluster.stop(*other).await;
+    }
+    let member = Arc::clone(&cluster.running[&leader].member);
+    let raft = member.membership.raft.clone();
+    let last = member.service().elections.last;
+    let before = last.get().expect("an epoch has begun");
+    let appending = {
+        let member = Arc::clone(&member);
+        tokio::spawn(async move { member.append(vec![start_run(epoch, "a")]).await })
+    };
+    while last.get() == Some(before) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let term = raft.metrics().borrow().current_term + 1;
+    let log_id = LogId::new(CommittedLeaderId::new(term, others[0]), before.index + 1);
+    let request = AppendEntriesRequest::<Types> {
+        vote: Vote::new_committed(term, others[0]),
+        prev_log_id: Some(before),
+        entries: vec![Entry { log_id, payload: EntryPayload::Blank }],
+        leader_commit: Some(before),
+    };
+    raft.append_entries(request).await.expect("it follows");
+    let answer = appending.await.expect("no panic");
+    assert!(matches!(answer, Err(AppendError::Unknown(_))), "{answer:?}");
+    // Who follows takes nothing.
+    let answer = member.append(vec![start_run(epoch, "b")]).await;
+    assert!(matches!(answer, Err(AppendError::NotLeader { .. })), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
