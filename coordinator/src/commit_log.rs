@@ -88,6 +88,9 @@ impl LedgerCommitLog {
             Err(StoreError::Rejected(rejection)) => {
                 Err(CommitLogError::Fenced(rejection.to_string()))
             }
+            Err(error @ StoreError::TooLarge { .. }) => {
+                Err(CommitLogError::Refused(error.to_string()))
+            }
             Err(error) => Err(CommitLogError::Unavailable(error.to_string())),
         }
     }

@@ -578,6 +578,8 @@ pub(crate) fn ledger_error(path: &std::path::Path, error: &StoreError) -> Engine
     match error {
         StoreError::Rejected(Rejection::OldEpoch { .. } | Rejection::OtherLedger { .. }) => {}
         StoreError::Rejected(rejection) => return EngineError::Refused(rejection.to_string()),
+        // No leader could note it.
+        StoreError::TooLarge { .. } => return EngineError::Invalid(error.to_string()),
         _ => {}
     }
     EngineError::Ledger { path: path.display().to_string(), message: error.to_string() }

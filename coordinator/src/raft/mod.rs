@@ -31,6 +31,7 @@ use weir_ledger::{Command, Response};
 
 pub use member::{AppendError, RaftMember, RaftOptions};
 pub use membership::{ChangeError, MemberState, Refusal};
+pub(crate) use network::{MOST_ENTRY_BYTES, time_for};
 pub use service::RaftService;
 #[cfg(test)]
 use simulation::Runtime;

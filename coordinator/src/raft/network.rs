@@ -1,5 +1,7 @@
 //! Calls to the other members. A connection to a member is made when it is first needed, and again when it broke.
 
+mod large;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,12 +22,17 @@ use weir_executor::tls::TlsFiles;
 use weir_proto::internal::RaftMessage;
 use weir_proto::internal::raft_client::RaftClient;
 
+pub(crate) use self::large::time_for;
+use self::large::{Carried, LARGE, Large};
 use super::election::{PreVote, WouldVote};
 use super::membership::Introduced;
 use super::{Address, MemberId, Types};
 
 /// Bytes of one message: a group of commands with their manifests, or a chunk of a snapshot.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Bytes of one entry's commands. The rest of a message is for what is around them.
+pub(crate) const MOST_ENTRY_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 20);
 
 /// The longest that a member may say nothing, not even to a ping.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -56,6 +63,8 @@ pub(crate) struct Peer {
     network: Network,
     target: MemberId,
     address: Address,
+    /// Entries that take longer than one call for them.
+    large: Option<Large>,
 }
 
 /// Why a member has not answered.
@@ -81,7 +90,7 @@ impl Network {
     }
 
     pub(super) fn peer(&self, target: MemberId, address: &Address) -> Peer {
-        Peer { network: self.clone(), target, address: address.clone() }
+        Peer { network: self.clone(), target, address: address.clone(), large: None }
     }
 
     fn channels(&self) -> MutexGuard<'_, BTreeMap<MemberId, (Address, Channel)>> {
@@ -128,6 +137,11 @@ enum Failure {
 }
 
 impl Peer {
+    /// For calls beside those of this one.
+    fn again(&self) -> Self {
+        self.network.peer(self.target, &self.address)
+    }
+
     /// The connection that there is, or a new one with the certificates as they are now.
     fn channel(&self) -> Result<Channel, Unreachable> {
         let mut channels = self.network.channels();
@@ -202,7 +216,7 @@ impl Peer {
         &self,
         call: Call,
         request: &Request,
-        option: &RPCOption,
+        limit: Duration,
     ) -> Result<Response, Failed<E>>
     where
         Request: Serialize,
@@ -210,7 +224,19 @@ impl Peer {
         E: std::error::Error + DeserializeOwned,
     {
         let json = serde_json::to_vec(request).map_err(|error| NetworkError::new(&error))?;
-        let limit = option.hard_ttl();
+        self.call_with(call, json, limit).await
+    }
+
+    async fn call_with<Response, E>(
+        &self,
+        call: Call,
+        json: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Response, Failed<E>>
+    where
+        Response: DeserializeOwned,
+        E: std::error::Error + DeserializeOwned,
+    {
         let answer = self.send(call, json, limit).await.map_err(|why| match why {
             Failure::Unreachable(error) => RPCError::Unreachable(error),
             // For openraft only an unreachable member is worth a pause; to any other it sends again at once, and one
@@ -252,7 +278,26 @@ impl RaftNetwork<Types> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<MemberId>, RPCError<MemberId, Address, RaftError<MemberId>>>
     {
-        self.call(Call::AppendEntries, &request, &option).await
+        let carried = Carried::by(&request);
+        let Some(carried) = carried else {
+            return self.call(Call::AppendEntries, &request, option.hard_ttl()).await;
+        };
+        let mut large = self.large.take().filter(|large| large.carries(&carried));
+        if large.is_none() {
+            let json = serde_json::to_vec(&request).map_err(|error| NetworkError::new(&error))?;
+            if json.len() <= LARGE {
+                return self.call_with(Call::AppendEntries, json, option.hard_ttl()).await;
+            }
+            large = Some(Large::send(self, carried, &request, json, option.hard_ttl()));
+        }
+        // Kept in its place: openraft may drop this call at any time.
+        let peer = self.again();
+        let large = self.large.insert(large.expect("it has just been sent"));
+        let (is_answered, answer) = large.wait(&peer, &option).await;
+        if is_answered {
+            self.large = None;
+        }
+        answer
     }
 
     async fn install_snapshot(
@@ -260,7 +305,7 @@ impl RaftNetwork<Types> for Peer {
         request: InstallSnapshotRequest<Types>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<MemberId>, Failed<InstallSnapshotError>> {
-        self.call(Call::InstallSnapshot, &request, &option).await
+        self.call(Call::InstallSnapshot, &request, option.hard_ttl()).await
     }
 
     async fn vote(
@@ -268,6 +313,6 @@ impl RaftNetwork<Types> for Peer {
         request: VoteRequest<MemberId>,
         option: RPCOption,
     ) -> Result<VoteResponse<MemberId>, RPCError<MemberId, Address, RaftError<MemberId>>> {
-        self.call(Call::Vote, &request, &option).await
+        self.call(Call::Vote, &request, option.hard_ttl()).await
     }
 }

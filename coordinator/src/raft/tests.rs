@@ -8,17 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::DateTime;
+use openraft::raft::AppendEntriesRequest;
 use openraft::storage::{
     RaftLogReader as _, RaftLogStorageExt as _, RaftSnapshotBuilder as _, RaftStateMachine as _,
     Snapshot,
 };
-use openraft::raft::AppendEntriesRequest;
 use openraft::testing::{StoreBuilder, Suite};
-use openraft::{
-    ChangeMembers, CommittedLeaderId, Entry, EntryPayload, LogId, StorageError, Vote,
-};
+use openraft::{ChangeMembers, CommittedLeaderId, Entry, EntryPayload, LogId, StorageError, Vote};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
@@ -206,6 +205,11 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start(members: u64) -> Self {
+        Self::start_reached_at(members, |address| address).await
+    }
+
+    /// The members reach each other at other addresses than they listen at.
+    async fn start_reached_at(members: u64, reached_at: impl Fn(SocketAddr) -> SocketAddr) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut addresses = BTreeMap::new();
         for id in 1..=members {
@@ -217,7 +221,7 @@ impl Cluster {
             cluster.resume(id).await;
         }
         let nodes = (cluster.addresses.iter())
-            .map(|(id, address)| (*id, Address::at(format!("http://{address}"))))
+            .map(|(id, address)| (*id, Address::at(format!("http://{}", reached_at(*address)))))
             .collect();
         cluster.running[&1].member.initialize(nodes).await.expect("a new cluster");
         cluster
@@ -572,6 +576,57 @@ async fn a_new_member_that_has_died_is_not_made_a_voter() {
     while cluster.member(1).add_member(2, &url).await != Ok(true) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    cluster.assert_equal().await;
+}
+
+/// Where connections are taken that bring so many bytes a second to an address.
+fn slow_way(to: SocketAddr, bytes_per_second: u64) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.set_nonblocking(true).expect("it can be");
+    let listener = TcpListener::from_std(listener).expect("a runtime runs");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((from, _)) = listener.accept().await {
+            tokio::spawn(carry(from, to, bytes_per_second));
+        }
+    });
+    address
+}
+
+async fn carry(from: TcpStream, to: SocketAddr, bytes_per_second: u64) {
+    let Ok(to) = TcpStream::connect(to).await else { return };
+    let ((mut from_it, mut to_it), (mut from_other, mut to_other)) =
+        (from.into_split(), to.into_split());
+    let there = async {
+        let mut piece = vec![0; 16 << 10];
+        while let Ok(read @ 1..) = from_it.read(&mut piece).await
+            && to_other.write_all(&piece[..read]).await.is_ok()
+        {
+            let micros = u64::try_from(read).expect("it is small") * 1_000_000 / bytes_per_second;
+            tokio::time::sleep(Duration::from_micros(micros)).await;
+        }
+    };
+    tokio::select! {
+        () = there => {}
+        _ = tokio::io::copy(&mut from_other, &mut to_it) => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_takes_longer_than_many_heartbeats_arrives_and_nobody_elects_meanwhile() {
+    let cluster = Cluster::start_reached_at(3, |address| slow_way(address, 2 << 20)).await;
+    let epoch = cluster.begin_epoch().await;
+    let leader = cluster.leader().await;
+    let member = cluster.member(leader);
+    let term = || member.membership.raft.metrics().borrow().current_term;
+    let before = term();
+    let Command::StartRun(start) = start_run(epoch, "a") else { panic!("it starts a run") };
+    let params = BTreeMap::from([("text".to_owned(), "x".repeat(8 << 20).into())]);
+    let large = Command::StartRun(StartRun { params, ..start });
+    let appending = tokio::time::timeout(Duration::from_secs(40), member.append(vec![large]));
+    let answer = appending.await.expect("it has the time that it takes").expect("it leads");
+    assert_eq!(answer, [CHANGED]);
+    assert_eq!(term(), before, "all have heard the leader");
     cluster.assert_equal().await;
 }
 

@@ -51,6 +51,12 @@ pub(crate) enum StoreError {
     /// It may be in the ledger: only the next leader's ledger tells.
     #[error("{0}")]
     Unknown(String),
+    /// Nothing of it is in the ledger, and never can be.
+    #[error(
+        "what is to be noted has {bytes} bytes, and the ledger takes {most} at once: parameters, names, and what a \
+         target says of a batch must be smaller"
+    )]
+    TooLarge { bytes: usize, most: usize },
     /// The command was refused: a defect, or the right to write is lost.
     #[error("the ledger refuses: {0}")]
     Rejected(Rejection),

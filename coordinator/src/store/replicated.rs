@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 use weir_ledger::{Command, Response};
 
 use super::{Append, StoreError};
-use crate::raft::{AppendError, RaftMember};
+use crate::raft::{AppendError, MOST_ENTRY_BYTES, RaftMember, time_for};
 
 /// Without a majority an entry may wait for ever. Whoever appended it then gives up, and asks the
-/// ledger again once somebody leads.
+/// ledger again once somebody leads. A large one has the time besides that its bytes take.
 const LONGEST_APPEND: Duration = Duration::from_secs(10);
 
 /// The most appends that share one entry. Larger ones were slower: while one is read and applied the members
@@ -37,24 +37,33 @@ pub(super) async fn write(member: Arc<RaftMember>, mut appends: Receiver<Append>
         }
         let mut waiting = group.drain(..).peekable();
         while waiting.peek().is_some() {
-            let (commands, replies) = next_entry(&mut waiting).into_iter().unzip();
-            append(&member, commands, replies).await;
+            let Next { entry, bytes } = next_entry(&mut waiting);
+            let (commands, replies) = entry.into_iter().unzip();
+            append(&member, commands, bytes, replies).await;
         }
     }
 }
 
 type Waiting = (Command, oneshot::Sender<Result<Response, StoreError>>);
 
+struct Next {
+    entry: Vec<Waiting>,
+    /// Of its commands.
+    bytes: usize,
+}
+
 /// What goes into one entry; one command at least.
-fn next_entry(waiting: &mut Peekable<impl Iterator<Item = Append>>) -> Vec<Waiting> {
-    let (mut entry, mut bytes) = (Vec::new(), 0);
-    while let Some(Append { command, reply }) = waiting.next_if(|next| {
-        bytes += json_bytes(&next.command);
-        bytes <= ENTRY_BYTES || entry.is_empty()
-    }) {
-        entry.push((command, reply));
+fn next_entry(waiting: &mut Peekable<impl Iterator<Item = Append>>) -> Next {
+    let mut next = Next { entry: Vec::new(), bytes: 0 };
+    while let Some(append) = waiting.peek() {
+        let bytes = json_bytes(&append.command);
+        if next.bytes + bytes > ENTRY_BYTES && !next.entry.is_empty() {
+            break;
+        }
+        next.bytes += bytes;
+        next.entry.extend(waiting.next().map(|Append { command, reply }| (command, reply)));
     }
-    entry
+    next
 }
 
 /// What a command takes in the log, and on its way to the others.
@@ -81,10 +90,18 @@ impl io::Write for Counted {
 async fn append(
     member: &RaftMember,
     commands: Vec<Command>,
+    bytes: usize,
     replies: Vec<oneshot::Sender<Result<Response, StoreError>>>,
 ) {
-    let appending = tokio::time::timeout(LONGEST_APPEND, member.append(commands));
-    let appended = match appending.await {
+    if bytes > MOST_ENTRY_BYTES {
+        // It is one command. In the log no message to another member could hold it.
+        for reply in replies {
+            let _ = reply.send(Err(StoreError::TooLarge { bytes, most: MOST_ENTRY_BYTES }));
+        }
+        return;
+    }
+    let limit = time_for(bytes, LONGEST_APPEND);
+    let appended = match tokio::time::timeout(limit, member.append(commands)).await {
         Ok(Ok(responses)) => Ok(responses),
         Ok(Err(error @ AppendError::NotLeader { .. })) => {
             Err(StoreError::NotLeader(error.to_string()))
@@ -92,7 +109,7 @@ async fn append(
         Ok(Err(error @ AppendError::Unknown(_))) => Err(StoreError::Unknown(error.to_string())),
         Err(_) => Err(StoreError::Unknown(format!(
             "the replicated ledger has not answered for {} s",
-            LONGEST_APPEND.as_secs()
+            limit.as_secs()
         ))),
     };
     // Who no longer waits does not need the answer.
@@ -115,7 +132,9 @@ mod tests {
     use weir_ledger::SetWatermark;
     use weir_spec::{NodeName, PipelineName};
 
+    use super::super::LedgerStore;
     use super::*;
+    use crate::raft::tests::Cluster;
 
     fn watermark(bytes: usize) -> Append {
         let (reply, _) = oneshot::channel();
@@ -134,11 +153,37 @@ mod tests {
         let mut waiting = sizes.into_iter().map(watermark).peekable();
         let mut entries = Vec::new();
         while waiting.peek().is_some() {
-            let entry = next_entry(&mut waiting);
-            let bytes: usize = entry.iter().map(|(command, _)| json_bytes(command)).sum();
+            let Next { entry, bytes } = next_entry(&mut waiting);
+            let all: usize = entry.iter().map(|(command, _)| json_bytes(command)).sum();
+            assert_eq!(bytes, all);
             assert!(bytes <= ENTRY_BYTES || entry.len() == 1, "{bytes}");
             entries.push(entry.len());
         }
         assert_eq!(entries, [4, 1, 1, 2]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_no_message_could_hold_is_refused_before_it_is_in_the_log() {
+        let cluster = Cluster::start(1).await;
+        cluster.leader().await;
+        let member = &cluster.running[&1].member;
+        // Nothing else is appended then.
+        while member.members().values().any(|address| address.disk.is_none()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let before = member.applied_index();
+        let store = LedgerStore::replicated(Arc::clone(member));
+        let Append { command, .. } = watermark(MOST_ENTRY_BYTES);
+        let refused = store.append(command).await;
+        let Err(error @ StoreError::TooLarge { .. }) = refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains("66060288"), "{error}");
+        assert_eq!(member.applied_index(), before);
+        let Append { command, .. } = watermark(10);
+        let answer = store.append(command).await;
+        assert!(
+            matches!(answer, Err(StoreError::Rejected(_))),
+            "the next one is asked: {answer:?}"
+        );
+        store.close().await;
     }
 }
