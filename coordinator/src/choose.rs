@@ -107,6 +107,12 @@ fn loaded_since<'ledger>(
         .map(|(other, _)| other)
 }
 
+/// Whether there was such a run, or one that was like it, which the ledger has no more.
+fn has_left_since(ledger: &Ledger, run: &RunFacts) -> bool {
+    let pipeline = ledger.pipelines.get(&run.pipeline);
+    pipeline.and_then(|pipeline| pipeline.has_left).is_some_and(|left| left >= run.order())
+}
+
 fn reads_incrementally(run: &RunFacts) -> bool {
     (run.stages.iter().flat_map(|stage| &stage.shape.nodes))
         .any(|node| node.role == NodeRole::Source { incremental: true })
@@ -134,6 +140,12 @@ pub(crate) fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineErr
             "run {id} waits for another run of its pipeline to end, and then begins by itself"
         ))),
         RunState::Running => Ok(Choice::Resume(id.clone())),
+        RunState::Failed { .. } if has_left_since(ledger, run) => {
+            Err(EngineError::Refused(format!(
+                "run {id} cannot be taken up again: runs that started later have loaded rows, which it might load \
+                 a second time (they have left the ledger since). What is still missing is loaded by a new run"
+            )))
+        }
         RunState::Failed { .. } => match loaded_since(ledger, id, run) {
             None => Ok(Choice::Resume(id.clone())),
             Some(later) => Err(EngineError::Refused(format!(
@@ -376,6 +388,20 @@ mod tests {
         ledger.runs.insert(RunId("a".into()), feeding(failed(), true, true, 2));
         ledger.runs.insert(RunId("b".into()), feeding(succeeded(), true, true, 1));
         assert!(resume_this(&ledger, "a").is_ok());
+    }
+
+    #[test]
+    fn an_old_run_is_not_taken_up_once_a_later_one_that_loaded_rows_has_left_the_ledger() {
+        let mut ledger = Ledger::default();
+        ledger.runs.insert(RunId("a".into()), feeding(failed(), false, true, 2));
+        let pipeline = PipelineName("orders".into());
+        for (left, is_refused) in [(None, false), (Some(1), false), (Some(3), true)] {
+            let has_left = left.map(|number| (number, DateTime::UNIX_EPOCH));
+            let facts = PipelineFacts { has_left, ..PipelineFacts::default() };
+            ledger.pipelines.insert(pipeline.clone(), facts);
+            let choice = resume_this(&ledger, "a");
+            assert_eq!(choice.is_err(), is_refused, "{left:?}: {choice:?}");
+        }
     }
 
     #[test]

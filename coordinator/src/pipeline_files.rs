@@ -22,6 +22,9 @@ use crate::EngineError;
 /// replay/<run>-<time>/<node>.jsonl rows that a run replays; a cluster's in a folder only
 /// versions/<hash>-<random>.json    what was registered, each time that it was; clusters only
 /// ```
+///
+/// Beside the pipelines' folders a cluster's storage has `.ledger-id` (`cluster::founding`) and `.ended/`, the facts of
+/// runs that have left the ledger (`cluster::ended_runs`).
 #[derive(Clone, Debug)]
 pub(crate) struct PipelineFiles(Storage);
 

@@ -1,6 +1,8 @@
-//! What work on runs takes from around it: the time of day, and names that nobody else has. A simulation has
-//! its own of each, and a storage without threads ([`weir_executor::storage::Storage::inline`]), and otherwise
+//! What work on runs takes from around it: the time of day, names that nobody else has, and threads for work that takes
+//! long. A simulation has its own of each, and a storage without threads ([`weir_executor::storage::Storage::inline`]), and otherwise
 //! the same code.
+
+use std::io;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -19,6 +21,20 @@ pub(crate) fn new_uuid() -> Uuid {
         return crate::raft::simulation::simulated_uuid();
     }
     Uuid::new_v4()
+}
+
+/// Work that takes its time, beside the threads that answer others.
+#[cfg(not(test))]
+pub(crate) async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// At once: a simulation has no other threads, whose moments would be different each time.
+#[cfg(test)]
+pub(crate) async fn beside<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    work()
 }
 
 #[cfg(test)]

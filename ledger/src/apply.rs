@@ -63,6 +63,7 @@ fn carry_out(ledger: &mut Ledger, index: u64, command: &Command) -> Result<bool,
         Command::QueueRun(command) => command.apply(ledger),
         Command::BeginRun(command) => command.apply(ledger),
         Command::SkipRun(command) => command.apply(ledger),
+        Command::ForgetRuns(command) => command.apply(ledger),
         Command::Requested(requested) => {
             if requested.is_known(ledger)? {
                 return Ok(false);

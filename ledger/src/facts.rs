@@ -40,6 +40,9 @@ pub struct Ledger {
     /// So many runs have been started.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     pub last_run_number: u64,
+    /// So many runs have left (`ForgetRuns`).
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub runs_left: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub backfills: BTreeMap<BackfillId, BackfillFacts>,
     /// Runs by what clients have called the requests that have started, resumed or joined them.
@@ -112,6 +115,10 @@ pub struct PipelineFacts {
     /// Runs that wait for their turn, the next one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queue: Vec<QueuedRun>,
+    /// The order of the newest run that has left the ledger and may have committed rows. An older one that is still there
+    /// must not load them again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub has_left: Option<(u64, DateTime<Utc>)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -428,6 +435,31 @@ impl RunFacts {
     /// Whether every slice is finished and every sink visible.
     pub fn is_complete(&self) -> bool {
         self.is_planned() && self.stages.iter().all(StageFacts::is_complete)
+    }
+
+    /// Whether nothing more can come of it: it is over, or has failed with nothing that it could go on with, every target
+    /// has said which batches it has, and nothing is left in staging. (Backfills know themselves which runs they need.)
+    pub fn may_leave(&self) -> bool {
+        let is_over = match self.state {
+            RunState::Queued | RunState::Running => false,
+            RunState::Failed { .. } => !self.may_have_committed() || self.is_complete(),
+            RunState::Succeeded { .. } | RunState::Abandoned { .. } | RunState::Skipped { .. } => {
+                true
+            }
+        };
+        is_over && self.backfill.is_none() && self.cleaned_up && !self.is_any_commit_open()
+    }
+
+    /// Whether only a target knows what has become of some batch, or of a whole sink.
+    fn is_any_commit_open(&self) -> bool {
+        self.stages.iter().any(|stage| {
+            stage.run_commit == RunCommit::Intended
+                || stage.slices.unsettled().any(|(_, slice)| slice.intent.is_some())
+        })
+    }
+
+    pub fn task_count(&self) -> usize {
+        self.stages.iter().map(|stage| stage.slices.len()).sum()
     }
 
     /// Rows of committed batches.

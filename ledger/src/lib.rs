@@ -34,11 +34,12 @@ pub use backfills::{
 pub use client_changes::{ClientChange, MOST_CLIENT_CHANGES, MOST_REFUSALS};
 pub use commands::{
     BackfillChange, BeginRun, ChangeBackfill, CleanUpDone, Command, CommitDone, CommitIntent,
-    CommitLost, CreateBackfill, CreateToken, DeletePipeline, FailAttempt, FinishExchange,
-    FinishRun, JoinRun, LoseAttempt, LoseOutputs, LostOutput, MOST_QUEUED, MOST_SKIPPED, NewEpoch,
-    NoteClientChange, PlanRun, PrepareSink, QueueRun, QueuedRun, RegisterPipeline, Requested,
-    ResetWatermark, ResumeRun, RevokeToken, RunCommitDone, RunCommitIntent, SetDraining,
-    SetWatermark, SkipRun, SliceAttempt, StartAttempt, StartCopy, StartRun,
+    CommitLost, CreateBackfill, CreateToken, DeletePipeline, EndedRun, FailAttempt, FinishExchange,
+    FinishRun, ForgetRuns, JoinRun, LoseAttempt, LoseOutputs, LostOutput, MOST_QUEUED,
+    MOST_SKIPPED, NewEpoch, NoteClientChange, PlanRun, PrepareSink, QueueRun, QueuedRun,
+    RegisterPipeline, Requested, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone,
+    RunCommitIntent, SetDraining, SetWatermark, SkipRun, SliceAttempt, StartAttempt, StartCopy,
+    StartRun,
 };
 pub use committers::{CommittedBy, Committers};
 pub use facts::{

@@ -6,7 +6,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use weir_coordinator::cluster::ClientLimits;
+use weir_coordinator::cluster::{ClientLimits, KeptRuns};
 use weir_executor::storage::StorageAddress;
 
 use super::{SecurityArgs, TokenCommand};
@@ -67,6 +67,13 @@ pub(crate) struct CoordinatorArgs {
     /// Calls of one token that may go on at once; watching something is one.
     #[arg(long, value_name = "N", default_value_t = ClientLimits::default().calls_at_once)]
     pub calls_at_once: NonZeroUsize,
+    /// Runs that are over and stay in the ledger, which is in the memory of every coordinator; older ones are in the storage
+    /// only.
+    #[arg(long, value_name = "N", default_value_t = KeptRuns::default().runs)]
+    pub kept_runs: usize,
+    /// Tasks that these runs have together.
+    #[arg(long, value_name = "N", default_value_t = KeptRuns::default().tasks)]
+    pub kept_tasks: usize,
     /// A token of an admin, to make others with. Default: the environment variable
     /// `WEIR_ADMIN_TOKEN`; without one only those count that the cluster knows.
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]

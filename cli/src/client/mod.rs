@@ -29,8 +29,8 @@ use tonic::{Code, Response, Status};
 use weir_proto::v1::runs_client::RunsClient;
 use weir_proto::v1::{
     AuditReport, AuditRunRequest, CancelRunRequest, DeadLetter, DeadLettersRequest, GetRunRequest,
-    ListRunsRequest, ListTasksRequest, RetryRunRequest, Run, RunStatus, SubmitRequest,
-    SubmitResponse, Task,
+    ListRunsRequest, ListRunsResponse, ListTasksRequest, RetryRunRequest, Run, RunStatus,
+    SubmitRequest, SubmitResponse, Task,
 };
 
 use crate::args::ClusterArgs;
@@ -155,14 +155,18 @@ impl Client {
         }
     }
 
-    pub(crate) async fn runs(&mut self, pipeline: Option<&str>, limit: u32) -> Result<Vec<Run>> {
+    pub(crate) async fn runs(
+        &mut self,
+        pipeline: Option<&str>,
+        limit: u32,
+    ) -> Result<ListRunsResponse> {
         let pipeline = pipeline.unwrap_or_default().to_owned();
         let request = ListRunsRequest { pipeline, limit };
         let answer = self.call(move |line| {
             let request = request.clone();
             async move { runs(line).list(request).await }
         });
-        Ok(answer.await?.runs)
+        answer.await
     }
 
     pub(crate) async fn cancel(&mut self, run: &str) -> Result<Run> {

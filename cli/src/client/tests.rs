@@ -72,7 +72,7 @@ impl Runs for Fake {
         &self,
         _: Request<ListRunsRequest>,
     ) -> Result<Response<ListRunsResponse>, Status> {
-        self.leads(Ok(ListRunsResponse { runs: vec![run(RunStatus::Failed)] }))
+        self.leads(Ok(ListRunsResponse { runs: vec![run(RunStatus::Failed)], left: 0 }))
     }
 
     async fn list_tasks(

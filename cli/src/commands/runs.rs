@@ -16,17 +16,19 @@ pub(crate) async fn list(
     limit: usize,
     cluster: &ClusterArgs,
 ) -> Result<ExitCode, Failure> {
-    let mut runs = match Client::named(cluster)? {
+    let (mut runs, left) = match Client::named(cluster)? {
         Some(mut client) => {
             let newest = u32::try_from(limit).unwrap_or(u32::MAX);
-            let runs = client.runs(pipeline, newest).await?;
-            runs.iter().map(convert::summary).collect::<Result<_, _>>()?
+            let listed = client.runs(pipeline, newest).await?;
+            let runs = listed.runs.iter().map(convert::summary).collect::<Result<Vec<_>, _>>()?;
+            (runs, listed.left)
         }
-        None => history::runs(&super::state_dir_here(global)).await?,
+        None => (history::runs(&super::state_dir_here(global)).await?, 0),
     };
     runs.retain(|run| pipeline.is_none_or(|pipeline| run.pipeline == pipeline));
     runs.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| b.run.cmp(&a.run)));
     runs.truncate(limit);
+    let are_all_listed = runs.len() < limit;
     if global.output == Output::Json {
         output::json(&runs)?;
     } else {
@@ -51,6 +53,12 @@ pub(crate) async fn list(
             &["RUN", "PIPELINE", "STATUS", "STARTED", "TOOK", "READ", "WRITTEN", "DEAD LETTERS"],
             rows,
         )?;
+        if left > 0 && are_all_listed {
+            output::line(&format!(
+                "{} older runs (of all pipelines) have left the ledger; each is found by its whole id: weir run show ID",
+                output::count(left)
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
 use weir_connectors::Redactor;
-use weir_coordinator::cluster::{self, ClientLimits, CoordinatorOptions};
+use weir_coordinator::cluster::{self, ClientLimits, CoordinatorOptions, KeptRuns};
 use weir_executor::node::{self, NodeOptions};
 use weir_executor::storage::{SECRET_VARIABLES, Storage, StorageAddress};
 use weir_executor::tls::TlsFiles;
@@ -62,6 +62,7 @@ pub(crate) async fn coordinator(
             requests_per_second: arguments.requests_per_second,
             calls_at_once: arguments.calls_at_once,
         },
+        kept_runs: KeptRuns { runs: arguments.kept_runs, tasks: arguments.kept_tasks },
     };
     serve(async |stop| cluster::serve(options, stop).await.map_err(|error| error.to_string())).await
 }

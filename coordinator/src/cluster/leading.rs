@@ -21,6 +21,7 @@ use weir_ledger::{
 };
 use weir_spec::PipelineSpec;
 
+use super::ended_runs::KeptRuns;
 use super::founding::{self, Owner};
 use super::pool::{Pool, Share};
 use super::queue::check_not_skipped;
@@ -58,6 +59,8 @@ pub(super) struct Settings {
     pub(super) context: ConnectorContext,
     pub(super) memory_bytes: u64,
     pub(super) systems: SystemsMaker,
+    /// How many runs that are over stay in the ledger.
+    pub(super) kept_runs: KeptRuns,
 }
 
 #[derive(Debug)]
@@ -294,6 +297,9 @@ impl Leading {
             return Ok(run);
         }
         check_not_skipped(&run, &facts)?;
+        if self.with_ledger(|ledger| ledger.run(&run).is_none()).await {
+            return Err(has_left(&run, facts));
+        }
         self.with_ledger(|ledger| resume_this(ledger, &run.0)).await?;
         let is_going_on = self.with_ledger(|ledger| is_going_on(ledger, &run)).await;
         if is_going_on && self.sessions().contains_key(&run) {
@@ -397,16 +403,25 @@ impl Leading {
         crate::audit::audit_run(&files, &ledger, run, &facts, &context, systems.as_ref()).await
     }
 
-    /// A run by its id or a unique beginning of it.
+    /// A run by its id or a unique beginning of it; of one that the ledger has no more, by the whole id.
     pub(super) async fn find(&self, id: &str) -> Result<(RunId, RunFacts), EngineError> {
-        let found = {
+        let (found, left) = {
             let ledger = self.store.ledger().await;
-            find_run(&ledger, id).map(|(run, facts)| (run.clone(), facts.clone()))
+            let found = find_run(&ledger, id).map(|(run, facts)| (run.clone(), facts.clone()));
+            (found, ledger.runs_left)
         };
-        match found {
-            Err(error @ EngineError::NotFound(_)) => self.forgotten_run(id).await.ok_or(error),
-            found => found,
+        let Err(EngineError::NotFound(what)) = found else { return found };
+        if let Some(found) = self.forgotten_run(id).await {
+            return Ok(found);
         }
+        if left == 0 {
+            return Err(EngineError::NotFound(what));
+        }
+        self.run_that_left(id).await?.ok_or_else(|| {
+            EngineError::NotFound(format!(
+                "{what} (of {left} older runs, which have left the ledger, one is found by its whole id only)"
+            ))
+        })
     }
 
     pub(super) async fn with_ledger<T>(&self, read: impl FnOnce(&Ledger) -> T) -> T {
@@ -673,6 +688,20 @@ pub(super) async fn unless_it_panics(
             again: Again::GoesOn,
         })
     })
+}
+
+/// Why a run that the ledger has no more cannot be taken up.
+fn has_left(run: &RunId, facts: RunFacts) -> EngineError {
+    let mut ledger = Ledger::default();
+    ledger.runs.insert(run.clone(), facts);
+    match resume_this(&ledger, &run.0) {
+        Err(error) => error,
+        // It had nothing to go on with.
+        Ok(_) => EngineError::Refused(format!(
+            "run {run} cannot be taken up again: it has failed so long ago that it has left the ledger. Submit \
+             a new one"
+        )),
+    }
 }
 
 fn is_going_on(ledger: &Ledger, run: &RunId) -> bool {

@@ -17,6 +17,7 @@ mod convert;
 mod dead_letters_service;
 mod deadline;
 mod draining;
+mod ended_runs;
 mod errors;
 mod executors_service;
 mod founding;
@@ -50,6 +51,7 @@ mod tasks;
 mod tests;
 mod wire;
 
+pub use ended_runs::KeptRuns;
 pub(crate) use leading::Cluster;
 pub use quota::ClientLimits;
 pub use serve::{CoordinatorOptions, Security, ServeError, serve};

@@ -1,6 +1,6 @@
 //! Changes that clients ask for under names of their own: made once, however often they are asked for. The newest 10,000
-//! names are known (`Ledger::answered`); those of requests that start runs or backfills are kept with these, for ever
-//! (`Ledger::requests`, `BackfillFacts::request_id`).
+//! names are known (`Ledger::answered`); those of requests that start runs or backfills as long as the ledger has
+//! these (`Ledger::requests`, `BackfillFacts::request_id`).
 
 use weir_ledger::{Command, Ledger, Rejection, RequestFacts, Requested};
 

@@ -150,17 +150,17 @@ impl Runs for RunsService {
             Ok(0) | Err(_) => usize::MAX,
             Ok(limit) => limit,
         };
-        let mut runs = leading
+        let (mut runs, left) = leading
             .with_ledger(|ledger| {
-                (ledger.runs.iter().rev())
+                let runs = (ledger.runs.iter().rev())
                     .filter(|(_, run)| pipeline.is_empty() || run.pipeline.0 == pipeline)
                     .take(limit)
-                    .map(|(id, run)| convert::run(id, run, &[]))
-                    .collect::<Vec<_>>()
+                    .map(|(id, run)| convert::run(id, run, &[]));
+                (runs.collect::<Vec<_>>(), ledger.runs_left)
             })
             .await;
         runs.reverse();
-        Ok(Response::new(v1::ListRunsResponse { runs }))
+        Ok(Response::new(v1::ListRunsResponse { runs, left }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::RunUpdate, Status>> + Send>>;
@@ -267,7 +267,7 @@ async fn tell(
     let mut updates = leading.watch(run);
     loop {
         let looking = Instant::now();
-        // A window's run that has ended is in its folder.
+        // One that has ended may have left the ledger.
         let (_, facts) = leading.find(&run.0).await.map_err(drop)?;
         let shown = convert::run(run, &facts, &leading.pool.running(run));
         // Of a run with very many slices that takes a while, and appends wait for some of it.

@@ -30,6 +30,7 @@ use super::audit_log::Refusals;
 use super::backfills_service::BackfillsService;
 use super::cluster_service::ClusterService;
 use super::dead_letters_service::DeadLettersService;
+use super::ended_runs::KeptRuns;
 use super::errors::DescribeErrors;
 use super::executors_service::ExecutorsService;
 use super::leading::{Leading, Settings};
@@ -80,6 +81,8 @@ pub struct CoordinatorOptions {
     pub security: Security,
     /// Of each token.
     pub limits: ClientLimits,
+    /// How many runs that are over stay in the ledger, while this coordinator leads.
+    pub kept_runs: KeptRuns,
 }
 
 /// Who may reach a coordinator.
@@ -138,6 +141,7 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         memory_bytes,
         security,
         limits,
+        kept_runs,
     } = options;
     let (tls, bootstrap) = match security {
         Security::Insecure if !listen.ip().is_loopback() => {
@@ -229,7 +233,8 @@ pub async fn serve(options: CoordinatorOptions, stop: CancellationToken) -> Resu
         let members = members.into_iter().map(|(id, url)| (id, Address::at(url))).collect();
         member.initialize(members).await.map_err(at(&dir))?;
     }
-    let settings = Settings { storage, context, memory_bytes, systems: SystemsMaker::registry() };
+    let systems = SystemsMaker::registry();
+    let settings = Settings { storage, context, memory_bytes, systems, kept_runs };
     let leading = lead_when_elected(&node, settings, &stop);
     let served = tokio::select! {
         served = serving => served,
@@ -326,6 +331,8 @@ async fn lead(
     let _looking = AbortOnDropHandle::new(looking);
     let keeping = tokio::spawn(Leading::keep_backfills(Arc::downgrade(&leading)));
     let _keeping = AbortOnDropHandle::new(keeping);
+    let leaving = tokio::spawn(Leading::keep_few_runs(Arc::downgrade(&leading)));
+    let _leaving = AbortOnDropHandle::new(leaving);
     let mut expiry = looks();
     let mut looked_at = Instant::now();
     let mut told_at = looked_at;

@@ -12,7 +12,9 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorContext, Redactor, Secrets};
 use weir_executor::storage::Storage;
-use weir_ledger::{Command, FinishRun, PlanRun, RunFacts, RunId, RunOutcome, RunState, StartRun};
+use weir_ledger::{
+    CleanUpDone, Command, FinishRun, PlanRun, RunFacts, RunId, RunOutcome, RunState, StartRun,
+};
 use weir_proto::internal::Hello;
 use weir_proto::internal::to_executor::Message;
 use weir_proto::v1::StatusRequest;
@@ -20,6 +22,7 @@ use weir_proto::v1::cluster_server::Cluster as _;
 use weir_spec::{OnOverlap, PipelineSpec};
 
 use super::cluster_service::ClusterService;
+use super::ended_runs::KeptRuns;
 use super::leading::{Leading, Outcome, Settings, Submitted, unless_it_panics};
 use super::node::Node;
 use super::serve::{ServeError, lead_when_elected};
@@ -64,6 +67,7 @@ impl Place {
             context: ConnectorContext::new(self.folder.path(), Secrets::default(), redactor),
             memory_bytes: 64 << 20,
             systems: SystemsMaker::registry(),
+            kept_runs: KeptRuns::default(),
         }
     }
 
@@ -621,4 +625,37 @@ async fn executors_are_told_which_runs_may_go_on() {
     let folders = [("failed", failed), ("goes-on", goes_on)];
     let folders = folders.map(|(pipeline, run)| format!("{pipeline}/runs/{run}"));
     assert_eq!(told.as_deref(), Some(&folders[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_has_left_the_ledger_is_found_and_is_not_taken_up() {
+    let place = Place::new().await;
+    let settings = Settings { kept_runs: KeptRuns { runs: 1, tasks: 9 }, ..place.settings() };
+    let leading = Leading::begin(place.member(), settings, Duration::from_secs(3)).await;
+    let leading = Arc::new(leading.expect("it leads"));
+    let epoch = leading.epoch;
+    let mut runs = Vec::new();
+    for pipeline in ["a", "b"] {
+        let run = place.start_run(&leading, pipeline).await;
+        place.freeze(&run, pipeline).await;
+        leading.finish(&run, "no").await.expect("the ledger is there");
+        runs.push(run);
+    }
+    assert_eq!(leading.let_runs_leave().await.expect("readable"), 0, "staging may be left");
+    for run in &runs {
+        let done = CleanUpDone { epoch, run: run.clone() };
+        leading.append(Command::CleanUpDone(done)).await.expect("the ledger is there");
+    }
+    let before = leading.find("a-run").await.expect("it is there");
+    assert_eq!(leading.let_runs_leave().await.expect("there is room"), 1);
+    assert_eq!(leading.let_runs_leave().await.expect("there is room"), 0);
+    let known = leading.with_ledger(|ledger| ledger.runs.keys().cloned().collect::<Vec<_>>()).await;
+    assert_eq!(known, runs[1..]);
+    assert_eq!(leading.find("a-run").await.expect("it is in the storage"), before);
+    for unknown in ["a-ru", "../a/runs/a-run", "c-run"] {
+        let unknown = leading.find(unknown).await;
+        assert!(matches!(unknown, Err(EngineError::NotFound(_))), "{unknown:?}");
+    }
+    let refused = leading.retry("a-run", "").await.expect_err("it is gone").to_string();
+    assert!(refused.contains("has left the ledger"), "{refused}");
 }

@@ -21,6 +21,7 @@ use weir_ledger::{Ledger, apply};
 #[cfg(test)]
 use super::simulation::{By, Seen};
 use super::{Address, Applied, MemberId, Types};
+use crate::surroundings::beside;
 
 const SNAPSHOT: &str = "snapshot.json.zst";
 const ZSTD_LEVEL: i32 = 1;
@@ -189,20 +190,6 @@ fn read_current(path: &Path, file: &Option<Meta>) -> io::Result<Option<Snapshot<
     let Some(meta) = file.clone() else { return Ok(None) };
     let snapshot = Box::new(Cursor::new(fs::read(path)?));
     Ok(Some(Snapshot { meta, snapshot }))
-}
-
-/// Work that takes its time, beside the threads that answer others.
-#[cfg(not(test))]
-async fn beside<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
-}
-
-/// At once: a simulation has no other threads, whose moments would be different each time.
-#[cfg(test)]
-async fn beside<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    work()
 }
 
 /// Durable, and never half-written, under the one name of a snapshot. `file` says what is there.

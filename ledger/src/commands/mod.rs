@@ -6,6 +6,7 @@ mod batches;
 mod client_changes;
 mod epoch;
 mod executors;
+mod forget_runs;
 mod outputs;
 mod pipelines;
 mod queue;
@@ -26,6 +27,7 @@ pub use batches::{CommitDone, CommitIntent, CommitLost};
 pub use client_changes::NoteClientChange;
 pub use epoch::NewEpoch;
 pub use executors::SetDraining;
+pub use forget_runs::{EndedRun, ForgetRuns};
 pub use outputs::{LoseOutputs, LostOutput};
 pub use pipelines::{DeletePipeline, RegisterPipeline};
 pub use queue::{BeginRun, MOST_QUEUED, MOST_SKIPPED, QueueRun, QueuedRun, SkipRun};
@@ -76,6 +78,7 @@ pub enum Command {
     QueueRun(QueueRun),
     BeginRun(BeginRun),
     SkipRun(SkipRun),
+    ForgetRuns(ForgetRuns),
 }
 
 impl Command {
@@ -115,6 +118,7 @@ impl Command {
             Command::QueueRun(command) => Some(command.start.epoch),
             Command::BeginRun(command) => Some(command.epoch),
             Command::SkipRun(command) => Some(command.start.epoch),
+            Command::ForgetRuns(command) => Some(command.epoch),
         }
     }
 }

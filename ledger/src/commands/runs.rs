@@ -287,7 +287,7 @@ fn forget(ledger: &mut Ledger, run: &RunId) {
     }
 }
 
-/// A request means one run for ever.
+/// A request means one run as long as that is in the ledger.
 pub(super) fn check_request(
     ledger: &Ledger,
     request: Option<&String>,

@@ -3,6 +3,7 @@
 mod backfills;
 mod clients;
 mod copies;
+mod forget_runs;
 mod lifecycle;
 mod outputs;
 mod pipelines;

@@ -24,7 +24,7 @@ struct Try {
 fn tries() -> impl Strategy<Value = Vec<Try>> {
     let mostly_zero = prop_oneof![8 => Just(0i64), 1 => Just(1i64), 1 => Just(-1i64)];
     let one = (
-        0u8..17,
+        0u8..18,
         1u64..3,
         0u32..4,
         0u32..3,
@@ -87,6 +87,11 @@ fn command(attempt: &Try, ledger: &Ledger) -> Command {
         15 => Command::StartCopy(StartCopy {
             task: task(epoch, &run, attempt.stage, attempt.slice, number(slice.attempts + 1)),
         }),
+        17 if attempt.flag => Command::CleanUpDone(CleanUpDone { epoch, run }),
+        17 => {
+            let sessions = number(ledger.run(&run).map_or(1, |facts| facts.sessions));
+            Command::ForgetRuns(ForgetRuns { epoch, runs: vec![EndedRun { run, sessions }] })
+        }
         _ if attempt.flag => {
             Command::ResumeRun(ResumeRun { epoch, run, request_id: None, at: at(6) })
         }
@@ -101,11 +106,16 @@ fn check_invariants(before: &Ledger, after: &Ledger) {
     let active: Vec<_> =
         after.runs.iter().filter(|(_, run)| run.state == RunState::Running).collect();
     assert!(active.len() <= 1, "one run at a time");
+    for (id, known) in &before.runs {
+        assert!(after.runs.contains_key(id) || known.may_leave(), "{id} is still needed");
+    }
     for (id, run) in &after.runs {
         let Some(known) = before.runs.get(id) else { continue };
         assert!(run.committed_rows() >= known.committed_rows());
         if known.state.is_terminal() {
-            assert_eq!(run, known, "terminal runs never change");
+            let cleaned_up = run.cleaned_up;
+            let known = &RunFacts { cleaned_up, ..known.clone() };
+            assert_eq!(run, known, "of terminal runs only staging goes");
         }
         for (stage, known_stage) in run.stages.iter().zip(&known.stages) {
             let rebuilt = Slices::from(stage.slices.to_vec());

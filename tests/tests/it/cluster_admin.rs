@@ -287,3 +287,65 @@ fn who_has_changed_what_is_noted_without_what_was_sent() {
     assert_eq!(newest.as_array().map(Vec::len), Some(1));
     assert_eq!(newest[0]["what"], "Cluster/RevokeToken");
 }
+
+#[test]
+fn runs_that_are_over_leave_the_ledger_and_are_found_by_their_ids() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let alone = Alone::start(folder.path(), &["--kept-runs", "1"]);
+    dataset::write_csv(&folder.path().join("data"), 1_000, 2);
+    let columns = dataset::COLUMNS;
+    let text = format!(
+        "pipeline: kept\n\
+         sources: {{ rows: {{ type: csv, path: \"data/*.csv\", columns: {columns} }} }}\n\
+         sinks:\n  lake: {{ input: rows, type: json, path: out, mode: append }}\n"
+    );
+    std::fs::write(folder.path().join("pipeline.yaml"), text).expect("the disk has room");
+    let json = |arguments: &[&str]| {
+        alone.run(&[arguments, &["--output", "json"]].concat()).expect_code(0).json()
+    };
+    let submit = |name: &str| {
+        let answer = json(&["submit", "pipeline.yaml", "--run", "--request-id", name]);
+        answer["run"].as_str().expect("the run has an id").to_owned()
+    };
+    let summary = |run: &str| json(&["run", "show", run])["summary"].clone();
+    let ended =
+        |run: &str| wait_until("it has succeeded", || summary(run)["status"] == "succeeded");
+
+    // Nobody works on it, and it commits nothing.
+    let cancelled = submit("cancelled");
+    alone.run(&["cancel", &cancelled]).expect_code(0);
+    let executor = ["executor", "--id", "one", "--coordinators", &alone.url, "--dir", "one"];
+    let _executor =
+        alone.weir.start(&[&executor[..], &["--storage", "storage", "--insecure"]].concat());
+    let first = submit("first");
+    ended(&first);
+    let before = summary(&first);
+    let second = submit("second");
+    ended(&second);
+
+    let listed = || {
+        let runs = json(&["runs"]);
+        let runs = runs.as_array().cloned().unwrap_or_default();
+        runs.iter().filter_map(|run| run["run"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    wait_until("older runs to have left", || listed() == [second.clone()]);
+    let printed = alone.run(&["runs"]).expect_code(0).stdout;
+    assert!(printed.contains("2 older runs"), "{printed}");
+    assert_eq!(summary(&first), before);
+    assert_eq!(json(&["audit", &first])["clean"], true);
+    let log = alone.run(&["logs", &first]).expect_code(0).stdout;
+    assert!(log.contains("run succeeded"), "{log}");
+    assert!(json(&["tasks", &first]).as_array().is_some_and(|tasks| !tasks.is_empty()));
+    let beginning = &first[..first.len() - 1];
+    let unknown = alone.run(&["run", "show", beginning]).expect_code(2).stderr;
+    assert!(unknown.contains("by its whole id"), "{unknown}");
+
+    assert_eq!(summary(&cancelled)["status"], "failed");
+    let refused = alone.run(&["retry", &cancelled]).expect_code(2).stderr;
+    assert!(refused.contains("has left the ledger"), "{refused}");
+    let refused = alone.run(&["retry", &first]).expect_code(2).stderr;
+    assert!(refused.contains("has succeeded"), "{refused}");
+    let refused = alone.run(&["cancel", &first]).expect_code(2).stderr;
+    assert!(refused.contains("is over"), "{refused}");
+    assert_eq!(summary(&second)["status"], "succeeded", "it is the newest");
+}

@@ -13,6 +13,7 @@ use weir_executor::node::MAX_MESSAGE_BYTES;
 use weir_proto::internal::executors_server::ExecutorsServer;
 use weir_proto::v1::runs_server::RunsServer;
 
+use super::super::ended_runs::KeptRuns;
 use super::super::executors_service::ExecutorsService;
 use super::super::leading::Settings;
 use super::super::node::Node;
@@ -86,6 +87,8 @@ impl Coordinator {
             context: ConnectorContext::new("/", Secrets::default(), redactor),
             memory_bytes: 1 << 30,
             systems: SystemsMaker::of(Arc::new(systems)),
+            // As few as can be: of each pipeline the newest stays.
+            kept_runs: KeptRuns { runs: 0, tasks: 0 },
         }
     }
 

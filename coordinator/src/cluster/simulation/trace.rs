@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_ledger::{
-    Command, Ledger, Response, RunId, RunOutcome, RunState, SliceAttempt, SliceState, apply,
+    Command, Ledger, Response, RunFacts, RunId, RunOutcome, RunState, SliceAttempt, SliceState,
+    apply,
 };
 use weir_plan::{StageId, is_later_cursor};
 use weir_spec::{NodeName, PipelineName};
@@ -40,6 +41,8 @@ pub(super) struct Trace {
     accepted: BTreeSet<(SliceKey, u64)>,
     /// With whether others would have to compute them again if their executor was lost.
     finished: BTreeMap<SliceKey, bool>,
+    /// Runs that have left the ledger, as they were then.
+    left: BTreeMap<RunId, RunFacts>,
     pub(super) leaderships: usize,
     pub(super) attempts: usize,
     pub(super) violations: BTreeSet<String>,
@@ -62,6 +65,7 @@ impl Trace {
             open: BTreeMap::new(),
             accepted: BTreeSet::new(),
             finished: BTreeMap::new(),
+            left: BTreeMap::new(),
             leaderships: 0,
             attempts: 0,
             violations: BTreeSet::new(),
@@ -143,6 +147,7 @@ impl Trace {
     ) {
         let marks = watermarks(&self.ledger);
         let was_finished = self.finished_before(command);
+        let before = self.about_to_leave(command);
         let own = apply(&mut self.ledger, index, command);
         if own != *response {
             self.violated(format!("{command:?} gives {response:?} here, and {own:?} there"));
@@ -152,8 +157,24 @@ impl Trace {
         }
         let json = serde_json::to_string(command).expect("commands are JSON");
         self.story.push(format!("{:6} ms {index:5} {json}", at.as_millis()));
+        let has_left = |(run, _): &(RunId, _)| self.ledger.run(run).is_none();
+        self.left.extend(before.into_iter().filter(has_left));
         self.check(command, was_finished, targets);
         self.check_watermarks(command, &marks, targets);
+    }
+
+    fn about_to_leave(&self, command: &Command) -> Vec<(RunId, RunFacts)> {
+        let Command::ForgetRuns(forget) = command else { return Vec::new() };
+        let known =
+            forget.runs.iter().filter_map(|ended| self.ledger.runs.get_key_value(&ended.run));
+        known.map(|(run, facts)| (run.clone(), facts.clone())).collect()
+    }
+
+    /// What is known of runs, in the ledger or not.
+    fn all_runs(&self) -> Ledger {
+        let mut ledger = self.ledger.clone();
+        ledger.runs.extend(self.left.clone());
+        ledger
     }
 
     /// Of an attempt that begins: whether its slice had been finished.
@@ -340,17 +361,28 @@ impl Trace {
         for sink in sinks {
             self.check_sink(run, &sink, targets, "at the end of its run");
         }
-        let audit = self.ledger.audit(run).unwrap_or_default();
+        let audit = self.all_runs().audit(run).unwrap_or_default();
         for finding in audit.findings {
             self.violated(format!("{run}: {finding}"));
         }
     }
 
     /// Once nobody is at work any more, zombies included.
-    pub(super) fn check_end(&mut self, targets: &Targets) {
+    ///
+    /// `kept`: what the storage has of runs that have left.
+    pub(super) fn check_end(
+        &mut self,
+        targets: &Targets,
+        kept: impl Fn(&RunId) -> Option<RunFacts>,
+    ) {
+        for (run, facts) in self.left.clone() {
+            if kept(&run).as_ref() != Some(&facts) {
+                self.violated(format!("{run} has left, and the storage says something else of it"));
+            }
+        }
         let runs: Vec<RunId> = self.runs.keys().cloned().collect();
         for run in runs {
-            let state = self.ledger.run(&run).map(|facts| facts.state.clone());
+            let state = self.all_runs().run(&run).map(|facts| facts.state.clone());
             if !matches!(state, Some(RunState::Succeeded { .. })) {
                 self.violated(format!("{run} is {state:?} at the end"));
             }

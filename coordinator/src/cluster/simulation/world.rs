@@ -7,12 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures::FutureExt as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
 use turmoil::Sim;
 use weir_executor::storage::Storage;
+use weir_ledger::RunId;
 
+use super::super::ended_runs::read_ended;
 use super::Control;
 use super::client::Client;
 use super::coordinator::Coordinator;
@@ -123,9 +126,14 @@ impl World<'_> {
 
     pub(super) fn run(mut self) -> Outcome {
         let result = self.play();
+        let storage = &self.shared.storage;
+        let kept = |run: &RunId| {
+            let read = read_ended(storage, run).now_or_never().expect("its storage is inline");
+            read.expect("the disk of the test can be read")
+        };
         let state = &mut *self.shared.state();
         match result {
-            Ok(()) => state.trace.check_end(&state.targets),
+            Ok(()) => state.trace.check_end(&state.targets, kept),
             Err(what) => state.trace.violated(what),
         }
         Outcome {
