@@ -24,6 +24,7 @@ use weir_spec::{PipelineSpec, Windows, WriteMode};
 use super::leading::{Leading, Stopped, engine};
 use super::next_windows::next_windows;
 use super::requests::Request;
+use super::sizes::{check_params, check_step};
 use crate::frozen::{
     FrozenBackfill, read_backfill, read_ended, read_frozen, spec_hash, write_backfill, write_frozen,
 };
@@ -75,9 +76,11 @@ impl Leading {
                 wanted.parallel
             )));
         }
+        check_step(&wanted.step)?;
         let windows = Windows::new(wanted.from, wanted.to, &wanted.step, &spec.timezone)
             .map_err(|error| EngineError::Invalid(error.to_string()))?;
         let params = complete_params(&spec.params, &wanted.request.params)?;
+        check_params(&params)?;
         let request = RunRequest { params: params.clone(), ..RunRequest::default() };
         let backfill = new_backfill_id();
         let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);

@@ -28,6 +28,7 @@ use super::queue::check_not_skipped;
 use super::remote::{RemoteWorkers, RunPlace};
 use super::requests::Request;
 use super::run_log::{Author, Entry, Level, Lines, RunLog, WRITE_EVERY};
+use super::sizes::check_params;
 use super::systems::SystemsMaker;
 use crate::choose::{Choice, find_run, resume_this};
 use crate::engine::Engine;
@@ -247,6 +248,7 @@ impl Leading {
     ) -> Result<Submitted, EngineError> {
         let _beginning = self.beginning.lock().await;
         let params = complete_params(&spec.params, &request.params)?;
+        check_params(&params)?;
         let request = RunRequest { params, ..request };
         if let Some(id) = &request.request_id
             && let Some(submitted) = self.submitted_before(id).await

@@ -43,6 +43,7 @@ mod runs_service;
 mod serve;
 #[cfg(test)]
 mod simulation;
+mod sizes;
 mod state_service;
 mod systems;
 mod taking_up;

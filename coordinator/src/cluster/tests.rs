@@ -659,3 +659,22 @@ async fn a_run_that_has_left_the_ledger_is_found_and_is_not_taken_up() {
     let refused = leading.retry("a-run", "").await.expect_err("it is gone").to_string();
     assert!(refused.contains("has left the ledger"), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_that_are_too_large_for_the_ledger_are_refused() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let text = "pipeline: p\nparams: { text: { type: string } }\n\
+                sources: { a: { type: csv, path: in.csv } }\n\
+                sinks: { s: { input: a, type: csv, path: out } }\n";
+    let spec = weir_spec::parse("p.yaml", text).expect("a good file").spec;
+    let submit = async |bytes: usize| {
+        let params = [("text".to_owned(), "x".repeat(bytes).into())].into();
+        let request = RunRequest { params, ..RunRequest::default() };
+        leading.submit(&spec, "", place.folder.path().to_owned(), request).await
+    };
+    let refused = submit(1 << 20).await;
+    assert!(matches!(refused, Err(EngineError::Invalid(_))), "{refused:?}");
+    assert_eq!(leading.with_ledger(|ledger| ledger.runs.len()).await, 0);
+    submit(1_000).await.expect("it is not too large");
+}
