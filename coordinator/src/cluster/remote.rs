@@ -188,6 +188,8 @@ fn to_json<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use weir_proto::internal::Hello;
+
     use super::*;
 
     #[test]
@@ -198,5 +200,39 @@ mod tests {
         assert_eq!(why(&left).as_deref(), Some("its executor leaves"), "nothing was lost");
         let stopped = settled(Ok(TaskOutcome::Stopped), true, leaves);
         assert!(matches!(stopped, Ok(TaskOutcome::Stopped)), "{stopped:?}");
+    }
+    /// What a drained executor does to its end is busy, and so its places count.
+    #[test]
+    fn the_places_of_a_run_that_nobody_gets_after_it_count_among_its_own() {
+        let pool = Pool::new(7, Duration::from_secs(3));
+        let share = Share { pipeline: "orders".to_owned(), of: "run-1".to_owned() };
+        let (events, _events) = tokio::sync::mpsc::unbounded_channel();
+        let run = RunPlace {
+            run: RunId("run-1".to_owned()),
+            share,
+            pipeline: "orders".to_owned(),
+            folder: "orders/runs/run-1".to_owned(),
+            graph_hash: String::new(),
+            base_dir: PathBuf::new(),
+            checkpoint_every: Duration::from_secs(1),
+            events,
+        };
+        let workers = RemoteWorkers { pool: Arc::clone(&pool), run };
+        let hello = |name: &str| Hello {
+            executor: name.to_owned(),
+            boot_id: name.to_owned(),
+            slots: 2,
+            ..Hello::default()
+        };
+        let _joined = ["a", "b"].map(|name| pool.join(hello(name)).expect("joined"));
+        let wanted = Wanted {
+            connections: Arc::default(),
+            rows: Default::default(),
+            not_with: None,
+            waited: Duration::ZERO,
+        };
+        let _slots = [(); 4].map(|()| workers.take_slot(&wanted).expect("a place"));
+        pool.set_to_leave(&["a".to_owned()].into());
+        assert_eq!((pool.capacity(), workers.capacity()), (2, 4));
     }
 }

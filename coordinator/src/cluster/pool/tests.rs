@@ -1,3 +1,7 @@
+use tokio_util::sync::CancellationToken;
+use weir_executor::{CommitLog, CommitLogError};
+use weir_plan::{Commit, EncodedPlan, SliceStart, Stage, StageId, StageKind, StageOutput};
+
 use super::*;
 
 fn share(pipeline: &str, of: &str) -> Share {
@@ -38,6 +42,72 @@ fn an_executor_that_comes_back_keeps_its_tasks_and_another_process_does_not() {
     pool.stream_ended("a", second);
     let (_, mut messages) = pool.join(hello("a", "boot-2")).expect("joined");
     assert!(!welcome(&mut messages).keeps_tasks);
+}
+
+#[derive(Debug)]
+struct NoLog;
+
+#[async_trait::async_trait]
+impl CommitLog for NoLog {
+    async fn intent(&self, _: &Task, _: &Commit) -> Result<(), CommitLogError> {
+        Ok(())
+    }
+
+    async fn done(&self, _: &Task, _: u64) -> Result<(), CommitLogError> {
+        Ok(())
+    }
+}
+
+/// An attempt at a slice of a run's only stage.
+fn task(slice: u32) -> (SliceAttempt, Arc<Task>, TaskContext) {
+    let stage = Stage {
+        id: StageId(0),
+        name: "kept".to_owned(),
+        nodes: Vec::new(),
+        inputs: Vec::new(),
+        kind: StageKind::Whole {
+            plan: EncodedPlan(Vec::new()),
+            partitions: 2,
+            slices: 2,
+            durable: true,
+        },
+        output: StageOutput::Exchange,
+        display: String::new(),
+    };
+    let task = Task {
+        run: "run-1".to_owned(),
+        pipeline: "orders".to_owned(),
+        stage: Arc::new(stage),
+        slice,
+        attempt: 1,
+        epoch: 7,
+        start: SliceStart::default(),
+        inputs: BTreeMap::new(),
+        prepared: None,
+    };
+    let run = RunId("run-1".to_owned());
+    let key = SliceAttempt { epoch: 7, run, stage: StageId(0), slice, attempt: 1 };
+    let (log, progress) = (Arc::new(NoLog), unbounded_channel().0);
+    (key, Arc::new(task), TaskContext { log, progress, stop: CancellationToken::new() })
+}
+
+/// One that was given up while nothing could be told to its executor is not among them.
+#[test]
+fn an_executor_that_comes_back_is_told_which_tasks_it_keeps() {
+    let pool = Pool::new(7, Duration::from_secs(3));
+    let (run, _joined) =
+        (share("orders", "run-1"), pool.join(hello("a", "boot-1")).expect("joined"));
+    let _places = [0, 1].map(|slice| {
+        let place = pool.take_place(&run, &anywhere()).expect("a place");
+        let (key, task, context) = task(slice);
+        let assign = Assign { task: Some(task_id(&key)), ..Assign::default() };
+        let ended = pool.assign(&place, key, task, context, assign);
+        (place, ended)
+    });
+    let (given_up, kept) = (task(0).0, task(1).0);
+    pool.forget(&given_up);
+    let (_, mut messages) = pool.join(hello("a", "boot-1")).expect("joined");
+    assert_eq!(welcome(&mut messages).tasks, [task_id(&kept)]);
 }
 
 #[test]
