@@ -56,6 +56,14 @@ pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, Eng
         "its parameters were others"
     } else if run.window != wanted.window {
         "its window was another"
+    } else if run.state != RunState::Running
+        && let Some(later) = loaded_by(ledger, id, run)
+    {
+        return Err(EngineError::Refused(format!(
+            "run {id} of pipeline `{}` is not finished, and {later} has loaded rows since that it would load \
+             a second time. Give it up and start anew: `weir run --fresh`",
+            wanted.pipeline
+        )));
     } else {
         return Ok(Choice::Resume(id.clone()));
     };
@@ -86,16 +94,17 @@ pub(crate) fn unfinished_run<'ledger>(
         .max_by_key(|(_, run)| run.order())
 }
 
-/// A later run whose rows a run would load again. The plan of a run is frozen, and with it where its
-/// incremental sources begin: what a later run has loaded from them lies behind that, whatever its
+/// A run that has loaded rows since, which this run would load again. The plan of a run is frozen, and with it where its
+/// incremental sources begin: what another run has loaded from them since lies behind that, whatever its
 /// parameters. A run without incremental sources reads what another one with the same parameters and
-/// window has read. (Whatever was to be loaded, a new run loads it.)
+/// window has read. A run without a plan may turn out to read in either way. (Whatever was to be loaded, a new run loads
+/// it.)
 fn loaded_since<'ledger>(
     ledger: &'ledger Ledger,
     id: &RunId,
     run: &RunFacts,
 ) -> Option<&'ledger RunId> {
-    let is_incremental = reads_incrementally(run);
+    let is_incremental = reads_incrementally(run) || !run.is_planned();
     (ledger.runs.iter())
         .filter(|(other, facts)| *other != id && facts.pipeline == run.pipeline)
         .filter(|(_, facts)| facts.order() >= run.order() && may_show_rows(facts))
@@ -111,6 +120,14 @@ fn loaded_since<'ledger>(
 fn has_left_since(ledger: &Ledger, run: &RunFacts) -> bool {
     let pipeline = ledger.pipelines.get(&run.pipeline);
     pipeline.and_then(|pipeline| pipeline.has_left).is_some_and(|left| left >= run.order())
+}
+
+/// Who has loaded rows since that a run would load again, as far as the ledger knows.
+fn loaded_by(ledger: &Ledger, id: &RunId, run: &RunFacts) -> Option<String> {
+    let known = loaded_since(ledger, id, run).map(|later| format!("run {later}"));
+    known.or_else(|| {
+        has_left_since(ledger, run).then(|| "a run that has left the ledger".to_owned())
+    })
 }
 
 fn reads_incrementally(run: &RunFacts) -> bool {
@@ -149,7 +166,7 @@ pub(crate) fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineErr
         RunState::Failed { .. } => match loaded_since(ledger, id, run) {
             None => Ok(Choice::Resume(id.clone())),
             Some(later) => Err(EngineError::Refused(format!(
-                "run {id} cannot be taken up again: run {later}, which started later, has loaded rows \
+                "run {id} cannot be taken up again: run {later}, which came later, has loaded rows \
                  that it would load a second time. What is still missing is loaded by a new run: `weir \
                  run`"
             ))),
@@ -189,7 +206,10 @@ pub(crate) fn find_run<'ledger>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use weir_ledger::{PipelineFacts, SliceFacts, SliceState, StageFacts};
+    use weir_ledger::{
+        Command, FinishRun, NewEpoch, PipelineFacts, PlanRun, Response, ResumeRun, RunOutcome,
+        SliceFacts, SliceState, StageFacts, StartRun, apply,
+    };
 
     use super::*;
 
@@ -390,6 +410,140 @@ mod tests {
         assert!(resume_this(&ledger, "a").is_ok());
     }
 
+    /// What has become of runs of one pipeline with an incremental source, one after the other.
+    struct Book(Ledger);
+
+    impl Book {
+        fn new() -> Self {
+            let mut book = Self(Ledger::default());
+            book.accept(Command::NewEpoch(NewEpoch {
+                ledger_id: "ledger".into(),
+                boot_id: "boot".into(),
+                pid: 1,
+                host: "here".into(),
+                at: DateTime::UNIX_EPOCH,
+            }));
+            book
+        }
+
+        fn accept(&mut self, command: Command) {
+            let index = self.0.last_index + 1;
+            let response = apply(&mut self.0, index, &command);
+            assert_eq!(response, Response::Accepted { changed: true }, "{command:?}");
+        }
+
+        fn start(&mut self, run: &str) {
+            let facts = feeding(RunState::Running, false, true, 0);
+            self.accept(Command::StartRun(StartRun {
+                epoch: 1,
+                run: RunId(run.into()),
+                pipeline: facts.pipeline,
+                spec_hash: facts.spec_hash,
+                params: facts.params,
+                window: None,
+                version: None,
+                request_id: None,
+                backfill: None,
+                at: DateTime::UNIX_EPOCH,
+            }));
+        }
+
+        fn plan(&mut self, run: &str) {
+            let stages = feeding(RunState::Running, false, true, 0).stages;
+            self.accept(Command::PlanRun(PlanRun {
+                epoch: 1,
+                run: RunId(run.into()),
+                graph_hash: "graph".into(),
+                engine_version: "weir".into(),
+                stages: stages.into_iter().map(|stage| stage.shape).collect(),
+            }));
+        }
+
+        fn resume(&mut self, run: &str) {
+            let (run, at) = (RunId(run.into()), DateTime::UNIX_EPOCH);
+            self.accept(Command::ResumeRun(ResumeRun { epoch: 1, run, request_id: None, at }));
+        }
+
+        /// It has shown rows before.
+        fn fail_half_way(&mut self, run: &str) {
+            let facts = self.0.runs.get_mut(&RunId(run.into())).expect("it has started");
+            facts.stages = feeding(RunState::Running, true, true, 0).stages;
+            self.fail(run);
+        }
+
+        fn fail(&mut self, run: &str) {
+            let (run, at) = (RunId(run.into()), DateTime::UNIX_EPOCH);
+            let outcome = RunOutcome::Failed { error: "no".into() };
+            self.accept(Command::FinishRun(FinishRun { epoch: 1, run, outcome, at }));
+        }
+    }
+
+    #[test]
+    fn a_run_is_not_taken_up_once_one_that_started_before_it_has_loaded_its_rows() {
+        for first_is_planned in [false, true] {
+            let mut book = Book::new();
+            book.start("y");
+            if first_is_planned {
+                book.plan("y");
+            }
+            book.fail("y");
+            book.start("w");
+            book.plan("w");
+            book.fail("w");
+            assert!(resume_this(&book.0, "y").is_ok(), "nobody has loaded anything yet");
+            book.resume("y");
+            if !first_is_planned {
+                book.plan("y");
+            }
+            book.fail_half_way("y");
+            let refused = resume_this(&book.0, "w");
+            assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+            assert!(resume_this(&book.0, "y").is_ok(), "it goes on with its own");
+        }
+    }
+
+    /// It had computed something, so that the same request would go on with it.
+    #[test]
+    fn a_request_does_not_go_on_with_a_run_whose_rows_another_one_has_loaded_since() {
+        let mut book = Book::new();
+        for run in ["y", "w"] {
+            book.start(run);
+            book.plan(run);
+            if run == "w" {
+                let facts = book.0.runs.get_mut(&RunId("w".into())).expect("it has started");
+                facts.stages[0].shape.slices = 2;
+                facts.stages[0].finished_slices = 1;
+            }
+            book.fail(run);
+        }
+        let resumed = Ok(Choice::Resume(RunId("w".into())));
+        assert_eq!(choose_with(&book.0, "spec", false), resumed);
+        book.resume("y");
+        book.fail_half_way("y");
+        book.0.runs.get_mut(&RunId("y".into())).expect("it has started").state =
+            RunState::Succeeded { at: DateTime::UNIX_EPOCH };
+        let refused = choose_with(&book.0, "spec", false).expect_err("its rows are loaded");
+        assert!(
+            refused.contains("run y has loaded rows") && refused.contains("--fresh"),
+            "{refused}"
+        );
+        let fresh = Choice::Start { abandon: Some(RunId("w".into())) };
+        assert_eq!(choose_with(&book.0, "spec", true), Ok(fresh));
+    }
+
+    #[test]
+    fn a_run_without_a_plan_is_not_taken_up_beside_what_others_have_loaded_half_way() {
+        let mut book = Book::new();
+        book.start("y");
+        book.fail("y");
+        book.start("w");
+        book.plan("w");
+        book.fail_half_way("w");
+        let other = BTreeMap::from([("country".to_owned(), serde_json::json!("FR"))]);
+        book.0.runs.get_mut(&RunId("y".into())).expect("it has started").params = other;
+        assert!(resume_this(&book.0, "y").is_err());
+    }
+
     #[test]
     fn an_old_run_is_not_taken_up_once_a_later_one_that_loaded_rows_has_left_the_ledger() {
         let mut ledger = Ledger::default();
@@ -409,6 +563,8 @@ mod tests {
         let mut ledger = ledger(failed(), true);
         let succeeded = RunState::Succeeded { at: DateTime::UNIX_EPOCH };
         ledger.runs.insert(RunId("20260101-z".into()), feeding(succeeded, true, false, 100));
+        // It was taken up behind that one, though it had begun before.
+        ledger.runs.get_mut(&RunId("20260101-a".into())).expect("it is there").number = 101;
         let resumed = Choice::Resume(RunId("20260101-a".into()));
         assert_eq!(choose_with(&ledger, "spec", false), Ok(resumed));
     }

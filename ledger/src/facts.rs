@@ -37,7 +37,7 @@ pub struct Ledger {
     pub epoch: Option<EpochFacts>,
     pub pipelines: BTreeMap<PipelineName, PipelineFacts>,
     pub runs: BTreeMap<RunId, RunFacts>,
-    /// So many runs have been started.
+    /// The last one that was given out ([`RunFacts::number`]).
     #[serde(default, skip_serializing_if = "is_none_yet")]
     pub last_run_number: u64,
     /// So many runs have left (`ForgetRuns`).
@@ -139,8 +139,9 @@ pub struct RunFacts {
     pub backfill: Option<WindowOf>,
     /// As its leader's clock said. Which of two runs is the later one is said by their numbers.
     pub started_at: DateTime<Utc>,
-    /// Of all runs of the ledger, from 1 on in the order in which they were started; 0: not known, from a version that
-    /// did not number them.
+    /// When it was last decided what it reads, or that it may load it: a new number, greater than that of any other run,
+    /// with its start, its plan, and each time that it is taken up with something left to load. A run may have several one
+    /// after the other; 0: not known, from a version that did not number them.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     pub number: u64,
     pub state: RunState,
@@ -392,7 +393,8 @@ impl RunState {
 }
 
 impl RunFacts {
-    /// Greater for a run that was started later, whatever clocks say.
+    /// Greater for a run that was started, planned or taken up later, whatever clocks say: of two runs only that one
+    /// can have loaded something since the other was planned.
     pub fn order(&self) -> (u64, DateTime<Utc>) {
         (self.number, self.started_at)
     }

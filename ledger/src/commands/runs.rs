@@ -109,6 +109,10 @@ impl PlanRun {
         }
         check_shape(&self.stages)
             .map_err(|reason| Rejection::InvalidPlan { run: self.run.clone(), reason })?;
+        // It reads what is there by now, whoever was started before it.
+        let number = ledger.next_run_number();
+        let run = known_run(ledger, &self.run)?;
+        run.number = number;
         run.graph_hash = Some(self.graph_hash.clone());
         run.engine_version = Some(self.engine_version.clone());
         run.stages = self.stages.iter().cloned().map(StageFacts::new).collect();
@@ -171,6 +175,11 @@ impl ResumeRun {
         }
         if let Some(request) = &self.request_id {
             ledger.requests.insert(request.clone(), self.run.clone());
+        }
+        if !known_run(ledger, &self.run)?.is_complete() {
+            // What it loads from now on other runs must not load again.
+            let number = ledger.next_run_number();
+            known_run(ledger, &self.run)?.number = number;
         }
         let facts = known_run(ledger, &self.run)?;
         facts.state = RunState::Running;

@@ -144,7 +144,34 @@ fn runs_are_numbered_as_they_start_whatever_the_clock_says() {
     book.accept(&Command::StartRun(StartRun { at: at(-3_600), ..second }));
     let order = |number| book.ledger.run(&run_id(number)).expect("it has started").order();
     assert!(order(2) > order(1));
-    assert_eq!((order(1).0, order(2).0), (1, 2));
+}
+
+/// What a run reads is decided when it is planned, and not when it starts.
+#[test]
+fn a_run_that_is_planned_or_taken_up_later_is_a_later_one() {
+    let mut book = Book::default();
+    book.accept(&new_epoch());
+    let order = |book: &Book, run| book.ledger.run(&run_id(run)).expect("it has started").order();
+    let fail = |run| finish_run(1, &run_id(run), RunOutcome::Failed { error: "no".into() });
+    let resume = |run| {
+        Command::ResumeRun(ResumeRun { epoch: 1, run: run_id(run), request_id: None, at: at(3) })
+    };
+    for run in [1, 2] {
+        book.accept(&start_run(1, &run_id(run)));
+        if run == 2 {
+            book.accept(&plan_run(1, &run_id(2)));
+        }
+        book.accept(&fail(run));
+    }
+    assert!(order(&book, 2) > order(&book, 1));
+    book.accept(&resume(1));
+    book.accept(&plan_run(1, &run_id(1)));
+    assert!(order(&book, 1) > order(&book, 2), "planned after the other one");
+    book.accept(&fail(1));
+    book.accept(&resume(2));
+    assert!(order(&book, 2) > order(&book, 1), "it may load what the other one was to load");
+    // And takes no number.
+    assert!(matches!(book.reject(&plan_run(1, &run_id(2))), Rejection::AlreadyPlanned(_)));
 }
 
 #[test]
