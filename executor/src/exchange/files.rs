@@ -245,7 +245,7 @@ pub(super) async fn read_ahead<F, T, E, Handed>(
 where
     F: Send + 'static,
     T: Send + 'static,
-    E: Send + 'static,
+    E: From<std::io::Error> + Send + 'static,
     Handed: Future<Output = bool>,
 {
     loop {
@@ -260,8 +260,8 @@ where
             }
             Err(ended) => match ended.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // The process ends.
-                Err(_) => return Ok(()),
+                // The process ends, and this is not the end of the file.
+                Err(_) => return Err(std::io::Error::from(std::io::ErrorKind::Interrupted).into()),
             },
         };
         let Some(piece) = read else { return Ok(()) };
@@ -326,5 +326,18 @@ mod tests {
             assert_eq!(found.iter().sum::<usize>(), 40, "{piece}: {found:?}");
             assert!(found.iter().all(|rows| (1..=16).contains(rows)), "{piece}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_read_that_is_cancelled_is_no_end_of_the_file() {
+        let ending = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let threads = ending.handle().clone();
+        ending.shutdown_background();
+        let _threads = threads.enter();
+        let next = |left: &mut u32| Ok::<_, std::io::Error>(left.checked_sub(1));
+        let read = read_ahead(7u32, next, |_| std::future::ready(true));
+        let ended = futures::executor::block_on(read);
+        let interrupted = std::io::ErrorKind::Interrupted;
+        assert_eq!(ended.expect_err("rows are missing").kind(), interrupted);
     }
 }
