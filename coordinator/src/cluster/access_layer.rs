@@ -95,7 +95,7 @@ where
             if let Some(status) = refused {
                 if audit_log::is_change(&call.path) {
                     let code = status.code();
-                    access.refusals.note(&access.node, who, &call.path, code).await;
+                    access.refusals.note(&access.node, who, &call.path, code);
                 }
                 return Ok(status.into_http());
             }

@@ -95,14 +95,15 @@ struct Refusal {
 }
 
 impl Refusals {
-    pub(super) async fn note(&self, node: &Arc<Node>, who: String, path: &str, code: Code) {
+    /// It goes on by itself: who asks may go away, and so may what waits for his answer.
+    pub(super) fn note(&self, node: &Arc<Node>, who: String, path: &str, code: Code) {
         let refusal = Refusal { who, what: what_of(path), code: convert::code_name(code) };
         if !self.is_first(&refusal) {
             return;
         }
-        append(node, refusal.change(1)).await;
         let (refusals, node) = (self.clone(), Arc::clone(node));
         tokio::spawn(async move {
+            append(&node, refusal.change(1)).await;
             tokio::time::sleep(BETWEEN_NOTES).await;
             let more = refusals.more().remove(&refusal).unwrap_or_default();
             if more > 0 {

@@ -125,6 +125,40 @@ async fn who_is_refused_is_limited_and_fills_no_audit_log() {
     assert_eq!(call(&access, &long, "nobody").await, Code::Unauthenticated);
 }
 
+/// His deadline is over while the refusal is noted.
+#[tokio::test]
+async fn who_goes_away_at_once_hides_none_of_his_later_refusals() {
+    let place = Place::new().await;
+    let (node, _serving) = serving(&place, 1);
+    wait_until("it leads", || node.is_leading().is_some()).await;
+    let leading = node.is_leading().expect("it leads");
+    let access = access(&node, "eve", Role::Viewer, limits(10_000, 100)).await;
+    let cancel = "/weir.v1.Runs/Cancel";
+    let request = Request::builder()
+        .uri(format!("http://here{cancel}"))
+        .header("authorization", "Bearer eve")
+        .body(Body::empty())
+        .expect("it is a request");
+    let calling = access.layer(Willing(watch::channel(true).1)).call(request);
+    // As far as the first wait, which is that for the ledger.
+    drop(futures::future::poll_immediate(calling).await);
+    for _ in 0..10 {
+        assert_eq!(call(&access, cancel, "eve").await, Code::PermissionDenied);
+    }
+    let all_noted = async {
+        loop {
+            let noted = leading.with_ledger(|ledger| {
+                ledger.client_refusals.iter().map(|refusal| refusal.times).sum::<u32>()
+            });
+            if noted.await >= 10 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all_noted).await.expect("all are noted");
+}
+
 /// As one that waits for tasks to stop.
 #[tokio::test]
 async fn a_change_that_goes_on_behind_its_deadline_is_still_a_call_of_its_client() {
