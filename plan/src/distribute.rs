@@ -14,12 +14,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ballista_core::JobId;
-use ballista_core::config::{BALLISTA_BROADCAST_JOIN_THRESHOLD_BYTES, BallistaConfig};
 use ballista_core::execution_plans::{ShuffleWriter, UnresolvedShuffleExec};
 use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner as _};
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::config::{ConfigOptions, ExtensionOptions as _};
+use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -42,13 +41,8 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitio
 use weir_spec::NodeName;
 
 use crate::StageId;
+use crate::collect::{follows_right_side, kept, unmark};
 use crate::operators::{CountExec, ExchangeScanExec, SourceScanExec, ValidateExec};
-
-/// A side of a join that is estimated below is read whole by every task, so that the other side's rows stay where they
-/// are. Each task keeps it in memory.
-pub(crate) const SMALL_SIDE_BYTES: usize = 16 << 20;
-/// Where nobody knows how long rows are; Ballista's planner makes a guess and holds it against [`SMALL_SIDE_BYTES`].
-pub(crate) const SMALL_SIDE_ROWS: usize = 1_000_000;
 
 /// One of the stages that a plan is cut into.
 pub(crate) struct Part {
@@ -69,20 +63,19 @@ pub(crate) fn cut(
     if !all(plan, &can_be_cut) {
         return Ok(whole());
     }
-    let mut options = options.clone();
+    let (marked, mut options) = kept(plan, options)?;
     // Every task would read all rows to keep its share of them.
     options.optimizer.enable_round_robin_repartition = false;
-    // Otherwise it would have more joins read a side whole, whose rows have been dealt out for nothing by then.
-    let mut small_sides = BallistaConfig::default();
-    let key = BALLISTA_BROADCAST_JOIN_THRESHOLD_BYTES.trim_start_matches("ballista.");
-    small_sides.set(key, &SMALL_SIDE_BYTES.to_string())?;
-    options.extensions.insert(small_sides);
+    let dealt_out = hash_repartitions(&marked);
     let mut planner = DefaultDistributedPlanner::new();
-    // It refuses some plans, such as `NOT IN` over a large side that may have nulls.
-    let Ok(writers) = planner.plan_query_stages(&JobId::from("plan"), Arc::clone(plan), &options)
-    else {
+    let Ok(writers) = planner.plan_query_stages(&JobId::from("plan"), marked, &options) else {
         return Ok(whole());
     };
+    // Operators rely on where rows are: a border that this plan does not have would double or lose some.
+    let borders = writers.iter().filter(|writer| writer.shuffle_output_partitioning().is_some());
+    if borders.count() != dealt_out {
+        return Ok(whole());
+    }
     let numbers: Vec<usize> = writers.iter().map(|writer| writer.stage_id()).collect();
     let id_of = |number: usize| {
         let index = numbers.iter().position(|known| *known == number)?;
@@ -100,6 +93,7 @@ fn part(
 ) -> Result<Part> {
     let input = Arc::clone(writer.children()[0]);
     let input = input.transform_up(|node| replace_shuffle(node, id, id_of))?.data;
+    let input = input.transform_up(|node| Ok(unmark(node)))?.data;
     let partitions = input.output_partitioning().partition_count();
     let slices = if is_separable(&input) { partitions } else { 1 };
     let plan = match writer.shuffle_output_partitioning() {
@@ -107,6 +101,14 @@ fn part(
         Some(partitioning) => Arc::new(RepartitionExec::try_new(input, partitioning.clone())?) as _,
     };
     Ok(Part { id, plan, slices })
+}
+
+/// Where the plan deals rows out by their values.
+fn hash_repartitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let here = plan
+        .downcast_ref::<RepartitionExec>()
+        .is_some_and(|node| matches!(node.partitioning(), Partitioning::Hash(..)));
+    usize::from(here) + plan.children().into_iter().map(hash_repartitions).sum::<usize>()
 }
 
 /// Ballista's name for the output of another stage becomes ours.
@@ -224,19 +226,6 @@ fn can_be_read_twice(plan: &Arc<dyn ExecutionPlan>) -> bool {
             node.is::<SourceScanExec>() || node.is::<ValidateExec>() || node.is::<CountExec>();
         is_known(node) && !counts
     })
-}
-
-/// Whether each row of the output is due to one row of the right side. Otherwise rows of the left side
-/// that have found no partner come at the end, once, when all partitions have been seen.
-fn follows_right_side(join: JoinType) -> bool {
-    matches!(
-        join,
-        JoinType::Inner
-            | JoinType::Right
-            | JoinType::RightAnti
-            | JoinType::RightMark
-            | JoinType::RightSemi
-    )
 }
 
 fn all(plan: &Arc<dyn ExecutionPlan>, holds: &dyn Fn(&Arc<dyn ExecutionPlan>) -> bool) -> bool {

@@ -11,6 +11,7 @@
 mod analysis;
 pub mod catalog;
 pub mod codec;
+mod collect;
 mod conditions;
 pub mod cursor;
 mod distribute;

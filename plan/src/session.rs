@@ -7,7 +7,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::distribute::{SMALL_SIDE_BYTES, SMALL_SIDE_ROWS};
+use crate::collect::plan_for_tasks;
 use crate::logical::WeirQueryPlanner;
 use crate::services::TaskExtension;
 use crate::{PlanScope, TaskServices};
@@ -57,17 +57,15 @@ fn config(partitions: usize) -> SessionConfig {
 /// it is made; without one, a pipeline that uses `now()` is not planned.
 pub(crate) fn planning(partitions: usize, scope: &PlanScope) -> (SessionContext, SessionState) {
     let mut config = config(partitions);
-    if scope.distributed {
-        // Dealing the other side out costs a write and a read of all its rows.
-        let options = &mut config.options_mut().optimizer;
-        options.hash_join_single_partition_threshold = SMALL_SIDE_BYTES;
-        options.hash_join_single_partition_threshold_rows = SMALL_SIDE_ROWS;
-    }
-    let state = SessionStateBuilder::new()
+    let rules = scope.distributed.then(|| plan_for_tasks(config.options_mut()));
+    let mut builder = SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
-        .with_query_planner(Arc::new(WeirQueryPlanner))
-        .build();
+        .with_query_planner(Arc::new(WeirQueryPlanner));
+    if let Some(rules) = rules {
+        builder = builder.with_physical_optimizer_rules(rules);
+    }
+    let state = builder.build();
     let context = SessionContext::new_with_state(state);
     let mut state = context.state();
     state.execution_props_mut().query_execution_start_time = started_at(scope);

@@ -1,6 +1,7 @@
 //! Our physical operators. All take what they need of their task from [`TaskServices`], which
 //! travels as [`TaskExtension`] in the session config.
 
+mod collected;
 mod count;
 mod exchange_scan;
 mod morsel;
@@ -19,6 +20,7 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use weir_connectors::ConnectorError;
 use weir_spec::NodeName;
 
+pub(crate) use collected::{COLLECTED_BYTES, CollectedExec};
 pub use count::CountExec;
 pub use exchange_scan::ExchangeScanExec;
 pub use morsel::MorselExec;

@@ -50,6 +50,69 @@ async fn a_small_side_of_a_join_is_read_by_every_task() {
     );
 }
 
+/// Lines name a part and a supplier, of which there are few.
+fn warehouse() -> Pipeline {
+    let line = |id: i64| json!({"id": id, "part": id % 7, "supplier": id % 5, "quantity": id});
+    let part = |id: i64| json!({"id": id, "weight": id});
+    let supplier = |id: i64| {
+        let text = |kind: &str| format!("{kind}{id}");
+        json!({"id": id, "name": text("s"), "street": text("t"), "town": text("o"), "phone": text("p")})
+    };
+    let stock = |id: i64| json!({"part": id, "place": id * 2});
+    Pipeline::new()
+        .source("lines", (0..70).map(line).collect())
+        .source("parts", (0..7).map(part).collect())
+        .source("suppliers", (0..5).map(supplier).collect())
+        .source("stocks", (0..7).map(stock).collect())
+}
+
+/// Where one join deals rows out and another one leaves them, what is above must know where they are.
+#[tokio::test]
+async fn no_group_is_doubled_and_no_row_lost_whatever_sources_estimate() {
+    let queries = [
+        "SELECT l.part, sum(l.quantity) AS total, min(s.name) AS name FROM lines l \
+         JOIN parts p ON l.part = p.id JOIN suppliers s ON l.supplier = s.id GROUP BY l.part",
+        "SELECT l.id, k.place, s.name FROM lines l JOIN parts p ON l.part = p.id \
+         JOIN suppliers s ON l.supplier = s.id JOIN stocks k ON l.part = k.part",
+        "SELECT l.part, count(s.name) AS n FROM lines l JOIN parts p ON l.part = p.id \
+         LEFT JOIN suppliers s ON l.supplier = s.id GROUP BY l.part",
+        "SELECT l.part, count(*) AS n FROM lines l JOIN parts p ON l.part = p.id \
+         WHERE l.supplier IN (SELECT id FROM suppliers WHERE name > 's1') GROUP BY l.part",
+        "SELECT l.id, row_number() OVER (PARTITION BY l.part ORDER BY l.id) AS n FROM lines l \
+         JOIN parts p ON l.part = p.id JOIN suppliers s ON l.supplier = s.id",
+        // A limit on the small side.
+        "SELECT count(*) AS n FROM lines l JOIN (SELECT 3 AS one FROM suppliers LIMIT 2) t ON t.one = l.part",
+    ];
+    for sql in queries {
+        let pipeline = || warehouse().sql("node", sql).sink("out", &["node"]);
+        let expected = pipeline().run().await;
+        for suppliers in [0, 5, 500_000, 900_000, 50_000_000] {
+            let pipeline = pipeline().distributed(4).estimated("suppliers", suppliers);
+            let found = pipeline.run().await;
+            let graph = pipeline.plan().await.unwrap();
+            assert_eq!(
+                found.rows("out"),
+                expected.rows("out"),
+                "{sql}\nwith {suppliers} suppliers:\n{}",
+                graph.stages.iter().map(|stage| stage.display.as_str()).collect::<String>()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_only_a_filter_makes_small_is_dealt_out() {
+    let sql = "SELECT l.quantity, s.* FROM lines l JOIN suppliers s ON l.supplier = s.id WHERE s.name > 's3'";
+    let dealt_out = async |suppliers| {
+        let pipeline = warehouse().distributed(4).sql("node", sql).sink("out", &["node"]);
+        let graph = pipeline.estimated("suppliers", suppliers).plan().await.unwrap();
+        let deals_out = |stage: &&crate::Stage| stage.display.starts_with("RepartitionExec");
+        graph.stages.iter().filter(deals_out).count()
+    };
+    assert_eq!(dealt_out(900_000).await, 0, "all tasks read the suppliers");
+    assert_eq!(dealt_out(4_000_000).await, 2, "suppliers and lines are dealt out");
+}
+
 #[tokio::test]
 async fn cut_plans_compute_what_whole_ones_do() {
     let queries = [
@@ -121,13 +184,18 @@ async fn cut_plans_compute_what_whole_ones_do() {
 }
 
 #[tokio::test]
-async fn what_ballista_does_not_plan_is_one_task() {
+async fn a_join_that_needs_all_rows_at_once_is_one_task() {
     let sql = "SELECT id FROM sales WHERE customer NOT IN (SELECT id FROM customers)";
     let mut pipeline = sales().distributed(4).sql("node", sql).sink("out", &["node"]);
     pipeline.rows_of_a_split = Some(1 << 40);
     assert_eq!(
         cut(&pipeline.plan().await.unwrap()),
-        ["0 whole []: customers sales node -> exchange", "1 stream #0: out -> sink"]
+        [
+            "0 whole [] x 4: sales node -> exchange",
+            "1 whole [] x 4: customers node -> exchange",
+            "2 whole [0,1]: node -> exchange",
+            "3 stream #2: out -> sink",
+        ]
     );
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Pipeline {
     pub(super) repeatable: Vec<NodeName>,
     /// What sources in many splits say of each.
     pub(super) rows_of_a_split: Option<u64>,
+    /// What a source in many splits says of all of them together, in place of that.
+    pub(super) estimates: BTreeMap<NodeName, u64>,
     pub(super) scope: PlanScope,
 }
 
@@ -59,6 +61,7 @@ impl Pipeline {
             not_resumable: Vec::new(),
             repeatable: Vec::new(),
             rows_of_a_split: None,
+            estimates: BTreeMap::new(),
             scope,
         }
     }
@@ -67,6 +70,12 @@ impl Pipeline {
     pub(super) fn distributed(mut self, parallelism: usize) -> Self {
         self.scope.parallelism = parallelism;
         self.scope.distributed = true;
+        self
+    }
+
+    /// A source in many splits says that it has so many rows.
+    pub(super) fn estimated(mut self, source: &str, rows: u64) -> Self {
+        self.estimates.insert(NodeName::new(source), rows);
         self
     }
 
@@ -154,7 +163,9 @@ impl Pipeline {
             source.description.resumable = !self.not_resumable.contains(node);
             source.description.repeatable = self.repeatable.contains(node);
             if self.scope.distributed {
-                source.splits = row_splits(self.rows[node].num_rows(), self.rows_of_a_split);
+                let rows = self.rows[node].num_rows();
+                let estimate = self.estimates.get(node).map(|all| all / rows as u64);
+                source.splits = row_splits(rows, estimate.or(self.rows_of_a_split));
             }
         }
         (services, catalog)
