@@ -42,13 +42,11 @@ pub struct SourceDescription {
     /// Whether a split may be read again and again within a run, and yields the same rows each time, all of
     /// them readable. What one query reads several times is then read again; else it is read once and kept.
     pub repeatable: bool,
-    /// Of columns whose values are known without reading them; for the planner's estimates, never for results.
-    pub bounds: BTreeMap<String, ColumnBounds>,
     /// For people, in `weir plan`: what is pushed down, how it is split.
     pub notes: Vec<String>,
 }
 
-/// Between what the values of a column lie.
+/// Between what all values of a column lie; there are nulls besides.
 #[derive(Clone, Debug)]
 pub struct ColumnBounds {
     /// One value of the column's type.
@@ -107,6 +105,15 @@ pub trait Source: Send + Sync + fmt::Debug {
         request: &ScanRequest,
         parallelism: usize,
     ) -> Result<Vec<Split>, ConnectorError>;
+
+    /// Bounds of columns in the rows of these splits, where they are known without reading any. They are for estimates,
+    /// but the planner believes them: a value outside of its column's bounds may make wrong results.
+    async fn bounds(
+        &self,
+        _splits: &[Split],
+    ) -> Result<BTreeMap<String, ColumnBounds>, ConnectorError> {
+        Ok(BTreeMap::new())
+    }
 
     /// Reads a split from a position, or from its start.
     async fn open(

@@ -51,7 +51,10 @@ pub(crate) async fn describe_sources(
         let splits = retrying(&spec.retry, stop, || opened.splits(&request, parallelism))
             .await
             .map_err(failed)?;
-        let source = CatalogSource { source: source.clone(), description, splits, since };
+        let bounds =
+            retrying(&spec.retry, stop, || opened.bounds(&splits)).await.map_err(failed)?;
+        let source = source.clone();
+        let source = CatalogSource { source, description, splits, bounds, since };
         Ok((node.clone(), source))
     });
     Ok(Catalog { sources: try_join_all(described).await?.into_iter().collect() })

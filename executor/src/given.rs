@@ -1,6 +1,5 @@
 //! Rows given in place of a source: dead letters that are replayed, rows of a pipeline's own tests.
 
-use std::collections::BTreeMap;
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,7 +65,6 @@ impl Source for GivenSource {
             resumable: true,
             exact_predicates: Vec::new(),
             repeatable: false,
-            bounds: BTreeMap::new(),
             notes: vec![format!("rows given in {}", self.path.display())],
         })
     }

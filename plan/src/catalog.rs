@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use serde_json::Value;
-use weir_connectors::{SourceDescription, Split};
+use weir_connectors::{ColumnBounds, SourceDescription, Split};
 use weir_spec::NodeName;
 
 /// The sources of one run, described and split before planning.
@@ -20,6 +20,8 @@ pub struct CatalogSource {
     pub description: SourceDescription,
     /// Of a reading of all columns and rows after `since`.
     pub splits: Vec<Split>,
+    /// Of columns, in the rows of these splits.
+    pub bounds: BTreeMap<String, ColumnBounds>,
     /// Incremental sources: the watermark to read from, lag subtracted.
     pub since: Option<String>,
 }

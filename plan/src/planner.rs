@@ -192,7 +192,7 @@ impl<'plan> Planner<'plan> {
                     source: source.source.clone(),
                     schema: Arc::clone(&self.analysis.nodes[item].schema),
                     exact_predicates: source.description.exact_predicates.clone(),
-                    bounds: source.description.bounds.clone(),
+                    bounds: source.bounds.clone(),
                     splits: source.splits.clone(),
                     since: source.since.clone(),
                     partitions,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -40,9 +40,10 @@ impl SourceTable {
         predicate(filter).filter(|predicate| self.exact_predicates.contains(&predicate.column))
     }
 
-    fn statistics(&self, column: &str) -> ColumnStatistics {
+    fn statistics(&self, column: &Field) -> ColumnStatistics {
         let mut statistics = ColumnStatistics::new_unknown();
-        if let Some(bounds) = self.bounds.get(column) {
+        let bounds = self.bounds.get(column.name());
+        if let Some(bounds) = bounds.filter(|known| known.least.data_type() == column.data_type()) {
             let value =
                 |array: &ArrayRef| ScalarValue::try_from_array(array, 0).map(Precision::Inexact);
             statistics.min_value = value(&bounds.least).unwrap_or_default();
@@ -122,8 +123,7 @@ impl TableProvider for SourceTable {
             output,
             again: false,
         };
-        let statistics =
-            schema.fields().iter().map(|field| self.statistics(field.name())).collect();
+        let statistics = schema.fields().iter().map(|field| self.statistics(field)).collect();
         Ok(Arc::new(SourceScanExec::new(scan, schema).with_statistics(statistics)))
     }
 }

@@ -60,6 +60,7 @@ impl InMemoryServices {
                     source: source.clone(),
                     description: describe(batch),
                     splits: vec![split(batch)],
+                    bounds: BTreeMap::new(),
                     since: None,
                 },
             );
@@ -280,7 +281,6 @@ fn describe(batch: &RecordBatch) -> SourceDescription {
         resumable: true,
         exact_predicates: Vec::new(),
         repeatable: false,
-        bounds: BTreeMap::new(),
         notes: Vec::new(),
     }
 }

@@ -24,7 +24,7 @@ mod reader;
 mod resource;
 mod since;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -137,7 +137,6 @@ impl HttpSource {
             resumable: true,
             exact_predicates: Vec::new(),
             repeatable: false,
-            bounds: BTreeMap::new(),
             notes,
         })
     }

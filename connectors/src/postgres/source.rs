@@ -9,7 +9,6 @@
 //! Everything else (views, foreign tables, queries, servers before version 14) is one split that
 //! starts over.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -448,7 +447,6 @@ impl Source for PostgresSource {
             resumable: !described.stored.is_empty(),
             exact_predicates,
             repeatable: false,
-            bounds: BTreeMap::new(),
             notes,
         })
     }

@@ -3,7 +3,6 @@
 //! Ordinary tables are read by ranges of their rowid: resumable, and in parallel. Views, queries and
 //! `WITHOUT ROWID` tables have no such number: they are one split and start again from their start.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -243,7 +242,6 @@ impl Source for SqliteSource {
             schema: shape.schema,
             exact_predicates: shape.comparable,
             repeatable: false,
-            bounds: BTreeMap::new(),
             notes,
         })
     }

@@ -123,7 +123,6 @@ impl Source for OpenSource {
             resumable: true,
             exact_predicates: Vec::new(),
             repeatable: false,
-            bounds: BTreeMap::new(),
             notes: Vec::new(),
         })
     }

@@ -13,7 +13,6 @@ pub(crate) mod reader;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
@@ -307,7 +306,6 @@ impl Source for CsvFiles {
                 resumable: true,
                 exact_predicates: Vec::new(),
                 repeatable: false,
-                bounds: BTreeMap::new(),
                 notes,
             })
         })

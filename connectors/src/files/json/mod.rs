@@ -10,7 +10,6 @@ mod reader;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -206,7 +205,6 @@ impl Source for JsonFiles {
                 resumable: true,
                 exact_predicates: Vec::new(),
                 repeatable: false,
-                bounds: BTreeMap::new(),
                 notes,
             })
         })

@@ -50,7 +50,6 @@ struct ListedFile {
 struct Footers {
     listed: Vec<ListedFile>,
     columns: Columns,
-    bounds: BTreeMap<String, ColumnBounds>,
 }
 
 impl ParquetFiles {
@@ -68,12 +67,10 @@ impl ParquetFiles {
     /// Reads every footer.
     fn read_footers(&self) -> Result<Footers, ConnectorError> {
         let mut unified = UnifiedSchema::default();
-        let mut bounds = Bounds::default();
         let mut listed = Vec::new();
         for file in self.files()? {
             let footer = load_footer(&OpenFile::open(&file.path)?, &file.name)?;
             unified.add(&file.name, footer.schema())?;
-            bounds.add(&footer);
             let groups = footer
                 .metadata()
                 .row_groups()
@@ -87,11 +84,11 @@ impl ParquetFiles {
         }
         let partitions = listed.first().map_or(&[][..], |listed| &listed.file.partitions);
         let columns = Columns::new(unified.into_schema(), None, partitions)?;
-        Ok(Footers { listed, columns, bounds: bounds.into_columns() })
+        Ok(Footers { listed, columns })
     }
 
     fn plan_splits(&self, parallelism: usize) -> Result<Vec<Split>, ConnectorError> {
-        let Footers { listed, columns, .. } = self.read_footers()?;
+        let Footers { listed, columns } = self.read_footers()?;
         let schema = encode_schema(&columns.file)?;
         let total: u64 = listed.iter().flat_map(|file| &file.groups).map(|group| group.bytes).sum();
         let target = total.div_ceil(parallelism.max(1) as u64).max(1);
@@ -120,6 +117,25 @@ impl ParquetFiles {
             }
         }
         Ok(splits)
+    }
+
+    /// Of the very files that the splits name: another one may have come since.
+    fn read_bounds(
+        &self,
+        splits: &[Split],
+    ) -> Result<BTreeMap<String, ColumnBounds>, ConnectorError> {
+        let mut bounds = Bounds::default();
+        let mut last = None;
+        for split in splits {
+            let split = FileSplit::from_split(split)?;
+            // Those of one file lie one behind the other.
+            if last.as_ref() != Some(&split.path) {
+                let (file, _watch) = split.open(&self.context)?;
+                bounds.add(&load_footer(&file, &split.path)?);
+                last = Some(split.path);
+            }
+        }
+        Ok(bounds.into_columns())
     }
 
     fn row_groups(
@@ -153,7 +169,7 @@ impl Source for ParquetFiles {
     async fn describe(&self) -> Result<SourceDescription, ConnectorError> {
         let this = self.clone();
         blocking(move || {
-            let Footers { listed, columns, bounds } = this.read_footers()?;
+            let Footers { listed, columns } = this.read_footers()?;
             let groups: usize = listed.iter().map(|file| file.groups.len()).sum();
             let mut notes = vec![format!("{} Parquet files, {groups} row groups", listed.len())];
             if !columns.partitions.is_empty() {
@@ -164,7 +180,6 @@ impl Source for ParquetFiles {
                 resumable: true,
                 exact_predicates: Vec::new(),
                 repeatable: true,
-                bounds,
                 notes,
             })
         })
@@ -178,6 +193,14 @@ impl Source for ParquetFiles {
     ) -> Result<Vec<Split>, ConnectorError> {
         let this = self.clone();
         blocking(move || this.plan_splits(parallelism)).await
+    }
+
+    async fn bounds(
+        &self,
+        splits: &[Split],
+    ) -> Result<BTreeMap<String, ColumnBounds>, ConnectorError> {
+        let (this, splits) = (self.clone(), splits.to_vec());
+        blocking(move || this.read_bounds(&splits)).await
     }
 
     async fn open(

@@ -1,12 +1,12 @@
 use std::path::Path;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, StringViewArray,
+    Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, StringViewArray,
 };
 use arrow::datatypes::{DataType, Int64Type};
 use futures::TryStreamExt as _;
 use parquet::arrow::ArrowWriter;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use weir_spec::TemplateText;
 
 use super::*;
@@ -19,12 +19,15 @@ fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, group_rows: usize) {
         columns.into_iter().map(|(name, column)| (name, column, true)),
     )
     .expect("a batch");
-    let properties =
-        WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group_rows));
+    write_as(path, &batch, properties);
+}
+
+fn write_as(path: &Path, batch: &RecordBatch, properties: WriterPropertiesBuilder) {
     let file = std::fs::File::create(path).expect("a file");
     let mut writer =
-        ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
-    writer.write(&batch).expect("written");
+        ArrowWriter::try_new(file, batch.schema(), Some(properties.build())).expect("a writer");
+    writer.write(batch).expect("written");
     writer.close().expect("written");
 }
 
@@ -156,7 +159,7 @@ async fn footers_say_between_what_numbers_lie() {
         20,
     );
     write(&folder.path().join("t/b.parquet"), vec![("id", ids(0..3)), ("some", some)], 1);
-    let bounds = open(folder.path(), "t").describe().await.expect("a description").bounds;
+    let bounds = bounds_of(&open(folder.path(), "t")).await;
     let known = |column: &str| {
         let bounds = &bounds[column];
         let value = |array: &ArrayRef| array.as_primitive::<Int64Type>().value(0);
@@ -165,4 +168,50 @@ async fn footers_say_between_what_numbers_lie() {
     assert_eq!(known("id"), (0, 49, 0));
     assert_eq!(known("some"), (-7, 3, 1));
     assert_eq!(bounds.len(), 2, "texts are left out");
+}
+
+async fn bounds_of(files: &ParquetFiles) -> BTreeMap<String, ColumnBounds> {
+    let splits = files.splits(&ScanRequest::default(), 2).await.expect("splits");
+    files.bounds(&splits).await.expect("bounds")
+}
+
+#[tokio::test]
+async fn no_value_lies_outside_of_its_bounds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join("t").join(name);
+    let floats: ArrayRef = Arc::new(Float64Array::from(vec![1.0, f64::NAN, 5.0]));
+    write(&file("a.parquet"), vec![("silent", ids(0..3)), ("id", ids(0..3)), ("nan", floats)], 1);
+    let files = open(folder.path(), "t");
+    let known = |bounds: &BTreeMap<String, ColumnBounds>| -> Vec<String> {
+        bounds.keys().cloned().collect()
+    };
+    assert_eq!(known(&bounds_of(&files).await), ["id", "silent"], "NaN is greater than 5");
+
+    // One file says nothing of a column. What a third one says does not make up for it.
+    let columns = [("silent", ids(7..9)), ("id", ids(7..9))];
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, column)| (name, column, true)),
+    )
+    .expect("a batch");
+    let silent = WriterProperties::builder()
+        .set_column_statistics_enabled("silent".into(), EnabledStatistics::None);
+    write_as(&file("b.parquet"), &batch, silent);
+    write(&file("c.parquet"), vec![("silent", ids(3..5)), ("id", ids(3..5))], 1);
+    let bounds = bounds_of(&files).await;
+    assert_eq!(known(&bounds), ["id"]);
+    assert_eq!(bounds["id"].greatest.as_primitive::<Int64Type>().value(0), 8);
+}
+
+#[tokio::test]
+async fn bounds_are_those_of_the_files_that_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join("t").join(name);
+    write(&file("a.parquet"), vec![("id", ids(0..3))], 1);
+    let files = open(folder.path(), "t");
+    files.describe().await.expect("a description");
+    write(&file("b.parquet"), vec![("id", ids(3..9))], 1);
+    let splits = files.splits(&ScanRequest::default(), 2).await.expect("splits");
+    write(&file("c.parquet"), vec![("id", ids(9..20))], 1);
+    let bounds = files.bounds(&splits).await.expect("bounds");
+    assert_eq!(bounds["id"].greatest.as_primitive::<Int64Type>().value(0), 8);
 }

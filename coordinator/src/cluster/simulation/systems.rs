@@ -1,6 +1,5 @@
 //! The sources and sinks of simulated pipelines, as the leader uses them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -59,7 +58,6 @@ impl Source for Table {
             resumable: plan.is_resumable,
             exact_predicates: Vec::new(),
             repeatable: false,
-            bounds: BTreeMap::new(),
             notes: Vec::new(),
         })
     }
