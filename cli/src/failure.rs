@@ -37,9 +37,10 @@ impl Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Invalid(_) | EngineError::NotFound(_) | EngineError::Refused(_) => {
-                Failure::Usage(error.to_string())
-            }
+            EngineError::Invalid(_)
+            | EngineError::NotFound(_)
+            | EngineError::Refused(_)
+            | EngineError::NoAnswer(_) => Failure::Usage(error.to_string()),
             EngineError::RunFailed { .. }
             | EngineError::Stopped { .. }
             | EngineError::Busy(_)

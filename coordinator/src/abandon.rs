@@ -13,10 +13,36 @@ use weir_ledger::{
 use weir_plan::{StageGraph, StageId, StageOutput};
 use weir_spec::{NodeName, PipelineSpec};
 
+use crate::EngineError;
 use crate::frozen::read_graph;
 use crate::pipeline_files::PipelineFiles;
 use crate::progress_files::read_manifests;
 use crate::retry::retrying;
+
+/// Why it is not known what has become of a run's batches.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    pub(crate) message: String,
+    /// Whether the same question may be answered later.
+    pub(crate) may_pass: bool,
+}
+
+impl Unsettled {
+    fn defect(message: String) -> Self {
+        Self { message, may_pass: false }
+    }
+
+    fn at_sink(attempt: &str, node: &NodeName, error: &ConnectorError) -> Self {
+        let message = format!("failed to {attempt} sink `{node}`: {error}");
+        Self { message, may_pass: error.is_retryable() }
+    }
+}
+
+impl From<EngineError> for Unsettled {
+    fn from(error: EngineError) -> Self {
+        Self { message: error.to_string(), may_pass: error.is_unavailable() }
+    }
+}
 
 /// Batches whose publication was intended and is not known to have happened.
 pub(crate) fn open_intents(facts: &RunFacts) -> Vec<(StageId, u32, OpenIntent)> {
@@ -49,7 +75,7 @@ pub(crate) async fn ask_targets(
     epoch: u64,
     systems: &dyn Systems,
     files: &PipelineFiles,
-) -> Result<Vec<Command>, String> {
+) -> Result<Vec<Command>, Unsettled> {
     let graph = planned(files, run, facts).await?;
     let mut answers = Vec::new();
     for (stage, slice, intent) in intents {
@@ -60,7 +86,7 @@ pub(crate) async fn ask_targets(
         let answer =
             retrying(&spec.retry, &never, || sink.recover(prepared, manifest, attempt, epoch))
                 .await
-                .map_err(|error| format!("failed to ask sink `{node}`: {error}"))?;
+                .map_err(|error| Unsettled::at_sink("ask", node, &error))?;
         let task = SliceAttempt { epoch, run: run.clone(), stage, slice, attempt };
         let sequence = manifest.sequence;
         answers.push(match answer {
@@ -81,7 +107,7 @@ pub(crate) async fn finish_run_commits(
     epoch: u64,
     systems: &dyn Systems,
     files: &PipelineFiles,
-) -> Result<Vec<Command>, String> {
+) -> Result<Vec<Command>, Unsettled> {
     let graph = planned(files, run, facts).await?;
     let folder = files.run(run);
     let mut done = Vec::new();
@@ -89,11 +115,11 @@ pub(crate) async fn finish_run_commits(
         let (node, sink, prepared) = sink_of(&graph, facts, run, stage, systems)?;
         let stage_facts = facts.stage(stage).expect("taken from these facts");
         let read = read_manifests(&folder, stage, stage_facts).await;
-        let manifests = read.map_err(|error| error.to_string())?;
+        let manifests = read.map_err(Unsettled::from)?;
         let never = CancellationToken::new();
         retrying(&spec.retry, &never, || sink.commit_run(prepared, &manifests, epoch))
             .await
-            .map_err(|error| format!("failed to show the rows of sink `{node}`: {error}"))?;
+            .map_err(|error| Unsettled::at_sink("show the rows of", node, &error))?;
         done.push(Command::RunCommitDone(RunCommitDone { epoch, run: run.clone(), stage }));
     }
     Ok(done)
@@ -103,10 +129,9 @@ async fn planned(
     files: &PipelineFiles,
     run: &RunId,
     facts: &RunFacts,
-) -> Result<StageGraph, String> {
-    (read_graph(files, run, facts).await)
-        .map_err(|error| error.to_string())?
-        .ok_or_else(|| format!("run {run} has batches but no plan"))
+) -> Result<StageGraph, Unsettled> {
+    let graph = read_graph(files, run, facts).await?;
+    graph.ok_or_else(|| Unsettled::defect(format!("run {run} has batches but no plan")))
 }
 
 /// The sink that a stage feeds, opened, with what it has agreed with its target.
@@ -116,15 +141,16 @@ fn sink_of<'run>(
     run: &RunId,
     stage: StageId,
     systems: &dyn Systems,
-) -> Result<(&'run NodeName, Arc<dyn Sink>, &'run PreparedSink), String> {
+) -> Result<(&'run NodeName, Arc<dyn Sink>, &'run PreparedSink), Unsettled> {
     let output = graph.stages.get(stage.0 as usize).map(|stage| &stage.output);
     let Some(StageOutput::Sink { node, sink, .. }) = output else {
-        return Err(format!("stage {stage} of run {run} has batches but no sink"));
+        let message = format!("stage {stage} of run {run} has batches but no sink");
+        return Err(Unsettled::defect(message));
     };
-    let prepared = (facts.prepared.get(node))
-        .ok_or_else(|| format!("sink `{node}` of run {run} has batches but was not prepared"))?;
-    let opened = systems
-        .open_sink(node, sink)
-        .map_err(|error: ConnectorError| format!("failed to ask sink `{node}`: {error}"))?;
+    let prepared = (facts.prepared.get(node)).ok_or_else(|| {
+        Unsettled::defect(format!("sink `{node}` of run {run} has batches but was not prepared"))
+    })?;
+    let opened =
+        systems.open_sink(node, sink).map_err(|error| Unsettled::at_sink("open", node, &error))?;
     Ok((node, opened, prepared))
 }

@@ -263,6 +263,9 @@ pub enum EngineError {
     /// What the ledger knows does not allow it: the run is over, or another one is going on. Exit code 2.
     #[error("{0}")]
     Refused(String),
+    /// A system has not said what has to be known first; later it may. Exit code 2.
+    #[error("{0}")]
+    NoAnswer(String),
     /// Another process holds the pipeline, and waiting was not wanted.
     #[error("{0}")]
     Busy(String),
@@ -278,8 +281,12 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether the storage has not answered; later it may.
+    /// Whether a target or the storage has not answered; later it may.
     pub(crate) fn is_unavailable(&self) -> bool {
-        matches!(self, EngineError::State { source, .. } if storage::is_unavailable(source))
+        match self {
+            EngineError::NoAnswer(_) => true,
+            EngineError::State { source, .. } => storage::is_unavailable(source),
+            _ => false,
+        }
     }
 }

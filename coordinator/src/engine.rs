@@ -15,7 +15,7 @@ use weir_ledger::{
 use weir_plan::StageGraph;
 use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
 
-use crate::abandon::{ask_targets, finish_run_commits, open_intents, open_run_commits};
+use crate::abandon::{Unsettled, ask_targets, finish_run_commits, open_intents, open_run_commits};
 use crate::choose::{Choice, Wanted, choose, unfinished_run};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
 use crate::lock::{BETWEEN_ASKING, Holder, PipelineLock, interrupt};
@@ -139,6 +139,12 @@ impl Engine {
     ) -> Result<RunSummary, EngineError> {
         let chosen = self.choose(spec, &request, files, store).await?;
         let epoch = self.begin_epoch(store).await?;
+        if let Choice::Start { abandon } = &chosen.choice {
+            if let Some(unfinished) = abandon {
+                self.abandon(store, files, epoch, unfinished).await?;
+            }
+            self.clean_up_failed(store, files, epoch, &spec.pipeline).await?;
+        }
         let begun = self.begin(chosen, spec, spec_text, request, files, store, epoch).await?;
         let (run, frozen) = begun;
         let session = Session {
@@ -190,7 +196,7 @@ impl Engine {
         Ok(Chosen { choice, spec_hash })
     }
 
-    /// Takes the chosen run up, or starts it.
+    /// Takes the chosen run up, or starts it: what it was to abandon is given up by now.
     #[expect(clippy::too_many_arguments, reason = "called from two places")]
     pub(crate) async fn begin(
         &self,
@@ -202,20 +208,13 @@ impl Engine {
         store: &LedgerStore,
         epoch: u64,
     ) -> Result<(RunId, Frozen), EngineError> {
-        let abandon = match choice {
-            Choice::Resume(run) => {
-                let frozen = read_frozen(files, &run).await?;
-                let (request_id, at) = (request.request_id, now());
-                let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
-                self.append(store, Command::ResumeRun(resume)).await?;
-                return Ok((run, frozen));
-            }
-            Choice::Start { abandon } => abandon,
-        };
-        if let Some(abandoned) = abandon {
-            self.abandon(store, files, epoch, &abandoned).await?;
+        if let Choice::Resume(run) = choice {
+            let frozen = read_frozen(files, &run).await?;
+            let (request_id, at) = (request.request_id, now());
+            let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
+            self.append(store, Command::ResumeRun(resume)).await?;
+            return Ok((run, frozen));
         }
-        self.clean_up_failed(store, files, epoch, &spec.pipeline).await?;
         let at = now();
         let run = new_run_id(at);
         let frozen = Frozen {
@@ -318,34 +317,60 @@ impl Engine {
         epoch: u64,
         run: &RunId,
     ) -> Result<(), EngineError> {
-        let Some(facts) = store.ledger().await.run(run).cloned() else { return Ok(()) };
-        let intents = open_intents(&facts);
-        let run_commits = open_run_commits(&facts);
+        let Some(settled) = self.settle(store, files, epoch, run).await? else { return Ok(()) };
+        self.give_up(store, epoch, &settled).await?;
+        self.remove_staging(store, files, epoch, run, Some(&settled.facts)).await
+    }
+
+    /// The first part: the targets are asked, and the ledger stays as it is. Nobody else may take up the run meanwhile, nor
+    /// before it is given up. `None`: there is no such run.
+    pub(crate) async fn settle(
+        &self,
+        store: &LedgerStore,
+        files: &PipelineFiles,
+        epoch: u64,
+        run: &RunId,
+    ) -> Result<Option<Settled>, EngineError> {
+        let Some(facts) = store.ledger().await.run(run).cloned() else { return Ok(None) };
+        let (intents, run_commits) = (open_intents(&facts), open_run_commits(&facts));
+        let mut answers = Vec::new();
         if !intents.is_empty() || !run_commits.is_empty() {
-            if matches!(facts.state, RunState::Failed { .. }) {
-                let (request_id, at) = (None, now());
-                let resume = ResumeRun { epoch, run: run.clone(), request_id, at };
-                self.append(store, Command::ResumeRun(resume)).await?;
-            }
             let frozen = read_frozen(files, run).await?;
             let (spec, systems) = (&frozen.spec, self.systems.as_ref());
             let asking = ask_targets(&facts, intents, spec, run, epoch, systems, files);
-            let mut answers = asking.await.map_err(|error| self.not_abandoned(run, &error))?;
+            answers = asking.await.map_err(|error| self.not_abandoned(run, &error))?;
             let showing = finish_run_commits(&facts, run_commits, spec, run, epoch, systems, files);
             answers.extend(showing.await.map_err(|error| self.not_abandoned(run, &error))?);
-            for answer in answers {
-                self.append(store, answer).await?;
-            }
+        }
+        Ok(Some(Settled { run: run.clone(), facts, answers }))
+    }
+
+    /// The second part, in the ledger alone.
+    pub(crate) async fn give_up(
+        &self,
+        store: &LedgerStore,
+        epoch: u64,
+        Settled { run, facts, answers }: &Settled,
+    ) -> Result<(), EngineError> {
+        if !answers.is_empty() && matches!(facts.state, RunState::Failed { .. }) {
+            let resume = ResumeRun { epoch, run: run.clone(), request_id: None, at: now() };
+            self.append(store, Command::ResumeRun(resume)).await?;
+        }
+        for answer in answers {
+            self.append(store, answer.clone()).await?;
         }
         let outcome = RunOutcome::Abandoned;
         let finish = FinishRun { epoch, run: run.clone(), outcome, at: now() };
-        self.append(store, Command::FinishRun(finish)).await?;
-        self.remove_staging(store, files, epoch, run, Some(&facts)).await
+        self.append(store, Command::FinishRun(finish)).await
     }
 
-    fn not_abandoned(&self, run: &RunId, error: &str) -> EngineError {
-        let error = self.options.context.redactor.redact(error);
-        EngineError::Refused(format!("run {run} cannot be given up now: {error}"))
+    fn not_abandoned(&self, run: &RunId, error: &Unsettled) -> EngineError {
+        let message = self.options.context.redactor.redact(&error.message);
+        let message = format!("run {run} cannot be given up now: {message}");
+        match error.may_pass {
+            true => EngineError::NoAnswer(message),
+            false => EngineError::Refused(message),
+        }
     }
 
     /// Removes the staging of runs that are over, or that nobody will take up, where that failed
@@ -357,17 +382,7 @@ impl Engine {
         epoch: u64,
         pipeline: &PipelineName,
     ) -> Result<(), EngineError> {
-        let left: Vec<(RunId, RunFacts)> = (store.ledger().await.runs.iter())
-            // Backfills clean up after their windows themselves.
-            .filter(|(_, run)| run.pipeline == *pipeline && !run.cleaned_up)
-            .filter(|(_, run)| run.backfill.is_none())
-            .filter(|(_, run)| match run.state {
-                RunState::Queued | RunState::Running => false,
-                RunState::Failed { .. } => !run.may_have_committed() || run.is_complete(),
-                RunState::Succeeded { .. }
-                | RunState::Abandoned { .. }
-                | RunState::Skipped { .. } => true,
-            })
+        let left: Vec<(RunId, RunFacts)> = left_in_staging(&*store.ledger().await, pipeline)
             .map(|(id, run)| (id.clone(), run.clone()))
             .collect();
         for (run, facts) in left {
@@ -400,6 +415,33 @@ impl Engine {
         }
         self.append(store, Command::CleanUpDone(CleanUpDone { epoch, run: run.clone() })).await
     }
+}
+
+/// A run whose targets have said what they have of it.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    run: RunId,
+    pub(crate) facts: RunFacts,
+    /// What the ledger is to be told.
+    answers: Vec<Command>,
+}
+
+/// Runs that are over, or that nobody will take up, and of which something may be left.
+pub(crate) fn left_in_staging<'ledger>(
+    ledger: &'ledger Ledger,
+    pipeline: &PipelineName,
+) -> impl Iterator<Item = (&'ledger RunId, &'ledger RunFacts)> {
+    (ledger.runs.iter())
+        // Backfills clean up after their windows themselves.
+        .filter(move |(_, run)| run.pipeline == *pipeline && !run.cleaned_up)
+        .filter(|(_, run)| run.backfill.is_none())
+        .filter(|(_, run)| match run.state {
+            RunState::Queued | RunState::Running => false,
+            RunState::Failed { .. } => !run.may_have_committed() || run.is_complete(),
+            RunState::Succeeded { .. } | RunState::Abandoned { .. } | RunState::Skipped { .. } => {
+                true
+            }
+        })
 }
 
 /// The current epoch, if it is that of the process with this id.

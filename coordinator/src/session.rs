@@ -399,15 +399,19 @@ impl Session {
         // A window's run whose staging is gone already has left the ledger.
         let facts = self.store.ledger().await.run(&self.run).cloned();
         if let Some(facts) = facts.filter(|facts| !facts.may_have_committed()) {
-            let removed = remove_staging(
+            let removing = remove_staging(
                 &facts,
                 &self.frozen.spec,
                 &self.run,
                 self.epoch,
                 self.systems.as_ref(),
                 &self.files,
-            )
-            .await;
+            );
+            // Who wants to take up the run does not wait for that.
+            let Ok(removed) = self.unless_stopped(removing).await else {
+                tracing::warn!("staging of the failed run is left");
+                return Ok(());
+            };
             match removed {
                 Ok(()) => {
                     let done = CleanUpDone { epoch: self.epoch, run: self.run.clone() };

@@ -33,7 +33,7 @@ impl std::fmt::Display for BackfillId {
 }
 
 /// Which window a run loads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WindowOf {
     pub backfill: BackfillId,
     pub window: u32,

@@ -8,8 +8,9 @@
 //!
 //! Nothing is remembered here: what is at work is in the ledger, and the next leader goes on from there.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -233,7 +234,10 @@ impl Leading {
             let Some(leading) = leading.upgrade() else { return };
             let changed = leading.windows_changed.notified();
             let places = leading.pool.capacity().max(1) * WINDOWS_PER_PLACE;
-            let next = leading.with_ledger(|ledger| next_windows(&ledger.backfills, places)).await;
+            let on_their_way = leading.on_their_way().clone();
+            let next = leading
+                .with_ledger(|ledger| next_windows(&ledger.backfills, places, &on_their_way))
+                .await;
             let begun = {
                 // What has begun and has no session yet is not to be taken up.
                 let _beginning = leading.beginning.lock().await;
@@ -263,7 +267,8 @@ impl Leading {
         }
     }
 
-    /// Gives a window a run: the one that it has had, if that can go on, or else a new one.
+    /// Gives a window a run: the one that it has had, if that can go on, or else a new one. Where its target has to be asked
+    /// first, or a session has not left yet, that goes on by itself. To be called with `beginning`.
     async fn begin_window(self: &Arc<Self>, of: &WindowOf) -> Result<(), EngineError> {
         let WindowOf { backfill, window } = of;
         let Some(next) = self.with_ledger(|ledger| next_of(ledger.backfill(backfill)?, of)).await
@@ -271,21 +276,60 @@ impl Leading {
             return Ok(());
         };
         let files = PipelineFiles::of(&self.settings.storage, &next.start.pipeline);
-        if let Some(before) = &next.before
-            && let Some(run) = self.with_ledger(|ledger| ledger.run(before).cloned()).await
-            && !run.state.is_terminal()
-        {
+        let start = StartRun { epoch: self.epoch, ..next.start };
+        let Some(before) = next.before else { return self.start_window(&files, start).await };
+        let run = self.with_ledger(|ledger| ledger.run(&before).cloned()).await;
+        let Some(run) = run.filter(|run| !run.state.is_terminal()) else {
+            return self.start_window(&files, start).await;
+        };
+        let goes_on = !next.is_fresh && run.may_have_committed();
+        if goes_on && !self.sessions().contains_key(&before) {
+            return self.resume_window(&files, of, before).await;
+        }
+        self.on_their_way().insert(of.clone());
+        let (leading, of, window) = (Arc::clone(self), of.clone(), *window);
+        self.ways.spawn(async move {
             // It has failed, and is about to leave.
-            self.session_gone(before).await;
-            if !next.is_fresh && run.may_have_committed() {
-                return self.resume_window(&files, of, before.clone()).await;
+            leading.leave_off(&before).await;
+            let begun = match goes_on {
+                true => {
+                    let _beginning = leading.beginning.lock().await;
+                    leading.resume_window(&files, &of, before).await
+                }
+                false => leading.begin_afresh(&files, window, &before, start).await,
+            };
+            leading.on_their_way().remove(&of);
+            if let Err(error) = begun {
+                tracing::warn!(backfill = %of.backfill, window, %error, "the window cannot begin");
             }
-            if let Err(error) = self.give_up(&files, before).await {
+            leading.windows_changed.notify_one();
+        });
+        Ok(())
+    }
+
+    /// Windows whose last runs are given up, or about to leave, before they begin.
+    fn on_their_way(&self) -> MutexGuard<'_, BTreeSet<WindowOf>> {
+        self.windows_on_their_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up the run that a window has had, and begins another one.
+    async fn begin_afresh(
+        self: &Arc<Self>,
+        files: &PipelineFiles,
+        window: u32,
+        before: &RunId,
+        start: StartRun,
+    ) -> Result<(), EngineError> {
+        let given_up = self.give_up(files, before).await;
+        let _beginning = self.beginning.lock().await;
+        match given_up {
+            Ok(()) => self.start_window(files, start).await,
+            Err(error @ EngineError::Ledger { .. }) => self.unless_broken(Err(error)),
+            Err(error) => {
                 let error = format!("window {window} cannot begin afresh: {error}");
-                return self.fail_window(before, &error).await;
+                self.fail_window(before, &error).await
             }
         }
-        self.start_window(&files, StartRun { epoch: self.epoch, ..next.start }).await
     }
 
     async fn start_window(
@@ -337,7 +381,16 @@ impl Leading {
             Err(_) => self.settings.context.base_dir.clone(),
         };
         let engine = engine(&self.settings, base_dir, self.slices());
-        engine.abandon(&self.store, files, self.epoch, run).await
+        let Some(settled) = engine.settle(&self.store, files, self.epoch, run).await? else {
+            return Ok(());
+        };
+        {
+            // Nobody takes the run up while the ledger is told.
+            let _beginning = self.beginning.lock().await;
+            engine.give_up(&self.store, self.epoch, &settled).await?;
+        }
+        let facts = Some(&settled.facts);
+        engine.remove_staging(&self.store, files, self.epoch, run, facts).await
     }
 
     /// It fails as it had failed before, with another error.

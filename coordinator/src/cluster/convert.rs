@@ -199,6 +199,7 @@ pub(super) fn status_of(error: &EngineError, redactor: &Redactor) -> Status {
         EngineError::Invalid(_) => Status::invalid_argument(text),
         EngineError::NotFound(_) => Status::not_found(text),
         EngineError::Busy(_)
+        | EngineError::NoAnswer(_)
         | EngineError::Refused(_)
         | EngineError::RunFailed { .. }
         | EngineError::Stopped { .. } => Status::failed_precondition(text),

@@ -1,7 +1,7 @@
 //! What a coordinator does while it leads: one epoch, the executors that have come to it, and one
 //! session for each run that is going on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -18,6 +18,7 @@ use weir_connectors::ConnectorContext;
 use weir_executor::storage::Storage;
 use weir_ledger::{
     BackfillId, Command, FinishRun, Ledger, ResumeRun, RunFacts, RunId, RunOutcome, RunState,
+    WindowOf,
 };
 use weir_spec::PipelineSpec;
 
@@ -30,6 +31,7 @@ use super::requests::Request;
 use super::run_log::{Author, Entry, Level, Lines, RunLog, WRITE_EVERY};
 use super::sizes::check_params;
 use super::systems::SystemsMaker;
+use super::ways::Ways;
 use crate::choose::{Choice, find_run, resume_this};
 use crate::engine::Engine;
 use crate::frozen::read_frozen;
@@ -74,8 +76,12 @@ pub(super) struct Leading {
     pub(super) settings: Settings,
     sessions: Mutex<BTreeMap<RunId, Running>>,
     sessions_begun: AtomicU64,
-    /// One request at a time decides what begins.
+    /// One request at a time decides what begins. Nobody asks a target, or waits for who does, while he has it.
     pub(super) beginning: tokio::sync::Mutex<()>,
+    /// Pending ones of backfills that begin as soon as their last runs are given up, or have left.
+    pub(super) windows_on_their_way: Mutex<BTreeSet<WindowOf>>,
+    /// Of pipelines of which a run begins.
+    pub(super) ways: Ways,
     /// One request at a time changes which versions of pipelines there are.
     pub(super) registering: tokio::sync::Mutex<()>,
     /// A run waits for its turn, or one has ended.
@@ -203,6 +209,8 @@ impl Leading {
             sessions: Mutex::default(),
             sessions_begun: AtomicU64::new(0),
             beginning: tokio::sync::Mutex::default(),
+            windows_on_their_way: Mutex::default(),
+            ways: Ways::default(),
             registering: tokio::sync::Mutex::default(),
             turns_changed: Notify::new(),
             windows_changed: Notify::new(),
@@ -246,21 +254,15 @@ impl Leading {
         base_dir: PathBuf,
         request: RunRequest,
     ) -> Result<Submitted, EngineError> {
-        let _beginning = self.beginning.lock().await;
         let params = complete_params(&spec.params, &request.params)?;
         check_params(&params)?;
         let request = RunRequest { params, ..request };
-        if let Some(id) = &request.request_id
-            && let Some(submitted) = self.submitted_before(id).await
-        {
-            // Each time rows are sent to be replayed they are other files.
-            if request.replay_of.is_none() {
-                self.check_same_submit(id, &submitted.run, spec, &request).await?;
-            }
+        if let Some(submitted) = self.unless_it_begins(spec, text, &base_dir, &request).await? {
             return Ok(submitted);
         }
-        let beside = self.beside_another(spec, text, base_dir.clone(), &request).await?;
-        if let Some(submitted) = beside {
+        let _way = self.ways.take(&spec.pipeline).await?;
+        // Who had it before may have begun a run.
+        if let Some(submitted) = self.unless_it_begins(spec, text, &base_dir, &request).await? {
             return Ok(submitted);
         }
         let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);
@@ -269,21 +271,43 @@ impl Leading {
         let (is_new, outcome) = match &chosen.choice {
             // It has failed, and is about to leave.
             Choice::Resume(run) => {
-                self.session_gone(run).await;
+                self.leave_off(run).await;
                 (false, Outcome::GoesOn)
             }
-            // So has this one.
-            Choice::Start { abandon: Some(run) } => {
-                self.session_gone(run).await;
+            Choice::Start { abandon } => {
+                let (pipeline, never) = (&spec.pipeline, std::future::pending());
+                self.make_way(&engine, &files, pipeline, abandon.as_ref(), never).await?;
                 (true, Outcome::Started)
             }
-            Choice::Start { abandon: None } => (true, Outcome::Started),
         };
+        let _beginning = self.beginning.lock().await;
         let begun =
             engine.begin(chosen, spec, text, request, &files, &self.store, self.epoch).await;
         let (run, frozen) = self.unless_broken(begun)?;
         self.start(run.clone(), None, frozen);
         Ok(Submitted { run, is_new, outcome })
+    }
+
+    /// What a request for a run has come to, if it was answered before, or if another run of the pipeline goes on or
+    /// waits.
+    async fn unless_it_begins(
+        &self,
+        spec: &PipelineSpec,
+        text: &str,
+        base_dir: &std::path::Path,
+        request: &RunRequest,
+    ) -> Result<Option<Submitted>, EngineError> {
+        let _beginning = self.beginning.lock().await;
+        if let Some(id) = &request.request_id
+            && let Some(submitted) = self.submitted_before(id).await
+        {
+            // Each time rows are sent to be replayed they are other files.
+            if request.replay_of.is_none() {
+                self.check_same_submit(id, &submitted.run, spec, request).await?;
+            }
+            return Ok(Some(submitted));
+        }
+        self.beside_another(spec, text, base_dir.to_owned(), request).await
     }
 
     /// Goes on with a failed run. A request that comes again changes nothing more.
@@ -292,24 +316,38 @@ impl Leading {
         id: &str,
         request_id: &str,
     ) -> Result<RunId, EngineError> {
-        let _beginning = self.beginning.lock().await;
         let (run, facts) = self.find(id).await?;
         let request = Request::new(request_id, "Runs/Retry", run.0.clone());
         if self.is_answered(&request).await? {
             return Ok(run);
         }
         check_not_skipped(&run, &facts)?;
-        if self.with_ledger(|ledger| ledger.run(&run).is_none()).await {
-            return Err(has_left(&run, facts));
-        }
-        self.with_ledger(|ledger| resume_this(ledger, &run.0)).await?;
-        let is_going_on = self.with_ledger(|ledger| is_going_on(ledger, &run)).await;
-        if is_going_on && self.sessions().contains_key(&run) {
+        let _way = self.ways.take(&facts.pipeline).await?;
+        let _beginning = loop {
+            let beginning = self.beginning.lock().await;
+            // By the same request, which came twice at once.
+            if self.is_answered(&request).await? {
+                return Ok(run);
+            }
+            if self.with_ledger(|ledger| ledger.run(&run).is_none()).await {
+                return Err(has_left(&run, facts));
+            }
+            self.with_ledger(|ledger| resume_this(ledger, &run.0)).await?;
+            let is_going_on = self.with_ledger(|ledger| is_going_on(ledger, &run)).await;
+            let has_session = self.sessions().contains_key(&run);
+            match has_session {
+                false => break beginning,
+                true if is_going_on => {}
+                // It has failed, and is about to leave.
+                true => {
+                    drop(beginning);
+                    self.leave_off(&run).await;
+                    continue;
+                }
+            }
             self.note(request).await?;
             return Ok(run);
-        }
-        // It has failed, and is about to leave.
-        self.session_gone(&run).await;
+        };
         let frozen = read_frozen(&self.files(&facts), &run).await?;
         let (epoch, at) = (self.epoch, now());
         let resume = ResumeRun { epoch, run: run.clone(), request_id: None, at };
@@ -474,6 +512,7 @@ impl Leading {
     pub(super) fn end(&self) {
         self.has_ended.store(true, std::sync::atomic::Ordering::Relaxed);
         self.sessions().clear();
+        self.ways.end();
         self.pool.close();
     }
 

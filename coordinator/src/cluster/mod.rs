@@ -50,6 +50,7 @@ mod taking_up;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod ways;
 mod wire;
 
 pub use ended_runs::KeptRuns;

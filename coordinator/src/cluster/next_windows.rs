@@ -1,22 +1,30 @@
 //! Which windows begin next: a pure function of the ledger and of what is at work.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weir_ledger::{BackfillFacts, BackfillId, BackfillState, WindowOf};
 
 /// Windows to begin now, so that every backfill has as many at work as it may and no more than `places`
 /// are at work altogether. Greater priorities go first; among equals the one with the fewest windows at
 /// work; windows in their order. Fairness to other runs is not its concern: the pool shares places out
-/// between a run and a backfill with all of its windows.
+/// between a run and a backfill with all of its windows. Those that are on their way (targets are asked about their last runs
+/// first) are none of them, and take no place: a target that does not answer keeps no other backfill from going on.
 pub(super) fn next_windows(
     backfills: &BTreeMap<BackfillId, BackfillFacts>,
     places: usize,
+    on_their_way: &BTreeSet<WindowOf>,
 ) -> Vec<WindowOf> {
     let at_work: usize = backfills.values().map(|facts| facts.running.len()).sum();
     let mut waiting: Vec<_> = (backfills.iter())
         .filter(|(_, facts)| facts.state == BackfillState::Running)
-        .map(|(id, facts)| (id, facts, facts.running.len(), facts.pending()))
+        .map(|(id, facts)| {
+            let of = move |window| WindowOf { backfill: id.clone(), window };
+            let begun = on_their_way.iter().filter(|of| of.backfill == *id).count();
+            let pending =
+                facts.pending().filter(move |window| !on_their_way.contains(&of(*window)));
+            (id, facts, facts.running.len() + begun, pending)
+        })
         .collect();
     let mut next = Vec::new();
     while at_work + next.len() < places {
@@ -81,7 +89,15 @@ mod tests {
     }
 
     fn shown(ledger: &Ledger, places: usize) -> String {
-        let next = next_windows(&ledger.backfills, places);
+        shown_beside(ledger, places, &[])
+    }
+
+    fn shown_beside(ledger: &Ledger, places: usize, on_their_way: &[(&str, u32)]) -> String {
+        let on_their_way = on_their_way.iter().map(|(backfill, window)| WindowOf {
+            backfill: BackfillId((*backfill).to_owned()),
+            window: *window,
+        });
+        let next = next_windows(&ledger.backfills, places, &on_their_way.collect());
         next.iter().map(|of| format!("{}{} ", of.backfill, of.window)).collect()
     }
 
@@ -106,6 +122,13 @@ mod tests {
 
     fn a_is(ledger: &mut Ledger, state: BackfillState) {
         ledger.backfills.get_mut(&BackfillId("a".into())).expect("it is there").state = state;
+    }
+
+    #[test]
+    fn a_window_that_is_on_its_way_is_one_of_its_backfill_and_takes_no_place() {
+        let ledger = ledger(&[("a", 9, 3, 5), ("b", 9, 2, 0)]);
+        assert_eq!(shown_beside(&ledger, 4, &[("a", 0), ("a", 2)]), "a1 b0 b1 ");
+        assert_eq!(shown_beside(&ledger, 4, &[("a", 0), ("a", 1), ("a", 2)]), "b0 b1 ");
     }
 
     #[test]

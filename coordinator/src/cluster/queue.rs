@@ -9,16 +9,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_ledger::{
     BeginRun, Command, QueueRun, QueuedRun, RunFacts, RunId, RunState, SkipRun, StartRun,
 };
-use weir_spec::{OnOverlap, PipelineSpec};
+use weir_spec::{OnOverlap, PipelineName, PipelineSpec};
 
 use super::leading::{Leading, Outcome, Stopped, Submitted, engine};
 use super::next_turns::{Arrival, Turn, arrival, next_turns, run_before};
 use crate::choose::unfinished_run;
-use crate::engine::new_run_id;
+use crate::engine::{left_in_staging, new_run_id};
 use crate::frozen::{read_frozen, spec_hash, write_frozen};
 use crate::pipeline_files::PipelineFiles;
 use crate::surroundings::now;
@@ -177,18 +178,8 @@ impl Leading {
                 }
                 Turn::Begin(queued) => {
                     let run = queued.run.clone();
-                    match self.begin_queued(queued).await {
-                        Ok(()) => {}
-                        Err(error @ EngineError::Ledger { .. }) => return Err(error),
-                        Err(error) if error.is_unavailable() => {
-                            tracing::warn!(%run, %error, "the run cannot begin; tried again");
-                        }
-                        // The others of its queue must not wait for it for ever.
-                        Err(error) => {
-                            let error = self.settings.context.redactor.redact(&error.to_string());
-                            self.finish(&run, &error).await?;
-                            self.turns_changed.notify_one();
-                        }
+                    if let Err(error) = self.begin_queued(queued).await {
+                        self.not_begun(&run, error).await?;
                     }
                 }
             }
@@ -196,39 +187,110 @@ impl Leading {
         Ok(())
     }
 
+    /// To be called with `beginning`. Where targets have to be asked first, that goes on by itself.
     async fn begin_queued(self: &Arc<Self>, queued: QueuedRun) -> Result<(), EngineError> {
         let QueuedRun { run, is_fresh, cancels_others } = queued;
         let (_, facts) = self.find(&run.0).await?;
-        let files = self.files(&facts);
-        let frozen = read_frozen(&files, &run).await?;
-        let engine = engine(&self.settings, frozen.base_dir.clone(), self.slices());
-        let unfinished = self
+        let pipeline = facts.pipeline.clone();
+        // Somebody asks them already.
+        let Some(way) = self.ways.try_take(&pipeline) else { return Ok(()) };
+        let frozen = read_frozen(&self.files(&facts), &run).await?;
+        let (unfinished, is_way_free) = self
             .with_ledger(|ledger| {
-                unfinished_run(ledger, &facts.pipeline).map(|(run, _)| run.clone())
+                let unfinished = unfinished_run(ledger, &pipeline).map(|(run, _)| run.clone());
+                let is_way_free =
+                    unfinished.is_none() && left_in_staging(ledger, &pipeline).next().is_none();
+                (unfinished, is_way_free)
             })
             .await;
-        if let Some(unfinished) = unfinished {
-            if !is_fresh && !cancels_others {
-                return Err(EngineError::Refused(format!(
-                    "run {unfinished}, which was before it, has failed half-way. Either finish that one \
-                     (`weir retry {unfinished}`) and submit again; or submit with --fresh, which gives it \
-                     up (rows that it has committed stay in their targets)"
-                )));
-            }
-            // It has ended, and is about to leave.
-            self.session_gone(&unfinished).await;
-            let abandoned = engine.abandon(&self.store, &files, self.epoch, &unfinished).await;
-            self.unless_broken(abandoned)?;
+        if let Some(unfinished) = &unfinished
+            && !is_fresh
+            && !cancels_others
+        {
+            return Err(EngineError::Refused(format!(
+                "run {unfinished}, which was before it, has failed half-way. Either finish that one \
+                 (`weir retry {unfinished}`) and submit again; or submit with --fresh, which gives it \
+                 up (rows that it has committed stay in their targets)"
+            )));
         }
-        let cleaned =
-            engine.clean_up_failed(&self.store, &files, self.epoch, &facts.pipeline).await;
-        self.unless_broken(cleaned)?;
+        if is_way_free {
+            return self.begin_now(run, frozen).await;
+        }
+        let leading = Arc::clone(self);
+        self.ways.spawn(async move {
+            let _way = way;
+            leading.begin_behind(&pipeline, run, unfinished.as_ref(), frozen).await;
+        });
+        Ok(())
+    }
+
+    /// With the pipeline's way.
+    async fn begin_behind(
+        self: &Arc<Self>,
+        pipeline: &PipelineName,
+        run: RunId,
+        unfinished: Option<&RunId>,
+        frozen: Frozen,
+    ) {
+        let files = PipelineFiles::of(&self.settings.storage, pipeline);
+        let engine = engine(&self.settings, frozen.base_dir.clone(), self.slices());
+        let lost = self.turn_lost(pipeline, &run);
+        let made = self.make_way(&engine, &files, pipeline, unfinished, lost).await;
+        let has_failed = made.is_err();
+        let begun = {
+            let _beginning = self.beginning.lock().await;
+            // It may have been cancelled or replaced a moment ago.
+            let is_next = self.is_next(pipeline, &run).await;
+            let begun = match made {
+                Ok(false) => Ok(()),
+                _ if !is_next => Ok(()),
+                Ok(true) => self.begin_now(run.clone(), frozen).await,
+                Err(error) => Err(error),
+            };
+            match begun {
+                Ok(()) => Ok(()),
+                Err(error) => self.not_begun(&run, error).await,
+            }
+        };
+        if let Err(error) = begun {
+            tracing::error!(%run, %error, "the run cannot begin");
+        }
+        // A target is not asked as fast as it refuses.
+        if has_failed {
+            let lost = self.turn_lost(pipeline, &run);
+            let _ = tokio::time::timeout(BETWEEN_TRIES, lost).await;
+        }
+    }
+
+    /// To be called with `beginning`.
+    async fn begin_now(self: &Arc<Self>, run: RunId, frozen: Frozen) -> Result<(), EngineError> {
         let (epoch, at) = (self.epoch, now());
         self.append(Command::BeginRun(BeginRun { epoch, run: run.clone(), at })).await?;
         self.start(run, None, frozen);
         Ok(())
     }
+
+    /// A run whose turn it is stays where it is if it may begin later, and has failed otherwise.
+    async fn not_begun(&self, run: &RunId, error: EngineError) -> Result<(), EngineError> {
+        match error {
+            error @ EngineError::Ledger { .. } => Err(error),
+            error if error.is_unavailable() => {
+                tracing::warn!(%run, %error, "the run cannot begin; tried again");
+                Ok(())
+            }
+            // The others of its queue must not wait for it for ever.
+            error => {
+                let error = self.settings.context.redactor.redact(&error.to_string());
+                self.finish(run, &error).await?;
+                self.turns_changed.notify_one();
+                Ok(())
+            }
+        }
+    }
 }
+
+/// Between two tries to give up a run for another one.
+const BETWEEN_TRIES: Duration = Duration::from_secs(2);
 
 /// There is nothing of a skipped run.
 pub(super) fn check_not_skipped(run: &RunId, facts: &RunFacts) -> Result<(), EngineError> {

@@ -1,6 +1,7 @@
 //! What a leader does about runs, without executors: sessions plan, and then wait for places.
 
 mod callers;
+mod giving_up;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
