@@ -88,6 +88,7 @@ fn finished_tasks(
         version: None,
         request_id: None,
         backfill,
+        replay_of: None,
         at: DateTime::UNIX_EPOCH,
     }));
     let roles = [NodeRole::Source { incremental: true }, NodeRole::Sql, NodeRole::Sink];

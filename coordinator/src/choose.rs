@@ -227,6 +227,7 @@ mod tests {
             version: None,
             request_id: None,
             backfill: None,
+            replay_of: None,
             started_at: DateTime::UNIX_EPOCH,
             number: 0,
             state,
@@ -444,6 +445,7 @@ mod tests {
                 version: None,
                 request_id: None,
                 backfill: None,
+                replay_of: None,
                 at: DateTime::UNIX_EPOCH,
             }));
         }

@@ -183,6 +183,7 @@ mod tests {
             version: None,
             request_id: None,
             backfill: None,
+            replay_of: None,
             started_at: at(0),
             number: 0,
             state: RunState::Running,

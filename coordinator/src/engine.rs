@@ -236,6 +236,7 @@ impl Engine {
             version: request.version,
             request_id: request.request_id,
             backfill: None,
+            replay_of: request.replay_of.map(RunId),
             at,
         };
         self.append(store, Command::StartRun(start)).await?;

@@ -137,6 +137,9 @@ pub struct RunFacts {
     /// The window that it loads, if it is of a backfill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<WindowOf>,
+    /// The run whose rejected rows it loads again, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<RunId>,
     /// As its leader's clock said. Which of two runs is the later one is said by their numbers.
     pub started_at: DateTime<Utc>,
     /// When it was last decided what it reads, or that it may load it: a new number, greater than that of any other run,

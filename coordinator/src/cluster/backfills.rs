@@ -532,6 +532,7 @@ fn next_of(facts: &BackfillFacts, of: &WindowOf) -> Option<Next> {
             version: facts.version,
             request_id: None,
             backfill: Some(of.clone()),
+            replay_of: None,
             at: now(),
         },
     })

@@ -223,6 +223,7 @@ mod tests {
             version: None,
             request_id: None,
             backfill: None,
+            replay_of: None,
             started_at: DateTime::UNIX_EPOCH,
             number,
             state: RunState::Succeeded { at: DateTime::UNIX_EPOCH },

@@ -157,6 +157,7 @@ impl Leading {
             version: request.version,
             request_id: request.request_id.clone(),
             backfill: None,
+            replay_of: request.replay_of.clone().map(RunId),
             at,
         })
     }
@@ -165,7 +166,7 @@ impl Leading {
     pub(super) async fn take_turns(self: &Arc<Self>) -> Result<(), EngineError> {
         // Nothing begins or is cancelled meanwhile.
         let _beginning = self.beginning.lock().await;
-        for turn in self.with_ledger(|ledger| next_turns(&ledger.pipelines)).await {
+        for turn in self.with_ledger(next_turns).await {
             match turn {
                 Turn::GiveUp { run, by } => self.finish(&run, &replaced(&by)).await?,
                 Turn::Stop { run, by } => {
@@ -195,20 +196,24 @@ impl Leading {
         // Somebody asks them already.
         let Some(way) = self.ways.try_take(&pipeline) else { return Ok(()) };
         let frozen = read_frozen(&self.files(&facts), &run).await?;
-        let (unfinished, is_way_free) = self
+        let (unfinished, replay_of, is_way_free) = self
             .with_ledger(|ledger| {
-                let unfinished = unfinished_run(ledger, &pipeline).map(|(run, _)| run.clone());
+                let unfinished = unfinished_run(ledger, &pipeline);
+                let replay_of = unfinished.and_then(|(_, run)| run.replay_of.clone());
                 let is_way_free =
                     unfinished.is_none() && left_in_staging(ledger, &pipeline).next().is_none();
-                (unfinished, is_way_free)
+                (unfinished.map(|(run, _)| run.clone()), replay_of, is_way_free)
             })
             .await;
         if let Some(unfinished) = &unfinished
             && !is_fresh
-            && !cancels_others
+            // What has been rejected is loaded by nobody else.
+            && (!cancels_others || replay_of.is_some())
         {
+            let what = replay_of
+                .map_or_else(String::new, |of| format!(" and replays dead letters of run {of}"));
             return Err(EngineError::Refused(format!(
-                "run {unfinished}, which was before it, has failed half-way. Either finish that one \
+                "run {unfinished}, which was before it{what}, has failed half-way. Either finish that one \
                  (`weir retry {unfinished}`) and submit again; or submit with --fresh, which gives it \
                  up (rows that it has committed stay in their targets)"
             )));

@@ -101,6 +101,7 @@ impl Place {
             version: None,
             request_id: None,
             backfill: None,
+            replay_of: None,
             at,
         };
         leading.append(Command::StartRun(start)).await.expect("the ledger is there");

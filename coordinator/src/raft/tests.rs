@@ -297,6 +297,7 @@ fn start_run(epoch: u64, name: &str) -> Command {
         version: None,
         request_id: None,
         backfill: None,
+        replay_of: None,
         at: DateTime::UNIX_EPOCH,
     })
 }

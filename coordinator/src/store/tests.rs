@@ -75,6 +75,7 @@ fn start(epoch: u64) -> Command {
         version: None,
         request_id: None,
         backfill: None,
+        replay_of: None,
         at: DateTime::UNIX_EPOCH,
     })
 }

@@ -174,6 +174,7 @@ async fn drive(
             request_id: None,
             version: None,
             backfill: None,
+            replay_of: None,
             at: chrono::DateTime::UNIX_EPOCH,
         }),
         Command::PlanRun(PlanRun {

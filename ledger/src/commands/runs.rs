@@ -34,6 +34,9 @@ pub struct StartRun {
     /// The window that it loads, if it is of a backfill; the window begins with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<WindowOf>,
+    /// The run whose rejected rows it loads again, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<RunId>,
     pub at: DateTime<Utc>,
 }
 
@@ -77,6 +80,7 @@ impl StartRun {
             version: self.version,
             request_id: self.request_id.clone(),
             backfill: self.backfill.clone(),
+            replay_of: self.replay_of.clone(),
             started_at: self.at,
             number: ledger.next_run_number(),
             state,

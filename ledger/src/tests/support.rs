@@ -80,6 +80,7 @@ pub(super) fn start_run(epoch: u64, run: &RunId) -> Command {
         version: None,
         request_id: None,
         backfill: None,
+        replay_of: None,
         at: at(1),
     })
 }

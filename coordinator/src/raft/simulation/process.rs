@@ -216,6 +216,7 @@ fn start_run(epoch: u64, run: &str) -> StartRun {
         version: None,
         request_id: None,
         backfill: None,
+        replay_of: None,
         at: DateTime::UNIX_EPOCH,
     }
 }

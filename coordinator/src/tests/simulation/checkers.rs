@@ -62,6 +62,7 @@ impl World {
                 version: None,
                 request_id: None,
                 backfill: None,
+                replay_of: None,
                 at: self.time(),
             }));
             commands.push(Command::PlanRun(PlanRun {

@@ -128,6 +128,7 @@ impl Graph {
             request_id: None,
             version: None,
             backfill: None,
+            replay_of: None,
             at,
         }));
         graph.accept(&Command::PlanRun(PlanRun {
