@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
+use weir_connectors::durable::create_dir_all_durable;
 use weir_ledger::{RunFacts, RunId, RunState};
 use weir_proto::v1;
 use weir_proto::v1::replay_request::Part;
@@ -30,7 +32,7 @@ use crate::replay::{replayed, unreadable_rows};
 use crate::state_dir::state_error;
 use crate::surroundings::{new_uuid, now};
 use crate::validated::validated_columns;
-use crate::{EngineError, RunRequest};
+use crate::{DeadLetter, EngineError, RunRequest};
 
 /// Of mended rows that a client sends.
 const MOST_BYTES: u64 = 1 << 30;
@@ -88,10 +90,9 @@ impl Leading {
             Some(mended) => mended,
             None => (frozen.spec, frozen.spec_text, frozen.base_dir),
         };
-        let given = self.write_rows(&run, &facts, &pipeline.0, wanted.node.as_ref(), rows).await?;
-        if given.is_empty() {
-            return Ok(None);
-        }
+        let written =
+            self.write_rows(&run, &facts, &pipeline.0, wanted.node.as_ref(), rows).await?;
+        let Some(Written { folder, given }) = written else { return Ok(None) };
         let request = RunRequest {
             fresh: false,
             resume: None,
@@ -102,7 +103,16 @@ impl Leading {
         };
         let prepared =
             Prepared { run: run.clone(), facts, pipeline, given, request: request.clone() };
-        let submitted = self.submit_replay(prepared).await?;
+        let submitted = self.submit_replay(prepared).await;
+        let is_read = match &submitted {
+            Ok(submitted) => submitted.is_new,
+            // Perhaps the ledger has the run.
+            Err(error) => matches!(error, EngineError::Ledger { .. }),
+        };
+        if !is_read {
+            remove(&folder).await;
+        }
+        let submitted = submitted?;
         match &request.request_id {
             // It came twice at once.
             Some(id) if !submitted.is_new => {
@@ -144,7 +154,8 @@ impl Leading {
         self.submit(&spec, &text, base_dir, request).await
     }
 
-    /// A file for each node, in a folder of its own: an interrupted replay needs its rows until it is finished.
+    /// A file for each node, in a folder of its own: an interrupted replay needs its rows until it is finished. `None`: there
+    /// are no rows.
     async fn write_rows(
         &self,
         run: &RunId,
@@ -152,7 +163,7 @@ impl Leading {
         spec: &PipelineSpec,
         node: Option<&NodeName>,
         rows: Rows,
-    ) -> Result<IndexMap<NodeName, PathBuf>, EngineError> {
+    ) -> Result<Option<Written>, EngineError> {
         let files = self.files(facts);
         // Sources read files: those of an object store they would have to be given.
         let Some(local) = files.storage().local() else {
@@ -168,7 +179,12 @@ impl Leading {
         // Executors do not start where this process does.
         let folder = std::path::absolute(&folder).unwrap_or(folder);
         let (bytes, stream) = match (rows, node) {
-            (Rows::Rejected, _) => return self.write_letters(&folder, run, facts, node).await,
+            (Rows::Rejected, node) => {
+                let (run, pipeline) = (files.run(run), facts.pipeline.0.clone());
+                let letters = read_dead_letters(run, pipeline, facts.clone(), node.cloned());
+                let given = write_letters(folder.clone(), letters).await?;
+                return Ok(Some(Written { folder, given }).filter(|rows| !rows.given.is_empty()));
+            }
             (Rows::Sent { bytes, stream }, Some(_)) => (bytes, stream),
             (Rows::Sent { .. }, None) => {
                 return Err(EngineError::Invalid(
@@ -184,35 +200,71 @@ impl Leading {
             )));
         }
         let path = folder.join(format!("{node}.jsonl"));
-        let received = receive(&path, bytes, stream).await;
+        let received = receive(&folder, &path, bytes, stream).await;
         if received.is_err() {
             // Half of the rows are of no use.
-            let _ = tokio::fs::remove_dir_all(&folder).await;
+            remove(&folder).await;
         }
         received?;
-        Ok(IndexMap::from([(node, path)]))
+        Ok(Some(Written { folder, given: IndexMap::from([(node, path)]) }))
     }
+}
 
-    /// The rejected rows as they are, by node. Rows that are raw text can only be mended by a person.
-    async fn write_letters(
-        &self,
-        folder: &Path,
-        run: &RunId,
-        facts: &RunFacts,
-        node: Option<&NodeName>,
-    ) -> Result<IndexMap<NodeName, PathBuf>, EngineError> {
-        let (run_folder, pipeline) = (self.files(facts).run(run), facts.pipeline.0.clone());
-        let mut letters = read_dead_letters(run_folder, pipeline, facts.clone(), node.cloned());
-        let mut files = RowFiles { folder: folder.to_owned(), files: BTreeMap::new() };
-        while let Some(letter) = letters.recv().await {
-            if let Err(error) = letter.and_then(|letter| files.add(&letter)) {
-                // Half of the rows are of no use.
-                let _ = std::fs::remove_dir_all(folder);
-                return Err(error);
-            }
+/// Rows that are to be replayed, durable.
+#[derive(Debug)]
+struct Written {
+    /// Theirs alone.
+    folder: PathBuf,
+    given: IndexMap<NodeName, PathBuf>,
+}
+
+/// The rejected rows as they are, by node. Rows that are raw text can only be mended by a person.
+async fn write_letters(
+    folder: PathBuf,
+    mut letters: mpsc::Receiver<Result<DeadLetter, EngineError>>,
+) -> Result<IndexMap<NodeName, PathBuf>, EngineError> {
+    let at = folder.clone();
+    let writing = off_thread(move || {
+        let mut files = RowFiles { folder, files: BTreeMap::new() };
+        while let Some(letter) = letters.blocking_recv() {
+            files.add(&letter?)?;
         }
         files.finish()
+    });
+    let written = writing.await;
+    if written.is_err() {
+        // Half of the rows are of no use.
+        remove(&at).await;
     }
+    written
+}
+
+/// A leader's threads answer heartbeats: none of them waits for a disk.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(stopped) => {
+            let (attempt, path) = ("write", "the rows of a replay".to_owned());
+            Err(EngineError::State { attempt, path, source: io::Error::other(stopped) })
+        }
+    }
+}
+
+/// Rows that no run reads.
+async fn remove(folder: &Path) {
+    match tokio::fs::remove_dir_all(folder).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %folder.display(), %error, "rows that nobody replays are left");
+        }
+        _ => {}
+    }
+}
+
+/// Names of files in a folder, on the disk.
+fn sync_names(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// Rows of JSON lines, a file for each node.
@@ -225,7 +277,7 @@ struct RowFiles {
 const WRITE_BYTES: usize = 256 << 10;
 
 impl RowFiles {
-    fn add(&mut self, letter: &crate::DeadLetter) -> Result<(), EngineError> {
+    fn add(&mut self, letter: &DeadLetter) -> Result<(), EngineError> {
         if !letter.row.is_object() {
             return Err(EngineError::Invalid(unreadable_rows(&letter.node)));
         }
@@ -246,7 +298,7 @@ impl RowFiles {
     fn append(&self, node: &NodeName, rows: &[u8]) -> Result<File, EngineError> {
         let path = self.path(node);
         let append = || {
-            std::fs::create_dir_all(&self.folder)?;
+            create_dir_all_durable(&self.folder)?;
             let mut file = File::options().create(true).append(true).open(&path)?;
             file.write_all(rows)?;
             Ok(file)
@@ -262,12 +314,17 @@ impl RowFiles {
             file.sync_all().map_err(|cause| state_error("write", &path, cause))?;
             given.insert(node.clone(), path);
         }
+        if !given.is_empty() {
+            let synced = sync_names(&self.folder);
+            synced.map_err(|cause| state_error("write", &self.folder, cause))?;
+        }
         Ok(given)
     }
 }
 
 /// What a client sends, all of it or nothing.
 async fn receive(
+    folder: &Path,
     path: &Path,
     bytes: u64,
     mut stream: Box<Streaming<v1::ReplayRequest>>,
@@ -278,9 +335,12 @@ async fn receive(
             "{bytes} bytes of rows: {MOST_BYTES} are the most"
         )));
     }
-    if let Some(folder) = path.parent() {
-        tokio::fs::create_dir_all(folder).await.map_err(failed)?;
-    }
+    let at = folder.to_owned();
+    off_thread(move || {
+        let made = create_dir_all_durable(&at);
+        made.map(drop).map_err(|cause| state_error("create", &at, cause))
+    })
+    .await?;
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let mut received = 0u64;
     loop {
@@ -309,7 +369,9 @@ async fn receive(
             "{received} bytes of rows have arrived instead of {bytes}"
         )));
     }
-    file.sync_all().await.map_err(failed)
+    file.sync_all().await.map_err(failed)?;
+    let at = folder.to_owned();
+    off_thread(move || sync_names(&at).map_err(|cause| state_error("write", &at, cause))).await
 }
 
 /// The first message of a replay.
@@ -319,5 +381,82 @@ pub(super) async fn start_of(
     match stream.message().await? {
         Some(v1::ReplayRequest { part: Some(Part::Start(start)) }) => Ok(start),
         _ => Err(Status::invalid_argument("the first message of a replay says of which run")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::DateTime;
+    use serde_json::json;
+
+    use super::*;
+
+    fn letter() -> DeadLetter {
+        DeadLetter {
+            id: "r/one/0-0-0/1".to_owned(),
+            run: "r".to_owned(),
+            pipeline: "p".to_owned(),
+            node: NodeName::new("one"),
+            attempt: 1,
+            at: DateTime::UNIX_EPOCH,
+            reasons: Vec::new(),
+            row: serde_json::from_value(json!({ "id": 1 })).expect("it is JSON"),
+            offset: None,
+        }
+    }
+
+    fn letters(letters: Vec<DeadLetter>) -> mpsc::Receiver<Result<DeadLetter, EngineError>> {
+        let (sender, receiver) = mpsc::channel(8);
+        for letter in letters {
+            sender.try_send(Ok(letter)).expect("there is room");
+        }
+        receiver
+    }
+
+    #[test]
+    fn a_disk_that_hangs_keeps_nothing_else_on_this_thread_waiting() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // To open it waits for a reader, as for a disk.
+        let pipe = folder.path().join("one.jsonl");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("coreutils");
+        assert!(made.success());
+        let (path, (done, is_done)) = (folder.path().to_owned(), std::sync::mpsc::channel());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let writing = tokio::spawn(write_letters(path, letters(vec![letter()])));
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                done.send(()).expect("it is waited for");
+                let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(pipe));
+                let read = read.await.expect("no panic").expect("it is written");
+                assert_eq!(read, "{\"id\":1}\n");
+                // A pipe cannot be synced.
+                writing.await.expect("no panic").expect_err("it is no file");
+            });
+            done.send(()).expect("it is waited for");
+        });
+        for what in ["the thread goes on", "the rows are written"] {
+            is_done.recv_timeout(Duration::from_secs(30)).expect(what);
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_that_cannot_all_be_replayed_leave_nothing() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let folder = place.path().join("replay/r");
+        let raw =
+            DeadLetter { row: serde_json::from_value(json!("1;2")).expect("JSON"), ..letter() };
+        let row = serde_json::from_value(json!({ "id": "x".repeat(WRITE_BYTES) })).expect("JSON");
+        let rows = letters(vec![DeadLetter { row, ..letter() }, raw]);
+        let refused = write_letters(folder.clone(), rows).await;
+        assert!(matches!(refused, Err(EngineError::Invalid(_))), "{refused:?}");
+        assert!(!folder.exists());
+        let written = write_letters(folder.clone(), letters(vec![letter(), letter()])).await;
+        let path = &written.expect("there is room")[&NodeName::new("one")];
+        assert_eq!(std::fs::read_to_string(path).expect("it is there"), "{\"id\":1}\n".repeat(2));
     }
 }

@@ -2,6 +2,7 @@
 
 mod callers;
 mod giving_up;
+mod replays;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
