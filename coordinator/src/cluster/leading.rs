@@ -663,7 +663,15 @@ impl Leading {
         // As a rule the run's end is in the ledger.
         if self.with_ledger(|ledger| is_going_on(ledger, run)).await {
             let why = self.settings.context.redactor.redact(&stopped.why);
-            if let Err(error) = self.finish_stopped(run, Stopped { why, ..stopped }).await {
+            let stopped = Stopped { why: why.clone(), ..stopped };
+            let mut finished = self.finish_stopped(run, stopped).await;
+            // Its name was used for something else meanwhile: that keeps no run from its end.
+            if !matches!(finished, Err(EngineError::Ledger { .. }))
+                && self.with_ledger(|ledger| is_going_on(ledger, run)).await
+            {
+                finished = self.finish(run, &why).await;
+            }
+            if let Err(error) = finished {
                 tracing::error!(%error, "the run is not ended");
             }
         }

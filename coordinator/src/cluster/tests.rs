@@ -27,6 +27,7 @@ use super::cluster_service::ClusterService;
 use super::ended_runs::KeptRuns;
 use super::leading::{Leading, Outcome, Settings, Submitted, unless_it_panics};
 use super::node::Node;
+use super::requests::Request;
 use super::serve::{ServeError, lead_when_elected};
 use super::systems::SystemsMaker;
 use crate::frozen::write_frozen;
@@ -299,6 +300,24 @@ async fn a_cancel_is_not_answered_as_done_when_the_leadership_ends_before_the_ru
     let answer = cancelling.await;
     assert!(matches!(answer, Err(EngineError::Ledger { .. })), "{answer:?}");
     assert_eq!(facts(&leading, &run).await.state, RunState::Running);
+}
+
+#[tokio::test]
+async fn a_cancelled_run_ends_also_when_the_name_of_the_cancel_is_used_for_something_else_meanwhile()
+ {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let run = place.submit(&leading, "p", "1").await;
+    planned(&leading, &run).await;
+    let cancelling = leading.cancel(&run.0, "name");
+    tokio::pin!(cancelling);
+    // As far as the wait for the session, which does not get its turn.
+    assert!(futures::poll!(&mut cancelling).is_pending());
+    let other = Request::new("name", "Pipelines/Delete", "other");
+    leading.note(other).await.expect("the ledger is there");
+    let refused = cancelling.await;
+    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    assert_eq!(failed(&leading, &run).await, "cancelled");
 }
 
 #[tokio::test]
