@@ -45,6 +45,15 @@ pub(crate) async fn write_frozen(
     write(files.run(&RunId(frozen.run.clone())).storage(), FROZEN, frozen).await
 }
 
+/// Of a run that the ledger has refused. What cannot be removed is left.
+pub(crate) async fn remove_frozen(files: &PipelineFiles, run: &RunId) {
+    let folder = format!("runs/{run}");
+    if let Err(error) = files.storage().delete_all(&folder).await {
+        let path = files.storage().shown(&folder);
+        tracing::warn!(path, %error, "the folder of a refused run is left");
+    }
+}
+
 pub(crate) async fn read_frozen(files: &PipelineFiles, run: &RunId) -> Result<Frozen, EngineError> {
     read(files.run(run).storage(), FROZEN).await
 }

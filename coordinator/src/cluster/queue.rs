@@ -20,7 +20,7 @@ use super::leading::{Leading, Outcome, Stopped, Submitted, engine};
 use super::next_turns::{Arrival, Turn, arrival, next_turns, run_before};
 use crate::choose::unfinished_run;
 use crate::engine::{left_in_staging, new_run_id};
-use crate::frozen::{read_frozen, spec_hash, write_frozen};
+use crate::frozen::{read_frozen, remove_frozen, spec_hash, write_frozen};
 use crate::pipeline_files::PipelineFiles;
 use crate::surroundings::now;
 use crate::{EngineError, Frozen, RunRequest};
@@ -122,7 +122,13 @@ impl Leading {
         let files = PipelineFiles::of(&self.settings.storage, &spec.pipeline);
         write_frozen(&files, &frozen).await?;
         let queue = QueueRun { start, is_fresh: request.fresh, cancels_others };
-        self.append(Command::QueueRun(queue)).await?;
+        if let Err(error) = self.append(Command::QueueRun(queue)).await {
+            if matches!(error, EngineError::Refused(_)) {
+                // Nobody will look for it.
+                remove_frozen(&files, &run).await;
+            }
+            return Err(error);
+        }
         tracing::info!(%run, cancels_others, "run waits for its turn");
         self.turns_changed.notify_one();
         Ok(run)

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use weir_connectors::{ConnectorContext, Redactor, Secrets};
 use weir_executor::storage::Storage;
 use weir_ledger::{
-    CleanUpDone, Command, FinishRun, PlanRun, RunFacts, RunId, RunOutcome, RunState, StartRun,
+    CleanUpDone, Command, FinishRun, MOST_QUEUED, PlanRun, RunFacts, RunId, RunOutcome, RunState,
+    StartRun,
 };
 use weir_proto::internal::Hello;
 use weir_proto::internal::to_executor::Message;
@@ -449,6 +450,24 @@ async fn a_run_that_cannot_begin_has_failed_and_the_next_one_begins() {
     assert!(error.contains("failed to read"), "{error}");
     take_turns(&leading).await;
     planned(&leading, &sound).await;
+}
+
+#[tokio::test]
+async fn a_run_for_which_a_queue_has_no_room_leaves_no_folder() {
+    let place = Place::new().await;
+    let leading = place.leading().await;
+    let run = place.submit(&leading, "p", "first").await;
+    let folders =
+        || std::fs::read_dir(place.storage().join("p/runs")).expect("it is there").count();
+    for number in 0..MOST_QUEUED {
+        let queued = place.submit(&leading, "p", &number.to_string()).await;
+        assert_ne!(queued, run);
+    }
+    assert_eq!(folders(), MOST_QUEUED + 1);
+    let base_dir = place.folder.path().to_owned();
+    let refused = leading.submit(&spec("p"), "", base_dir, RunRequest::default()).await;
+    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    assert_eq!(folders(), MOST_QUEUED + 1);
 }
 
 async fn submit_with(
