@@ -1,8 +1,8 @@
 //! The runs whose tasks this executor has or has had a moment ago.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, fs, io};
 
@@ -31,6 +31,8 @@ pub(super) struct Runs {
     keeping: Keeping,
     pub(super) threads: WorkThreads,
     open: HashMap<RunKey, IdleSince>,
+    /// Folders of runs of which something was kept a moment ago.
+    kept: Arc<Mutex<Vec<String>>>,
 }
 
 struct IdleSince {
@@ -71,7 +73,15 @@ impl Runs {
         keeping: Keeping,
         threads: WorkThreads,
     ) -> Self {
-        Self { storage, resources, systems, keeping, threads, open: HashMap::new() }
+        Self {
+            storage,
+            resources,
+            systems,
+            keeping,
+            threads,
+            open: HashMap::new(),
+            kept: Arc::default(),
+        }
     }
 
     /// The run of an assignment; reads nothing yet.
@@ -123,19 +133,24 @@ impl Runs {
     }
 
     /// What is kept of runs that are neither named nor open here. A run has its folder before its first task is done, and is
-    /// open for some time behind its last one.
+    /// open for some time behind its last one. Of those that were there when this was said the last time: the disk is
+    /// looked at off these threads, which have heartbeats to send.
     pub(super) fn forget_others(&mut self, run_folders: &[String]) {
-        let kept = match kept_runs(&self.keeping.root) {
-            Ok(kept) => kept,
-            Err(error) => return tracing::warn!(%error, "what is kept cannot be looked at"),
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        let over: Vec<String> = {
+            let open = self.open.keys().map(|key| &key.run_folder);
+            let in_use: HashSet<&String> = run_folders.iter().chain(open).collect();
+            kept.into_iter().filter(|run_folder| !in_use.contains(run_folder)).collect()
         };
-        for run_folder in kept {
-            let is_open = self.open.keys().any(|key| key.run_folder == run_folder);
-            if !is_open && !run_folders.contains(&run_folder) {
-                tracing::info!(run_folder, "rows of a run that is over are removed");
-                self.forget(&run_folder);
-            }
+        for run_folder in over {
+            tracing::info!(run_folder, "rows of a run that is over are removed");
+            self.forget(&run_folder);
         }
+        let (root, kept) = (self.keeping.root.clone(), Arc::clone(&self.kept));
+        tokio::task::spawn_blocking(move || match kept_runs(&root) {
+            Ok(found) => *kept.lock().unwrap_or_else(PoisonError::into_inner) = found,
+            Err(error) => tracing::warn!(%error, "what is kept cannot be looked at"),
+        });
     }
 
     /// Forgets runs without tasks: their sources and the graph.
