@@ -107,9 +107,9 @@ impl Engine {
             }
         };
         let dir = self.state.pipeline(&spec.pipeline);
-        let lock = match self.take_turn(spec, &dir, &events, &stop).await? {
-            Turn::Ours(lock) => lock,
-            Turn::Skipped => return Ok(skipped(spec, &request)),
+        let lock = match self.lock(spec, &dir, &events, &stop).await? {
+            Locking::Ours(lock) => lock,
+            Locking::Skipped => return Ok(skipped(spec, &request)),
         };
         let path = dir.ledger();
         let store = LedgerStore::open_writer(&path, lock)
@@ -244,23 +244,23 @@ impl Engine {
     }
 
     /// Waits for the pipeline's lock, or does what `concurrency.on_overlap` says instead.
-    async fn take_turn(
+    async fn lock(
         &self,
         spec: &PipelineSpec,
         dir: &PipelineDir,
         events: &UnboundedSender<RunEvent>,
         stop: &CancellationToken,
-    ) -> Result<Turn, EngineError> {
+    ) -> Result<Locking, EngineError> {
         let mut told: Option<Holder> = None;
         let mut is_asked = false;
         loop {
             let holder = match PipelineLock::try_acquire(dir)? {
-                Ok(lock) => return Ok(Turn::Ours(lock)),
+                Ok(lock) => return Ok(Locking::Ours(lock)),
                 Err(holder) => holder,
             };
             if spec.concurrency.on_overlap == OnOverlap::Skip {
                 tracing::info!(%holder, "skipped");
-                return Ok(Turn::Skipped);
+                return Ok(Locking::Skipped);
             }
             if told.as_ref() != Some(&holder) {
                 is_asked = false;
@@ -457,8 +457,11 @@ pub(crate) struct Chosen {
     spec_hash: String,
 }
 
-enum Turn {
+/// What comes of waiting for the pipeline's lock.
+enum Locking {
     Ours(PipelineLock),
+    /// Another process has it, and this one is not to wait. Other than on a cluster no run is noted: the ledger is that
+    /// process's.
     Skipped,
 }
 

@@ -214,7 +214,9 @@ impl ResumeRun {
     }
 }
 
-/// A client's request means this run, which goes on already: repeated, it starts no other.
+/// A client's request means this run, which goes on already: repeated, it starts no other. Earlier versions have noted that of a
+/// second request for the same run, and their logs still have it; now such a request is queued or skipped
+/// ([`QueueRun`](super::QueueRun), [`SkipRun`](super::SkipRun)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRun {
     pub epoch: u64,
