@@ -70,7 +70,6 @@ fn leaving(ledger: &Ledger, kept: KeptRuns) -> Vec<RunId> {
         }
     }
     leaving.reverse();
-    leaving.truncate(MOST_AT_ONCE);
     leaving
 }
 
@@ -81,15 +80,8 @@ impl Leading {
         loop {
             tokio::time::sleep(BETWEEN_LOOKS).await;
             let Some(leading) = leading.upgrade() else { return };
-            let left = loop {
-                match leading.let_runs_leave().await {
-                    Ok(0) => break Ok(()),
-                    Ok(_) => {}
-                    Err(error) => break Err(error),
-                }
-            };
-            match left {
-                Ok(()) => is_warned = false,
+            match leading.let_runs_leave().await {
+                Ok(_) => is_warned = false,
                 Err(error @ EngineError::Ledger { .. }) => {
                     return tracing::error!(%error, "runs that are over cannot leave the ledger");
                 }
@@ -105,20 +97,23 @@ impl Leading {
     /// How many were written down. They have left, unless they have gone on meanwhile.
     pub(super) async fn let_runs_leave(&self) -> Result<usize, EngineError> {
         let kept = self.settings.kept_runs;
+        // Looked at once, however many there are: of very many that takes a while, and appends wait.
         let leaving = self.with_ledger(|ledger| leaving(ledger, kept)).await;
-        if leaving.is_empty() {
-            return Ok(0);
+        let mut count = 0;
+        for some in leaving.chunks(MOST_AT_ONCE) {
+            let writing = some.iter().cloned().map(|run| self.write_down(run));
+            let written = futures::stream::iter(writing).buffered(WRITES_AT_ONCE);
+            let written: Vec<Option<EndedRun>> = written.try_collect().await?;
+            let runs: Vec<EndedRun> = written.into_iter().flatten().collect();
+            if runs.is_empty() {
+                continue;
+            }
+            count += runs.len();
+            self.append(Command::ForgetRuns(ForgetRuns { epoch: self.epoch, runs })).await?;
         }
-        let writing = leaving.into_iter().map(|run| self.write_down(run));
-        let written = futures::stream::iter(writing).buffered(WRITES_AT_ONCE);
-        let written: Vec<Option<EndedRun>> = written.try_collect().await?;
-        let runs: Vec<EndedRun> = written.into_iter().flatten().collect();
-        let count = runs.len();
-        if count == 0 {
-            return Ok(0);
+        if count > 0 {
+            tracing::debug!(count, "runs have left the ledger");
         }
-        self.append(Command::ForgetRuns(ForgetRuns { epoch: self.epoch, runs })).await?;
-        tracing::debug!(count, "runs have left the ledger");
         Ok(count)
     }
 

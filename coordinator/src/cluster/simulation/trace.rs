@@ -435,7 +435,7 @@ mod tests {
     use std::path::Path;
 
     use chrono::DateTime;
-    use weir_ledger::NewEpoch;
+    use weir_ledger::{CleanUpDone, EndedRun, FinishRun, ForgetRuns, NewEpoch, StartRun};
 
     use super::*;
 
@@ -510,5 +510,48 @@ mod tests {
         assert!(!members.trace.all_have_applied(3));
         members.see("2", LAST, By::Start, &facts);
         assert!(members.trace.all_have_applied(3));
+    }
+
+    #[test]
+    fn a_run_that_has_left_and_of_which_the_storage_says_something_else_is_noticed() {
+        let (epoch, run, at) = (1, RunId("run".into()), DateTime::UNIX_EPOCH);
+        let start = StartRun {
+            epoch,
+            run: run.clone(),
+            pipeline: PipelineName("orders".into()),
+            spec_hash: "spec".into(),
+            params: BTreeMap::new(),
+            window: None,
+            version: None,
+            request_id: None,
+            backfill: None,
+            replay_of: None,
+            at,
+        };
+        let outcome = RunOutcome::Failed { error: "cancelled".into() };
+        let ended = EndedRun { run: run.clone(), sessions: 1 };
+        let commands = [
+            entry(),
+            Command::StartRun(start),
+            Command::FinishRun(FinishRun { epoch, run: run.clone(), outcome, at }),
+            Command::CleanUpDone(CleanUpDone { epoch, run: run.clone() }),
+            Command::ForgetRuns(ForgetRuns { epoch, runs: vec![ended] }),
+        ];
+        let mut trace = Trace::new(Arc::default(), Control::Nothing, false);
+        let mut facts = Ledger::default();
+        for (command, index) in commands.into_iter().zip(1..) {
+            let response = apply(&mut facts, index, &command);
+            let (commands, responses) = ([command], [response]);
+            let by = By::Entry { commands: &commands, responses: &responses };
+            let seen = Seen { member: Path::new("1"), index, by, ledger: &facts };
+            trace.sees(&seen, Duration::ZERO, &Targets::default());
+        }
+        let left = trace.left[&run].clone();
+        let is_noticed =
+            |trace: &Trace| trace.violations.iter().any(|what| what.contains("run has left"));
+        trace.check_end(&Targets::default(), |_| Some(left.clone()));
+        assert!(!is_noticed(&trace), "{:?}", trace.violations);
+        trace.check_end(&Targets::default(), |_| None);
+        assert!(is_noticed(&trace));
     }
 }
