@@ -57,31 +57,48 @@ fn beat(sender: UnboundedSender<FromExecutor>, draining: bool) {
     });
 }
 
-/// An executor with many places, of which none is ever used.
+/// An executor with many places, in which nothing is ever done.
 pub(crate) struct Planner {
     leader: String,
     sender: UnboundedSender<FromExecutor>,
-    _incoming: Incoming,
 }
 
 impl Planner {
     pub(crate) async fn join(url: &str, slots: u32) -> Result<Self, Failure> {
         let (sender, mut incoming) = join(url, "planner", slots).await?;
         incoming.message().await?.ok_or("no welcome")?;
-        Ok(Self { leader: url.to_owned(), sender, _incoming: incoming })
+        tokio::spawn(hand_back(incoming, sender.clone()));
+        Ok(Self { leader: url.to_owned(), sender })
     }
 
     pub(crate) fn leader(&self) -> &str {
         &self.leader
     }
 
-    /// The run's slices are counted already, and it is still being planned.
+    /// The run's slices are counted already. It may be planned before the leader hears this.
     pub(crate) fn take_no_tasks(&self) -> Result<(), Failure> {
         let beat_now = Message::Heartbeat(Heartbeat { draining: true });
         self.sender.send(FromExecutor { message: Some(beat_now) })?;
         beat(self.sender.clone(), true);
         Ok(())
     }
+}
+
+/// Tasks that come all the same are stopped at once, as by an executor that leaves, so that others get them.
+async fn hand_back(
+    mut incoming: Incoming,
+    sender: UnboundedSender<FromExecutor>,
+) -> Result<(), Failure> {
+    let mut number = 0;
+    while let Some(message) = incoming.message().await? {
+        if let Some(to_executor::Message::Assign(assign)) = message.message {
+            number += 1;
+            let end = Fact::End(serde_json::to_vec("stopped")?);
+            let report = Report { number, task: assign.task, fact: Some(end) };
+            sender.send(FromExecutor { message: Some(Message::Report(report)) })?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) struct Executor {
