@@ -17,6 +17,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use crate::operators::{COLLECTED_BYTES, CollectedExec};
@@ -107,7 +108,8 @@ fn most_rows(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
         let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
         statistics.ok().and_then(|statistics| statistics.num_rows.get_value().copied())
     } else {
-        children.into_iter().map(most_rows).try_fold(0, |most, rows| Some(most.max(rows?)))
+        let together = if plan.is::<UnionExec>() { usize::saturating_add } else { usize::max };
+        children.into_iter().map(most_rows).try_fold(0, |all, rows| Some(together(all, rows?)))
     };
     match (rows, plan.fetch()) {
         (Some(rows), Some(limit)) => Some(rows.min(limit)),

@@ -111,6 +111,12 @@ async fn what_only_a_filter_makes_small_is_dealt_out() {
     };
     assert_eq!(dealt_out(900_000).await, 0, "all tasks read the suppliers");
     assert_eq!(dealt_out(4_000_000).await, 2, "suppliers and lines are dealt out");
+    // Each table is small enough, and all of them together are not.
+    let union = "(SELECT * FROM suppliers UNION ALL SELECT * FROM suppliers UNION ALL SELECT * FROM suppliers)";
+    let sql = sql.replace("JOIN suppliers", &format!("JOIN {union}"));
+    let pipeline = warehouse().distributed(4).sql("node", &sql).sink("out", &["node"]);
+    let graph = pipeline.estimated("suppliers", 900_000).plan().await.unwrap();
+    assert!(graph.stages.iter().any(|stage| stage.display.contains("mode=Partitioned")));
 }
 
 #[tokio::test]
