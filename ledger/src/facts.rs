@@ -417,14 +417,7 @@ impl RunFacts {
     /// Whether any batch may be visible or any exchange is finished. A batch that was intended counts:
     /// only the target knows whether it has landed.
     pub fn may_have_committed(&self) -> bool {
-        self.stages.iter().any(|stage| {
-            stage.finished_slices > 0
-                || stage.run_commit != RunCommit::Open
-                || stage
-                    .slices
-                    .iter()
-                    .any(|slice| slice.next_sequence > 0 || slice.intent.is_some())
-        })
+        self.stages.iter().any(|stage| stage.finished_slices > 0 || stage.has_batches())
     }
 
     /// Who keeps what an unfinished stage reads, or may read when it begins again.
@@ -492,6 +485,12 @@ impl StageFacts {
             StageOutputShape::Exchange => None,
             StageOutputShape::Sink { node, commit } => Some((node, *commit)),
         }
+    }
+
+    /// Whether the target has any batch of it, or may have.
+    pub fn has_batches(&self) -> bool {
+        self.run_commit != RunCommit::Open
+            || self.slices.iter().any(|slice| slice.next_sequence > 0 || slice.intent.is_some())
     }
 
     pub fn are_slices_finished(&self) -> bool {

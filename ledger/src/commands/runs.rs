@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use weir_spec::PipelineName;
+use weir_spec::{NodeName, PipelineName};
 
 use super::backfills::{finish_window, is_forgotten, resume_window, start_window};
 use super::{known_run, running_run, wrong_state};
@@ -188,10 +188,13 @@ impl ResumeRun {
         let facts = known_run(ledger, &self.run)?;
         facts.state = RunState::Running;
         facts.sessions += 1;
-        if std::mem::take(&mut facts.cleaned_up) {
-            // What the sinks had prepared is gone.
-            facts.prepared.clear();
-        }
+        facts.cleaned_up = false;
+        // What a sink had prepared may be gone: by a clean-up that has come to its end, or has not, or by another run.
+        // With batches it is still there.
+        let untouched = facts.sink_stages().filter(|stage| !stage.has_batches());
+        let untouched: Vec<NodeName> =
+            untouched.filter_map(|stage| Some(stage.sink()?.0.clone())).collect();
+        facts.prepared.retain(|node, _| !untouched.contains(node));
         for slices in facts.stages.iter_mut().map(|stage| &mut stage.slices) {
             for number in 0..slices.count() {
                 let mut slice = slices.get_mut(number).expect("there are so many");

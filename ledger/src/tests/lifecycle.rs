@@ -359,6 +359,45 @@ fn the_audit_names_the_slice_that_does_not_add_up() {
 }
 
 #[test]
+fn a_sink_without_batches_is_prepared_anew_when_its_run_goes_on() {
+    let run = run_id(1);
+    let identity = weir_connectors::PrepareSink {
+        ledger_id: "ledger".into(),
+        pipeline: "orders".into(),
+        run: run.0.clone(),
+        sink: "kept".into(),
+        epoch: 1,
+        has_others_beside: false,
+    };
+    let prepared =
+        weir_connectors::PreparedSink { identity, payload: serde_json::Value::Null, notes: vec![] };
+    let prepare = Command::PrepareSink(PrepareSink {
+        epoch: 1,
+        run: run.clone(),
+        sink: NodeName::new("kept"),
+        prepared,
+    });
+    let failed = || RunOutcome::Failed { error: "the target is down".into() };
+    let resume =
+        Command::ResumeRun(ResumeRun { epoch: 1, run: run.clone(), request_id: None, at: at(3) });
+    let mut book = Book::planned();
+    book.accept(&prepare);
+    book.accept(&finish_run(1, &run, failed()));
+    // Half of a clean-up may have removed what the sink had prepared, and nobody has said so.
+    book.accept(&resume);
+    assert!(book.ledger.run(&run).expect("it is known").prepared.is_empty());
+    book.accept(&prepare);
+    book.exchange(5, "1");
+    let first = task(1, &run, 1, 0, 1);
+    book.accept(&start(&first));
+    book.accept(&intent(&first, 0, 2, false));
+    book.accept(&finish_run(1, &run, failed()));
+    book.accept(&resume);
+    let known = &book.ledger.run(&run).expect("it is known").prepared;
+    assert_eq!(known.len(), 1, "the batch may be in its staging");
+}
+
+#[test]
 fn an_intended_batch_may_have_landed() {
     let mut book = Book::planned();
     let run = run_id(1);
