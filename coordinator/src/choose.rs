@@ -1,7 +1,9 @@
 //! Which run a request means: a new one, or one that is not finished.
 
 use chrono::{DateTime, Utc};
-use weir_ledger::{Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState, WindowOf};
+use weir_ledger::{
+    BackfillFacts, BackfillState, Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState, WindowOf,
+};
 use weir_spec::{CommitMode, PipelineName};
 
 use crate::EngineError;
@@ -120,6 +122,23 @@ fn loaded_since<'ledger>(
 fn has_left_since(ledger: &Ledger, run: &RunFacts) -> bool {
     let pipeline = ledger.pipelines.get(&run.pipeline);
     pipeline.and_then(|pipeline| pipeline.has_left).is_some_and(|left| left >= run.order())
+        || ledger.backfills.values().any(|backfill| has_loaded_window(backfill, run))
+}
+
+/// Whether a window's run, of which the ledger has nothing but that the window is finished, may have loaded since what the
+/// run would load.
+fn has_loaded_window(backfill: &BackfillFacts, run: &RunFacts) -> bool {
+    let Some((start, end)) = run.window else { return false };
+    let went_on = match backfill.state {
+        BackfillState::Finished { at } => at >= run.started_at,
+        BackfillState::Running | BackfillState::Paused | BackfillState::Cancelled => true,
+    };
+    went_on
+        && backfill.pipeline == run.pipeline
+        && backfill.params == run.params
+        && !backfill.finished.is_empty()
+        && start < backfill.range.to
+        && backfill.range.from < end
 }
 
 /// Who has loaded rows since that a run would load again, as far as the ledger knows.
@@ -204,11 +223,12 @@ pub(crate) fn find_run<'ledger>(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use weir_ledger::{
-        Command, FinishRun, NewEpoch, PipelineFacts, PlanRun, Response, ResumeRun, RunOutcome,
-        SliceFacts, SliceState, StageFacts, StartRun, apply,
+        BackfillId, Command, FinishRun, Intervals, NewEpoch, PipelineFacts, PlanRun, Response,
+        ResumeRun, RunOutcome, SliceFacts, SliceState, StageFacts, StartRun, Totals, WindowRange,
+        apply,
     };
 
     use super::*;
@@ -557,6 +577,57 @@ mod tests {
             ledger.pipelines.insert(pipeline.clone(), facts);
             let choice = resume_this(&ledger, "a");
             assert_eq!(choice.is_err(), is_refused, "{left:?}: {choice:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_not_taken_up_beside_a_backfill_that_may_have_loaded_its_window_since() {
+        let at = |day| DateTime::UNIX_EPOCH + chrono::TimeDelta::days(day);
+        let mut ledger = Ledger::default();
+        let mut run = feeding(failed(), false, false, 2);
+        run.started_at = at(100);
+        run.window = Some((at(5), at(6)));
+        let pipeline = run.pipeline.clone();
+        let params = run.params.clone();
+        ledger.runs.insert(RunId("a".into()), run);
+        let finished: Intervals = serde_json::from_str("[[1, 2]]").expect("one window");
+        let range = |from, to| WindowRange {
+            from: at(from),
+            to: at(to),
+            step: "1d".into(),
+            timezone: "UTC".into(),
+            count: 9,
+        };
+        let over = |day| BackfillState::Finished { at: at(day) };
+        for (range, finished, state, is_refused) in [
+            (range(1, 10), finished.clone(), BackfillState::Running, true),
+            (range(1, 10), finished.clone(), over(101), true),
+            (range(1, 10), finished.clone(), over(99), false),
+            (range(1, 10), Intervals::default(), BackfillState::Running, false),
+            (range(6, 10), finished.clone(), BackfillState::Running, false),
+            (range(1, 5), finished, BackfillState::Running, false),
+        ] {
+            let backfill = BackfillFacts {
+                pipeline: pipeline.clone(),
+                spec_hash: "spec".into(),
+                params: params.clone(),
+                version: None,
+                range,
+                parallel: 1,
+                priority: 0,
+                request_id: None,
+                created_at: at(90),
+                state,
+                finished,
+                failed: BTreeMap::new(),
+                running: BTreeSet::new(),
+                again: BTreeMap::new(),
+                starts: BTreeMap::new(),
+                totals: Totals::default(),
+            };
+            ledger.backfills.insert(BackfillId("b".into()), backfill.clone());
+            let choice = resume_this(&ledger, "a");
+            assert_eq!(choice.is_err(), is_refused, "{backfill:?}: {choice:?}");
         }
     }
 
