@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use weir_spec::PipelineSpec;
 
 use crate::pipeline_files::{PipelineFiles, storage_error};
 use crate::state_dir::state_error;
+use crate::surroundings::beside;
 use crate::{EngineError, Frozen, RunRequest};
 
 /// Identifies what a run does. Parts of a file that change nothing about the rows (descriptions,
@@ -62,10 +64,15 @@ pub(crate) async fn read_frozen(files: &PipelineFiles, run: &RunId) -> Result<Fr
 pub(crate) async fn write_graph(
     files: &PipelineFiles,
     run: &RunId,
-    graph: &StageGraph,
+    graph: &Arc<StageGraph>,
 ) -> Result<String, EngineError> {
-    let bytes = to_json(graph);
-    let hash = blake3::hash(&bytes).to_hex().to_string();
+    let graph = Arc::clone(graph);
+    let (bytes, hash) = beside(move || {
+        let bytes = to_json(graph.as_ref());
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        (bytes, hash)
+    })
+    .await;
     let (folder, name) = (files.run(run), RunFolder::graph_file(&hash));
     let storage = folder.storage();
     let written = storage.put(&name, bytes).await;
@@ -81,10 +88,13 @@ pub(crate) async fn read_graph(
 ) -> Result<Option<StageGraph>, EngineError> {
     let Some(hash) = &facts.graph_hash else { return Ok(None) };
     let folder = files.run(run);
-    let read = folder.read_graph(hash).await;
-    read.map(Some).map_err(|cause| {
-        storage_error("read", folder.storage(), &RunFolder::graph_file(hash), cause)
-    })
+    let name = RunFolder::graph_file(hash);
+    let failed = |cause| storage_error("read", folder.storage(), &name, cause);
+    // To wait for a store takes no thread; to decode a large plan does.
+    let bytes = folder.storage().get(&name).await.map_err(failed)?;
+    let hash = hash.clone();
+    let graph = beside(move || RunFolder::graph_in(&bytes, &hash)).await;
+    graph.map(Some).map_err(failed)
 }
 
 /// What a backfill keeps of its creation: each window's run is started with it.

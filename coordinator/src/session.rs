@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt as _;
 use indexmap::IndexMap;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -28,7 +29,7 @@ use crate::retry::retrying;
 use crate::shape::stage_shapes;
 use crate::sources::{SourceFailure, describe_sources, open_given};
 use crate::store::{LedgerStore, StoreError};
-use crate::surroundings::now;
+use crate::surroundings::{computed_beside, now};
 use crate::workers::{LocalWorkers, Workers};
 use crate::{Again, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
 
@@ -532,7 +533,10 @@ pub(crate) async fn plan_run(
     let catalog = describe_sources(&rendered, watermarks, given, systems, workplace.slots, stop)
         .await
         .map_err(source_failure)?;
-    weir_plan::plan(&rendered, &catalog, &scope).await.map_err(|error| plan_failure(&error))
+    // On its own: of a large pipeline that takes seconds, in which executors want to be heard.
+    let planning = async move { weir_plan::plan(&rendered, &catalog, &scope).await };
+    let planned = computed_beside(planning.boxed()).await;
+    planned.map_err(|error| plan_failure(&error))
 }
 
 pub(crate) fn plan_scope(

@@ -2,8 +2,6 @@
 //! long. A simulation has its own of each, and a storage without threads ([`weir_executor::storage::Storage::inline`]), and otherwise
 //! the same code.
 
-use std::io;
-
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -23,18 +21,39 @@ pub(crate) fn new_uuid() -> Uuid {
     Uuid::new_v4()
 }
 
-/// Work that takes its time, beside the threads that answer others.
+/// Work that takes its time, beside the threads that hear executors and answer clients. Its panic is the caller's.
 #[cfg(not(test))]
-pub(crate) async fn beside<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+pub(crate) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// As [`beside`], for what is async only in name: it waits for nobody. Dropped, it goes on to its end, and nobody gets that.
+#[cfg(not(test))]
+pub(crate) async fn computed_beside<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let threads = tokio::runtime::Handle::current();
+    let span = tracing::Span::current();
+    beside(move || span.in_scope(|| threads.block_on(work))).await
 }
 
 /// At once: a simulation has no other threads, whose moments would be different each time.
 #[cfg(test)]
-pub(crate) async fn beside<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub(crate) async fn beside<T>(work: impl FnOnce() -> T) -> T {
     work()
+}
+
+/// As [`beside`].
+#[cfg(test)]
+pub(crate) async fn computed_beside<T>(work: impl Future<Output = T>) -> T {
+    work.await
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tonic::metadata::MetadataValue;
 use super::errors::described;
 use super::leading::Leading;
 use crate::raft::{MemberId, RaftMember};
+use crate::surroundings::beside;
 
 /// The metadata in which a coordinator that does not lead names the one that does.
 const LEADER: &str = "weir-leader";
@@ -26,8 +27,8 @@ impl Node {
         Self { id, member, leading: RwLock::default(), hash: tokio::sync::Mutex::default() }
     }
 
-    /// Of the facts, with the index that they are at and their epoch. The ledger is not held while it is written
-    /// out, and not even copied as long as nothing changes.
+    /// Of the facts, with the index that they are at and their epoch. Neither the ledger nor a thread that others wait
+    /// for is held while it is written out, and it is not even copied as long as nothing changes.
     pub(super) async fn facts(&self) -> (String, u64, u64) {
         let mut known = self.hash.lock().await;
         let (ledger, applied, epoch) = {
@@ -39,9 +40,12 @@ impl Node {
             }
             (ledger.clone(), applied, epoch)
         };
-        let json = serde_json::to_vec(&ledger).expect("a ledger can be written as JSON");
-        let hash = blake3::hash(&json).to_hex()[..32].to_owned();
-        *known = Some((ledger.last_index, hash.clone()));
+        let written = beside(move || {
+            let json = serde_json::to_vec(&ledger).expect("a ledger can be written as JSON");
+            (ledger.last_index, blake3::hash(&json).to_hex()[..32].to_owned())
+        });
+        let (index, hash) = written.await;
+        *known = Some((index, hash.clone()));
         (hash, applied, epoch)
     }
 

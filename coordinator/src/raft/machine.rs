@@ -165,7 +165,7 @@ impl LedgerMachine {
             let ledger = read_snapshot(received.as_slice())?.ledger;
             let kept = Kept { meta, ledger };
             keep(&folder, &kept, &mut file)?;
-            Ok((kept, file))
+            Ok::<_, io::Error>((kept, file))
         })
         .await?;
         let mut ledger = self.ledger.write().await;
