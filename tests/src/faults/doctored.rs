@@ -229,14 +229,22 @@ fn only_what_was_kept_by_the_lost_and_its_readers_may_be_computed_again() {
     assert!(is_legal(JOINED, 1, 5, "c").is_err(), "it can read all that it needs");
     assert!(is_legal(SINK, 0, 5, "a").is_err(), "it reads nothing that is kept");
 
-    // What nobody reads any more is lost without harm; the sink reads the join.
-    let before = kept(SINK);
-    let again = |stage| {
-        let after = changed(&before, |seen| task(seen, stage, 0).attempts = 2);
-        one_fault(&before, &after, &lost("a"))
+    // What nobody reads any more is lost without harm; the sink reads the join, which is in the storage.
+    let before = changed(&kept(SINK), |seen| {
+        (0..SLICES).for_each(|slice| task(seen, JOINED, slice).holder.clear());
+    });
+    let again = |before: &Seen, stage, slice| {
+        let after = changed(before, |seen| task(seen, stage, slice).attempts = 2);
+        one_fault(before, &after, &lost("a"))
     };
-    assert!(again(READ).is_err(), "the join has read it");
-    assert!(again(JOINED).is_ok());
+    assert!(again(&before, READ, 0).is_err(), "the join has read it");
+    assert!(again(&before, JOINED, 0).is_err(), "the storage has it");
+    // If it is lost with what was made of it, that needs it again.
+    let before = kept(SINK);
+    assert!(again(&before, READ, 0).is_ok());
+    assert!(again(&before, READ, 1).is_err(), "`b` still has it");
+    assert!(again(&before, JOINED, 0).is_ok());
+    assert!(again(&before, JOINED, 1).is_ok(), "it has read of what is computed again");
 }
 
 #[test]

@@ -117,34 +117,41 @@ fn may_read_in_vain(fault: &Disturbance, was: &Task) -> bool {
 
 /// The documented rule (docs/cluster.md, `checkpoint.exchange: off`): what executors kept and somebody still has
 /// to read is computed again, and so is everything that may have read of it, unless that is finished and
-/// safe, or read by nobody any more.
+/// safe, or read by nobody any more. What is computed again has to read its own inputs again.
 fn reset_with(seen: &Seen, lost: &[String]) -> BTreeSet<Place> {
-    let stages = &seen.run.stages;
-    let of = |stage: u32| seen.tasks.iter().filter(move |task| task.stage == stage);
-    let is_finished =
-        |stage: &Stage| of(stage.stage).all(|task| task.state() == TaskState::Finished);
-    let is_still_read = |stage: u32| {
-        let mut readers = stages.iter().filter(|reader| reader.inputs.contains(&stage));
-        readers.any(|reader| !is_finished(reader))
-    };
     let mut reset = BTreeSet::new();
-    let mut is_reset = BTreeSet::new();
-    for stage in stages {
-        let id = stage.stage;
-        let gone = of(id).filter(|task| lost.contains(&task.holder) && is_still_read(id));
-        let gone: Vec<Place> = gone.map(place).collect();
-        let reads_lost = stage.inputs.iter().any(|input| is_reset.contains(input));
-        let is_durable = of(id).all(|task| task.holder.is_empty());
-        let is_safe = is_finished(stage) && (is_durable || !is_still_read(id));
-        if reads_lost && !is_safe {
-            reset.extend(of(id).map(place));
-            is_reset.insert(id);
-        } else if !gone.is_empty() {
-            reset.extend(gone);
-            is_reset.insert(id);
+    loop {
+        let before = reset.len();
+        for stage in &seen.run.stages {
+            let more = reset_of(stage, seen, lost, &reset);
+            reset.extend(more);
+        }
+        if reset.len() == before {
+            return reset;
         }
     }
-    reset
+}
+
+/// Which of the stage's tasks are to begin again when these are.
+fn reset_of(stage: &Stage, seen: &Seen, lost: &[String], reset: &BTreeSet<Place>) -> Vec<Place> {
+    let of = |stage: u32| seen.tasks.iter().filter(move |task| task.stage == stage);
+    let is_finished = |stage: &Stage| {
+        let is_done =
+            |task: &Task| task.state() == TaskState::Finished && !reset.contains(&place(task));
+        of(stage.stage).all(is_done)
+    };
+    let id = stage.stage;
+    let mut readers = seen.run.stages.iter().filter(|reader| reader.inputs.contains(&id));
+    let is_still_read = readers.any(|reader| !is_finished(reader));
+    let is_durable = of(id).all(|task| task.holder.is_empty());
+    let is_safe = is_finished(stage) && (is_durable || !is_still_read);
+    let reads_lost = reset.iter().any(|(input, _)| stage.inputs.contains(input));
+    match reads_lost && !is_safe {
+        true => of(id).map(place).collect(),
+        false => {
+            of(id).filter(|task| lost.contains(&task.holder) && is_still_read).map(place).collect()
+        }
+    }
 }
 
 fn place(task: &Task) -> Place {

@@ -18,7 +18,8 @@ use crate::targets::{self, Target};
 
 const ROWS: i64 = 100_000;
 
-/// A join whose rows between its parts executors keep for each other.
+/// A join whose rows between its parts executors keep for each other. An outer one, though each row has its group: otherwise
+/// every task would read the groups, and no rows would be dealt out.
 fn write_pipeline(folder: &Path, target: &dyn Target) {
     dataset::write_csv(&folder.join("data"), ROWS, 4);
     let groups: String = (0..97).map(|group| format!("{group}\n")).collect();
@@ -30,7 +31,7 @@ fn write_pipeline(folder: &Path, target: &dyn Target) {
          sources:\n  rows: {{ type: csv, path: \"data/*.csv\", columns: {columns} }}\n\
          \x20 groups: {{ type: csv, path: data/groups.txt, columns: {{ grp: int64 }} }}\n\
          transforms:\n  joined:\n    sql: \"SELECT r.id, r.grp, r.amount, r.name FROM rows r \
-         JOIN groups g ON r.grp = g.grp\"\n\
+         FULL JOIN groups g ON r.grp = g.grp\"\n\
          sinks:\n  target:\n    input: joined\n{target}"
     );
     std::fs::write(folder.join("pipeline.yaml"), text).expect("room");

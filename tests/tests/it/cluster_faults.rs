@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tonic::Status;
 use weir_executor::tls::TlsFiles;
 use weir_proto::v1::runs_client::RunsClient;
@@ -268,6 +269,10 @@ fn a_join_whose_rows_executors_keep_survives_their_loss() {
     cluster.wait(&run);
     scenario.assert_exact(&run);
     assert!(were_kept > 0, "no executor has kept anything");
+    let stages = cluster.show(&run)["stages"].as_array().cloned().unwrap_or_default();
+    let is_part =
+        |stage: &&Value| stage["name"].as_str().is_some_and(|name| name.contains(", part "));
+    assert!(stages.iter().filter(is_part).count() > 1, "no rows were dealt out: {stages:#?}");
     wait_until("what is not needed any more is removed", || kept() == 0);
 }
 
@@ -283,6 +288,7 @@ fn files_below(folder: &Path) -> usize {
     paths.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
 }
 
+/// An outer join, though each row has its group: otherwise every task would read the groups, and no rows would be dealt out.
 pub(crate) fn write_pipeline(folder: &Path, exchange: &str, target: &str) {
     dataset::write_csv(&folder.join("data"), ROWS, 4);
     let groups: String = (0..97).map(|group| format!("{group}\n")).collect();
@@ -294,7 +300,7 @@ pub(crate) fn write_pipeline(folder: &Path, exchange: &str, target: &str) {
          sources:\n  rows: {{ type: csv, path: \"data/*.csv\", columns: {columns} }}\n\
          \x20 groups: {{ type: csv, path: data/groups.txt, columns: {{ grp: int64 }} }}\n\
          transforms:\n  joined:\n    sql: \"SELECT r.id, r.grp, r.amount, r.name FROM rows r \
-         JOIN groups g ON r.grp = g.grp\"\n\
+         FULL JOIN groups g ON r.grp = g.grp\"\n\
          sinks:\n  target:\n    input: joined\n{target}"
     );
     std::fs::write(folder.join("pipeline.yaml"), text).expect("room");
