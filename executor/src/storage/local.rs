@@ -16,6 +16,9 @@ use crate::durable::sync_parent;
 /// Of a file that is read as a stream.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// Of removing a folder into which others still write.
+const MOST_ROUNDS: u32 = 100;
+
 /// Runs file work that waits for the disk off the async threads.
 pub(crate) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -113,9 +116,14 @@ impl Local {
         self.run(move || {
             create_dir_all_durable(parent(&path)?)?;
             let temporary = path.with_extension("tmp");
-            fs::copy(&file, &temporary)?;
-            File::open(&temporary)?.sync_all()?;
-            fs::rename(&temporary, &path)?;
+            let copied = fs::copy(&file, &temporary)
+                .and_then(|_| File::open(&temporary)?.sync_all())
+                .and_then(|()| fs::rename(&temporary, &path));
+            if copied.is_err() {
+                // It may have filled the disk.
+                remove_if_present(&temporary)?;
+            }
+            copied?;
             sync_parent(&path)
         })
         .await
@@ -161,11 +169,21 @@ impl Local {
 
     pub(super) async fn delete_all(&self, folder: &str) -> io::Result<()> {
         let folder = self.root.join(folder);
-        self.run(move || match fs::remove_dir_all(folder) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
-            _ => Ok(()),
-        })
-        .await
+        self.run(move || remove_until_gone(|| fs::remove_dir_all(&folder))).await
+    }
+}
+
+/// Somebody who does not know yet that the folder goes may put something into it meanwhile.
+fn remove_until_gone(mut remove: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let mut rounds = 0;
+    loop {
+        rounds += 1;
+        match remove() {
+            Err(cause)
+                if cause.kind() == io::ErrorKind::DirectoryNotEmpty && rounds < MOST_ROUNDS => {}
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+            removed => return removed,
+        }
     }
 }
 
@@ -265,5 +283,38 @@ mod tests {
         }
         let files = fs::read_dir(folder.path().join("a")).expect("it is there");
         assert_eq!(files.count(), 2, "nothing unfinished is left");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_copied_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let local = Local::new(folder.path().to_owned());
+        let file = folder.path().join("own");
+        fs::write(&file, "rows").expect("writable");
+        // Something else is there.
+        fs::create_dir_all(folder.path().join("a/file/in/the/way")).expect("writable");
+        local.copy(file, "a/file").await.expect_err("it is no file");
+        let left = fs::read_dir(folder.path().join("a")).expect("it is there");
+        assert_eq!(left.count(), 1, "what was in the way");
+    }
+
+    #[test]
+    fn a_folder_goes_though_somebody_has_put_something_into_it_meanwhile() {
+        let gone_after = |rounds: u32, kind: io::ErrorKind| {
+            let mut left = rounds;
+            let removed = remove_until_gone(|| {
+                let is_gone = left == 0;
+                left = left.saturating_sub(1);
+                if is_gone { Ok(()) } else { Err(kind.into()) }
+            });
+            removed.map_err(|error| error.kind())
+        };
+        let not_empty = io::ErrorKind::DirectoryNotEmpty;
+        assert_eq!(gone_after(0, not_empty), Ok(()));
+        assert_eq!(gone_after(3, not_empty), Ok(()));
+        assert_eq!(gone_after(u32::MAX, not_empty), Err(not_empty), "not for ever");
+        assert_eq!(gone_after(1, io::ErrorKind::NotFound), Ok(()));
+        let denied = io::ErrorKind::PermissionDenied;
+        assert_eq!(gone_after(1, denied), Err(denied));
     }
 }
