@@ -74,6 +74,7 @@ fn limit_of(connection: &Connection, most: NonZeroU32, frozen: &Frozen) -> Conne
 #[cfg(test)]
 mod tests {
     use weir_plan::{Stage, StageKind, StageOutput};
+    use weir_spec::ExchangeDurability;
 
     use super::*;
 
@@ -109,7 +110,7 @@ mod tests {
                 plan: weir_plan::EncodedPlan(Vec::new()),
                 partitions: 1,
                 slices: 1,
-                durable: true,
+                durability: ExchangeDurability::Sync,
             },
             output: StageOutput::Exchange,
             display: String::new(),

@@ -357,11 +357,12 @@ impl Session {
         let done = CleanUpDone { epoch: self.epoch, run: self.run.clone() };
         let appended = self.store.append(Command::CleanUpDone(done)).await;
         appended.map_err(|error| error.to_string())?;
-        remove_working_files(&self.files, &self.run, &[RunFolder::EXCHANGE, RunFolder::SPILL])
-            .await;
+        // First: they take nothing more to the storage.
         if let Some(cluster) = &self.cluster {
             cluster.run_over(&self.run, &self.frozen);
         }
+        remove_working_files(&self.files, &self.run, &[RunFolder::EXCHANGE, RunFolder::SPILL])
+            .await;
         Ok(())
     }
 

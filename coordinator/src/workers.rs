@@ -82,6 +82,11 @@ pub(crate) trait Workers: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether this process of an executor waits to go until nobody needs what it keeps.
+    fn is_leaving(&self, _holder: &Holder) -> bool {
+        false
+    }
+
     /// Returns when there may be a place again, or the capacity has changed.
     async fn changed(&self);
 

@@ -74,9 +74,14 @@ impl RunFolder {
         format!("{}/{stage}", Self::EXCHANGE)
     }
 
-    /// One partition of an attempt's output.
+    /// An attempt's output.
+    pub fn exchange_output(stage: StageId, file_id: &str) -> String {
+        format!("{}/{file_id}", Self::exchange(stage))
+    }
+
+    /// One partition of it.
     pub fn exchange_file(stage: StageId, file_id: &str, partition: usize) -> String {
-        format!("{}/{file_id}/{partition}.arrow", Self::exchange(stage))
+        format!("{}/{partition}.arrow", Self::exchange_output(stage, file_id))
     }
 
     /// A file of an attempt that the ledger has accepted, by its name of today or of earlier versions.

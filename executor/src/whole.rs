@@ -11,7 +11,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{FutureExt as _, StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weir_plan::{ExchangeOutput, Holder, SliceRows, StageKind, StageOutput, execute_slice};
+use weir_plan::{ExchangeOutput, InStorage, SliceRows, StageKind, StageOutput, execute_slice};
 
 use crate::checksum::RowChecksum;
 use crate::context::{read_plan, task_context};
@@ -34,7 +34,7 @@ pub(crate) async fn run_whole(
     stop: &CancellationToken,
     site: &FailureSite<'_>,
 ) -> Result<TaskOutcome, TaskError> {
-    let (StageKind::Whole { plan, partitions, slices, durable }, StageOutput::Exchange) =
+    let (StageKind::Whole { plan, partitions, slices, durability }, StageOutput::Exchange) =
         (&task.stage.kind, &task.stage.output)
     else {
         return Err(site.internal("only whole stages write exchanges"));
@@ -50,7 +50,7 @@ pub(crate) async fn run_whole(
     // An epoch belongs to one leader, an attempt to one task: no two attempts share a name, and one that
     // was given up cannot touch what another has finished.
     let file_id = format!("{}-{}-{}", task.slice, task.epoch, task.attempt);
-    let (place, holder) = env.places.output(*durable);
+    let (place, holder, in_storage) = env.places.output(*durability);
     let is_durable_here = holder.is_none() && env.places.is_storage_here();
     let folder = ExchangeFolder::create(&place, task.stage.id, &file_id, is_durable_here)?
         .compressed(env.places.compression());
@@ -111,7 +111,8 @@ pub(crate) async fn run_whole(
     let mut account = recorder.take_account().map_err(|error| site.classify(error))?;
     account.rows_written = written.rows;
     account.checksum = written.checksum.value();
-    let output = exchange_output(file_id, &written_partitions, holder, site)?;
+    let output = exchange_output(file_id, &written_partitions, site)?;
+    let output = ExchangeOutput { holder, in_storage, ..output };
     Ok(TaskOutcome::Exchanged { output, account })
 }
 
@@ -137,12 +138,11 @@ async fn upload(
 fn exchange_output(
     file_id: String,
     partitions: &Range<usize>,
-    holder: Option<Holder>,
     site: &FailureSite<'_>,
 ) -> Result<ExchangeOutput, TaskError> {
     let count = |number: usize| u32::try_from(number).map_err(|cause| site.internal(cause));
     let (first, partitions) = (count(partitions.start)?, count(partitions.len())?);
-    Ok(ExchangeOutput { file_id, first, partitions, holder })
+    Ok(ExchangeOutput { file_id, first, partitions, holder: None, in_storage: InStorage::No })
 }
 
 #[derive(Default)]

@@ -134,7 +134,7 @@ mod tests {
     use std::io;
     use std::time::Duration;
 
-    use weir_plan::Holder;
+    use weir_plan::{Holder, InStorage};
 
     use super::*;
 
@@ -165,7 +165,13 @@ mod tests {
             url: "https://10.0.0.1:4002".to_owned(),
         };
         let file_id = "2-3-1".to_owned();
-        let output = ExchangeOutput { file_id, first: 2, partitions: 1, holder: Some(holder) };
+        let output = ExchangeOutput {
+            file_id,
+            first: 2,
+            partitions: 1,
+            holder: Some(holder),
+            in_storage: InStorage::No,
+        };
         for outcome in [
             TaskOutcome::Committed(account()),
             TaskOutcome::Exchanged { output, account: account() },

@@ -353,7 +353,7 @@ impl Ledger {
         self.epoch.as_ref().map_or(0, |epoch| epoch.epoch)
     }
 
-    /// Processes of executors that keep rows which a run has still to read.
+    /// Processes of executors that alone have rows which a run has still to read.
     pub fn holders_needed(&self) -> BTreeSet<Holder> {
         let runs = self.runs.values().filter(|run| run.state == RunState::Running);
         let needed: BTreeSet<&Holder> = runs.flat_map(RunFacts::holders_needed).collect();
@@ -420,14 +420,15 @@ impl RunFacts {
         self.stages.iter().any(|stage| stage.finished_slices > 0 || stage.has_batches())
     }
 
-    /// Who keeps what an unfinished stage reads, or may read when it begins again.
+    /// Who alone has what an unfinished stage reads, or may read when it begins again.
     fn holders_needed(&self) -> impl Iterator<Item = &Holder> {
         let unfinished = self.stages.iter().filter(|stage| !stage.is_complete());
         let read = unfinished.flat_map(|stage| &stage.shape.inputs);
         let stages = read.filter_map(|stage| self.stage(*stage));
-        let held = stages.filter(|stage| stage.slices.are_held());
-        let slices = held.flat_map(|stage| &stage.slices);
-        slices.filter_map(|slice| slice.exchange.as_ref()?.holder.as_ref())
+        let at_risk = stages.filter(|stage| stage.slices.are_at_risk());
+        let outputs =
+            at_risk.flat_map(|stage| &stage.slices).filter_map(|slice| slice.exchange.as_ref());
+        outputs.filter(|output| !output.is_durable()).filter_map(|output| output.holder.as_ref())
     }
 
     /// Whether every slice is finished and every sink visible.

@@ -36,8 +36,8 @@ pub use commands::{
     BackfillChange, BeginRun, ChangeBackfill, CleanUpDone, Command, CommitDone, CommitIntent,
     CommitLost, CreateBackfill, CreateToken, DeletePipeline, EndedRun, FailAttempt, FinishExchange,
     FinishRun, ForgetRuns, JoinRun, LoseAttempt, LoseOutputs, LostOutput, MOST_QUEUED,
-    MOST_SKIPPED, NewEpoch, NoteClientChange, PlanRun, PrepareSink, QueueRun, QueuedRun,
-    RegisterPipeline, Requested, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone,
+    MOST_SKIPPED, NewEpoch, NoteClientChange, OutputStored, PlanRun, PrepareSink, QueueRun,
+    QueuedRun, RegisterPipeline, Requested, ResetWatermark, ResumeRun, RevokeToken, RunCommitDone,
     RunCommitIntent, SetDraining, SetWatermark, SkipRun, SliceAttempt, StartAttempt, StartCopy,
     StartRun,
 };

@@ -25,6 +25,7 @@ pub struct Slices {
     pending: Intervals,
     unsettled: BTreeSet<u32>,
     held: u32,
+    at_risk: u32,
     counts: BTreeMap<NodeName, NodeCounts>,
 }
 
@@ -42,6 +43,7 @@ struct Place {
     is_pending: bool,
     is_unsettled: bool,
     is_held: bool,
+    is_at_risk: bool,
 }
 
 impl Place {
@@ -52,8 +54,10 @@ impl Place {
                 SliceState::Running { .. } | SliceState::Copied { .. } | SliceState::Failed { .. }
             );
         let is_pending = slice.state == SliceState::Pending && !is_unsettled;
-        let is_held = slice.exchange.as_ref().is_some_and(|output| output.holder.is_some());
-        Self { is_pending, is_unsettled, is_held }
+        let output = slice.exchange.as_ref();
+        let is_held = output.is_some_and(|output| output.holder.is_some());
+        let is_at_risk = output.is_some_and(|output| !output.is_durable());
+        Self { is_pending, is_unsettled, is_held, is_at_risk }
     }
 }
 
@@ -84,9 +88,14 @@ impl Slices {
         self.counts.get(node).copied().unwrap_or_default()
     }
 
-    /// Whether any output is with an executor, and may be lost with it.
+    /// Whether an executor has any output.
     pub fn are_held(&self) -> bool {
         self.held > 0
+    }
+
+    /// Whether an executor alone has any output, so that it may be lost.
+    pub fn are_at_risk(&self) -> bool {
+        self.at_risk > 0
     }
 
     pub fn get_mut(&mut self, number: u32) -> Option<SliceMut<'_>> {
@@ -102,6 +111,7 @@ impl Slices {
             self.unsettled.insert(number);
         }
         self.held += u32::from(place.is_held);
+        self.at_risk += u32::from(place.is_at_risk);
     }
 
     fn take(&mut self, number: u32, place: Place) {
@@ -112,6 +122,7 @@ impl Slices {
             self.unsettled.remove(&number);
         }
         self.held -= u32::from(place.is_held);
+        self.at_risk -= u32::from(place.is_at_risk);
     }
 }
 

@@ -42,7 +42,9 @@ pub use codec::{decode_plan, encode_plan};
 pub use cursor::{compare_cursors, is_later_cursor};
 pub use error::PlanError;
 pub use planner::{plan, plan_node};
-pub use progress::{Commit, ExchangeOutput, Holder, RowAccount, SlicePosition, SliceStart};
+pub use progress::{
+    Commit, ExchangeOutput, Holder, InStorage, RowAccount, SlicePosition, SliceStart,
+};
 pub use render::render;
 pub use services::{NodeCounts, Rejection, TaskExtension, TaskServices};
 pub use stage::{

@@ -247,10 +247,11 @@ impl<'plan> Planner<'plan> {
                 true => name.clone(),
                 false => format!("{name}, part {number} of {count}"),
             };
-            let is_durable = is_last || self.spec.checkpoint.exchange == ExchangeDurability::Sync;
+            let exchange = self.spec.checkpoint.exchange;
+            let exchange = if is_last { ExchangeDurability::Sync } else { exchange };
             let mut stage = whole_stage(part.id, name, nodes, inputs, &part.plan, part.slices)?;
-            if let StageKind::Whole { durable, .. } = &mut stage.kind {
-                *durable = is_durable;
+            if let StageKind::Whole { durability, .. } = &mut stage.kind {
+                *durability = exchange;
             }
             self.stages.push(stage);
         }
@@ -438,7 +439,7 @@ fn whole_stage(
             plan: encode_plan(plan)?,
             partitions: u32::try_from(partitions).unwrap_or(u32::MAX),
             slices: u32::try_from(slices).unwrap_or(u32::MAX),
-            durable: true,
+            durability: ExchangeDurability::Sync,
         },
         output: StageOutput::Exchange,
         display: displayable(plan.as_ref()).indent(false).to_string(),

@@ -49,9 +49,30 @@ pub struct ExchangeOutput {
     #[serde(default)]
     pub first: u32,
     pub partitions: u32,
-    /// The process that has the files, where they are not in the storage.
+    /// The process that has the files, and has finished them without the storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
+    /// Of what a process has: whether the storage has the files, too.
+    #[serde(default, skip_serializing_if = "InStorage::is_no")]
+    pub in_storage: InStorage,
+}
+
+/// Whether files that an executor keeps are in the storage as well, under the same names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InStorage {
+    /// And they will not be.
+    #[default]
+    No,
+    /// The executor is about to take them there. Each is there as soon as it can be read.
+    Coming,
+    Yes,
+}
+
+impl InStorage {
+    fn is_no(&self) -> bool {
+        *self == InStorage::No
+    }
 }
 
 /// A process of an executor that keeps files and serves them over Flight. They are lost with it.
@@ -63,6 +84,11 @@ pub struct Holder {
 }
 
 impl ExchangeOutput {
+    /// Whether it outlives every executor.
+    pub fn is_durable(&self) -> bool {
+        self.holder.is_none() || self.in_storage == InStorage::Yes
+    }
+
     pub fn holds(&self, partition: u32) -> bool {
         partition.checked_sub(self.first).is_some_and(|index| index < self.partitions)
     }

@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 use weir_connectors::{ScanRequest, Split};
-use weir_spec::{NodeName, Sink, Source};
+use weir_spec::{ExchangeDurability, NodeName, Sink, Source};
 
 /// A stage of one graph; inputs have smaller ids than what reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -69,10 +69,10 @@ pub enum StageKind {
         /// where its root deals rows out by hash, of what it deals out.
         #[serde(default = "one")]
         slices: u32,
-        /// Whether its output is in the storage before a task counts as done; otherwise executors keep
-        /// what they have computed, and it is lost with them. Streaming stages read what is durable.
-        #[serde(default = "yes")]
-        durable: bool,
+        /// Whether its output is in the storage before a task counts as done, or kept by executors.
+        /// Streaming stages read what is `sync`.
+        #[serde(default)]
+        durability: ExchangeDurability,
     },
 }
 
@@ -142,10 +142,6 @@ impl Stage {
 
 fn one() -> u32 {
     1
-}
-
-fn yes() -> bool {
-    true
 }
 
 mod base64_bytes {

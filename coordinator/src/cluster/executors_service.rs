@@ -1,7 +1,7 @@
 //! The executors' streams.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
@@ -14,6 +14,7 @@ use weir_proto::internal::executors_server::Executors;
 use weir_proto::internal::from_executor::Message;
 use weir_proto::internal::{FromExecutor, Hello, ToExecutor};
 
+use super::leading::Leading;
 use super::node::Node;
 use super::pool::{NotJoined, Pool};
 use super::reports::on_report;
@@ -59,8 +60,9 @@ impl Executors for ExecutorsService {
                 )));
             }
         };
+        let leading = Arc::downgrade(&leading);
         tokio::spawn(async move {
-            listen(&pool, (&name, &boot_id), number, incoming).await;
+            listen(&leading, &pool, (&name, &boot_id), number, incoming).await;
             pool.stream_ended(&name, number);
         });
         Ok(Response::new(UnboundedReceiverStream::new(outgoing).boxed()))
@@ -93,6 +95,7 @@ fn check(hello: Hello, certificate: Option<&CertificateDer<'_>>) -> Result<Hello
 }
 
 async fn listen(
+    leading: &Weak<Leading>,
     pool: &Arc<Pool>,
     (name, boot_id): (&str, &str),
     number: u64,
@@ -114,6 +117,16 @@ async fn listen(
         pool.heard(name, number, is_draining);
         match message {
             Some(Message::Report(report)) => on_report(pool, name, boot_id, report),
+            Some(Message::Stored(stored)) => {
+                let (leading, name, boot_id) =
+                    (Weak::clone(leading), name.to_owned(), boot_id.to_owned());
+                // The stream goes on meanwhile.
+                tokio::spawn(async move {
+                    if let Some(leading) = leading.upgrade() {
+                        leading.note_stored(&name, &boot_id, stored).await;
+                    }
+                });
+            }
             Some(Message::Progress(progress)) => pool.on_progress(&progress.json),
             Some(Message::Hello(_) | Message::Heartbeat(_)) | None => {}
         }

@@ -45,6 +45,7 @@ mod serve;
 mod simulation;
 mod sizes;
 mod state_service;
+mod stored;
 mod systems;
 mod taking_up;
 mod tasks;

@@ -87,6 +87,10 @@ impl Workers for RemoteWorkers {
         self.pool.is_lost(holder)
     }
 
+    fn is_leaving(&self, holder: &Holder) -> bool {
+        self.pool.is_leaving(holder)
+    }
+
     async fn changed(&self) {
         let _ = tokio::time::timeout(BETWEEN_LOOKS, self.pool.changed()).await;
     }

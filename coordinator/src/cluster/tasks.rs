@@ -49,7 +49,8 @@ fn task(stage: u32, number: u32, slice: &SliceFacts, executor: Option<String>) -
         SliceState::Failed { error, .. } => (v1::TaskState::Failed, 0, error.clone()),
         SliceState::Finished => (v1::TaskState::Finished, 0, String::new()),
     };
-    let holder = slice.exchange.as_ref().and_then(|output| output.holder.as_ref());
+    let at_risk = slice.exchange.as_ref().filter(|output| !output.is_durable());
+    let holder = at_risk.and_then(|output| output.holder.as_ref());
     v1::Task {
         stage,
         slice: number,

@@ -12,7 +12,7 @@ use weir_ledger::{
     Command, CommitDone, CommitLost, FinishExchange, OpenIntent, Rejection, RunCommitIntent,
     SliceAttempt, StartAttempt, StartCopy,
 };
-use weir_plan::{StageId, StageOutput};
+use weir_plan::{ExchangeOutput, StageId, StageOutput};
 
 use super::locality::rows_kept_for;
 use super::{Attempting, Begun, Driver, JobEnd};
@@ -84,15 +84,23 @@ impl Driver<'_> {
     ) -> tokio::task::AbortHandle {
         let session = self.session;
         let stage = Arc::clone(self.stage(stage_id));
-        let (attempts, mut start, inputs, sessions) = session
+        let (attempts, mut start, mut inputs, sessions) = session
             .with_facts(|facts| {
                 let slice = facts.slice(stage_id, slice).expect("decided from these facts");
-                let inputs = (stage.inputs.iter())
+                let inputs: BTreeMap<StageId, Vec<ExchangeOutput>> = (stage.inputs.iter())
                     .filter_map(|input| Some((*input, facts.stage(*input)?.exchange()?)))
                     .collect();
                 (slice.attempts, slice.start(), inputs, facts.sessions)
             })
             .await;
+        for output in inputs.values_mut().flatten() {
+            // Nobody has to find out that its holder is gone, or is about to go.
+            let has_stayed =
+                |holder| !self.workers.is_lost(holder) && !self.workers.is_leaving(holder);
+            if output.is_durable() && !output.holder.as_ref().is_some_and(has_stayed) {
+                output.holder = None;
+            }
+        }
         let attempt = SliceAttempt {
             epoch: session.epoch,
             run: session.run.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weir_ledger::RunFacts;
 use weir_plan::{ExchangeOutput, Holder, Stage};
 
-/// By process of an executor, about how many rows of what it has kept the slice reads. What is in the storage is
+/// By process of an executor, about how many rows of what it has kept the slice reads. What is in the storage alone is
 /// equally far from all.
 pub(super) fn rows_kept_for(facts: &RunFacts, stage: &Stage, slice: u32) -> BTreeMap<Holder, u64> {
     let mut rows = BTreeMap::new();
@@ -35,6 +35,8 @@ fn share_of(output: &ExchangeOutput, rows: u64, slices: u32, slice: u32) -> u64 
 
 #[cfg(test)]
 mod tests {
+    use weir_plan::InStorage;
+
     use super::*;
 
     #[test]
@@ -44,6 +46,7 @@ mod tests {
             first,
             partitions,
             holder: None,
+            in_storage: InStorage::No,
         };
         assert_eq!(share_of(&output(0, 4), 400, 4, 3), 100);
         assert_eq!(share_of(&output(2, 1), 400, 4, 2), 400);

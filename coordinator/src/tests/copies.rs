@@ -10,8 +10,10 @@ use tokio::sync::Notify;
 use weir_executor::{Registry, Task, TaskError, TaskOutcome};
 use weir_ledger::{Command, PlanRun, RunId, SliceAttempt, Slices, StageFacts, StartRun};
 use weir_plan::{
-    EncodedPlan, ExchangeOutput, RowAccount, Stage, StageGraph, StageId, StageKind, StageOutput,
+    EncodedPlan, ExchangeOutput, InStorage, RowAccount, Stage, StageGraph, StageId, StageKind,
+    StageOutput,
 };
+use weir_spec::ExchangeDurability;
 
 use super::*;
 use crate::Frozen;
@@ -123,7 +125,8 @@ impl Workers for OneIsSlow {
             _ => {}
         }
         let file_id = format!("{}-{}", task.slice, task.attempt);
-        let output = ExchangeOutput { file_id, first: task.slice, partitions: 1, holder: None };
+        let (first, in_storage) = (task.slice, InStorage::No);
+        let output = ExchangeOutput { file_id, first, partitions: 1, holder: None, in_storage };
         self.ended.fetch_add(1, Ordering::SeqCst);
         Ok(TaskOutcome::Exchanged { output, account: RowAccount::default() })
     }
@@ -139,7 +142,7 @@ fn graph() -> StageGraph {
             plan: EncodedPlan(Vec::new()),
             partitions: SLICES,
             slices: SLICES,
-            durable: true,
+            durability: ExchangeDurability::Sync,
         },
         output: StageOutput::Exchange,
         display: String::new(),

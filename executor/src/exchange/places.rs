@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
-use weir_plan::{ExchangeOutput, Holder, StageId};
+use weir_plan::{ExchangeOutput, Holder, InStorage, StageId};
+use weir_proto::internal::{StoredOutput, TaskId};
+use weir_spec::ExchangeDurability;
 
 use super::client::FlightClients;
 use super::files::ExchangeCompression;
-use super::files::read_stream;
+use super::store_job::StoreJob;
 use super::stored::StoredFile;
 use super::ticket::FileTicket;
-use crate::{RunFolder, TaskError};
+use crate::RunFolder;
 
 /// What a process needs to keep outputs itself, and to read those of others.
 #[derive(Clone, Debug)]
@@ -42,7 +41,13 @@ pub(crate) struct Places {
 pub(crate) enum ExchangeFile {
     Here(PathBuf),
     Stored(StoredFile),
-    Elsewhere { clients: Arc<FlightClients>, holder: Holder, ticket: FileTicket },
+    Elsewhere {
+        clients: Arc<FlightClients>,
+        holder: Holder,
+        ticket: FileTicket,
+        /// The same file in the storage, which has it or is about to get it.
+        stored: Option<StoredFile>,
+    },
 }
 
 impl Places {
@@ -53,13 +58,20 @@ impl Places {
         stored.or_else(own).expect("a process that has no folder for a run has one of its own")
     }
 
-    /// The folder of this machine that the output of a task goes to, and who has it then.
-    pub(crate) fn output(&self, durable: bool) -> (PathBuf, Option<Holder>) {
+    /// The folder of this machine that the output of a task goes to, who has it then, and whether it stays there.
+    pub(crate) fn output(
+        &self,
+        durability: ExchangeDurability,
+    ) -> (PathBuf, Option<Holder>, InStorage) {
+        let in_storage = match durability {
+            ExchangeDurability::Async => InStorage::Coming,
+            ExchangeDurability::Sync | ExchangeDurability::Off => InStorage::No,
+        };
         match &self.keeping {
-            Some((keeping, run_folder)) if !durable => {
-                (keeping.root.join(run_folder), Some(keeping.holder.clone()))
+            Some((keeping, run_folder)) if durability != ExchangeDurability::Sync => {
+                (keeping.root.join(run_folder), Some(keeping.holder.clone()), in_storage)
             }
-            _ => (self.drafts(), None),
+            _ => (self.drafts(), None, InStorage::No),
         }
     }
 
@@ -112,8 +124,7 @@ impl Places {
             if self.is_storage_here() || path.exists() {
                 return Ok(ExchangeFile::Here(path));
             }
-            let storage = self.storage.storage().clone();
-            return Ok(ExchangeFile::Stored(StoredFile { storage, name }));
+            return Ok(ExchangeFile::Stored(self.stored(name)));
         };
         let Some((keeping, run_folder)) = &self.keeping else {
             return Err(DataFusionError::Internal(format!(
@@ -133,7 +144,30 @@ impl Places {
             partition,
         };
         let clients = Arc::clone(&keeping.clients);
-        Ok(ExchangeFile::Elsewhere { clients, holder: holder.clone(), ticket })
+        let stored = (output.in_storage != InStorage::No).then(|| self.stored(name));
+        Ok(ExchangeFile::Elsewhere { clients, holder: holder.clone(), ticket, stored })
+    }
+
+    fn stored(&self, name: String) -> StoredFile {
+        StoredFile { storage: self.storage.storage().clone(), name }
+    }
+
+    /// What has to be done so that an output which this process keeps outlives it.
+    pub(crate) fn to_store(&self, task: &TaskId, output: &ExchangeOutput) -> Option<StoreJob> {
+        let (keeping, run_folder) = self.keeping.as_ref()?;
+        output.holder.as_ref()?;
+        Some(StoreJob {
+            run_folder: run_folder.clone(),
+            output: StoredOutput {
+                run: task.run.clone(),
+                stage: task.stage,
+                slice: task.slice,
+                file_id: output.file_id.clone(),
+            },
+            partitions: output.first..output.first + output.partitions,
+            own: keeping.root.join(run_folder),
+            storage: self.storage.storage().clone(),
+        })
     }
 }
 
@@ -148,45 +182,4 @@ pub(crate) fn durable_files(files: Vec<ExchangeFile>) -> Result<Vec<ExchangeFile
         }
     }
     Ok(files)
-}
-
-/// Streams files one after the other; `on_rows` sees the rows of every batch.
-pub(crate) fn read_files(
-    files: Vec<ExchangeFile>,
-    reader: &str,
-    on_rows: impl Fn(u64) + Send + Sync + 'static,
-) -> BoxStream<'static, Result<RecordBatch>> {
-    let reader = reader.to_owned();
-    stream::iter(files)
-        .then(move |file| read_file(file, reader.clone()))
-        .try_flatten()
-        .inspect_ok(move |rows| on_rows(rows.num_rows() as u64))
-        .boxed()
-}
-
-async fn read_file(
-    file: ExchangeFile,
-    reader: String,
-) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    let (clients, holder, ticket) = match file {
-        ExchangeFile::Here(path) => return Ok(read_stream(path)?.boxed()),
-        ExchangeFile::Stored(file) => return read_stored(&file).await,
-        ExchangeFile::Elsewhere { clients, holder, ticket } => (clients, holder, ticket),
-    };
-    let from = format!(
-        "rows of stage {} that executor {} keeps cannot be read from {}",
-        ticket.stage, holder.executor, holder.url
-    );
-    let lost = move |why: String| {
-        let message = format!("{from}: {why}");
-        let error = TaskError::InputLost { stage: reader.clone(), message };
-        DataFusionError::External(Box::new(error))
-    };
-    let batches = clients.read(&holder.url, &ticket).await.map_err(&lost)?;
-    Ok(batches.map_err(lost).boxed())
-}
-
-async fn read_stored(file: &StoredFile) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    let failed = |error: TaskError| DataFusionError::External(Box::new(error));
-    Ok(file.batches().await.map_err(failed)?.map_err(failed).boxed())
 }

@@ -14,8 +14,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use weir_proto::internal::executors_client::ExecutorsClient;
 use weir_proto::internal::{
-    FromExecutor, Heartbeat, Hello, Progress, Report, ToExecutor, Welcome, from_executor,
-    to_executor,
+    FromExecutor, Heartbeat, Hello, Progress, Report, StoredOutput, ToExecutor, Welcome,
+    from_executor, to_executor,
 };
 
 use super::known::Known;
@@ -66,6 +66,11 @@ impl Outgoing {
     /// A stream that has ended takes nothing; the report is sent again on the next one.
     pub(super) fn send_report(&self, report: Report) {
         let _ = self.reports.send(message(from_executor::Message::Report(report)));
+    }
+
+    /// Said again until it is answered.
+    pub(super) fn send_stored(&self, stored: StoredOutput) {
+        let _ = self.reports.send(message(from_executor::Message::Stored(stored)));
     }
 
     /// Lost when the network is slow.

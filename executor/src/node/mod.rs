@@ -17,6 +17,7 @@ mod peers;
 mod progress;
 mod runs;
 pub mod state;
+mod storing;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -48,11 +49,13 @@ use self::peers::Peers;
 use self::progress::ProgressBuffer;
 use self::runs::{Runs, SystemsMaker};
 use self::state::{Effect, Event, State};
+use self::storing::Storing;
 use self::tasks::Tasks;
 pub use self::tasks::{GivenTask, TaskRunner, assigned_task};
 use self::work_threads::WorkThreads;
 use crate::address;
 use crate::durable::{empty_folder, state_error};
+pub use crate::exchange::StoreJob;
 use crate::exchange::{self, ExchangeCompression, FlightClients, Keeping};
 use crate::storage::Storage;
 use crate::tls::TlsFiles;
@@ -195,6 +198,7 @@ impl Process {
             waiting: HashMap::new(),
             progress: ProgressBuffer::default(),
             may_leave: false,
+            storing: Storing::new(),
         };
         let has_stream = node.work(Inputs { called, progressed, linked }, &leaving, &stop).await;
         leaving.send_replace(Leaving::Now);
@@ -303,6 +307,7 @@ struct Node {
     progress: ProgressBuffer,
     /// The leader has nothing for it to do any more, and wants it to end.
     may_leave: bool,
+    storing: Storing,
 }
 
 impl Node {
@@ -319,7 +324,8 @@ impl Node {
         let mut ticks = tokio::time::interval(TICK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leave_at = None;
-        while !self.state.may_leave() {
+        // What is not in the storage yet would be lost.
+        while !self.state.may_leave() || !self.storing.is_empty() {
             // What comes seldom comes first; nothing of the rest can come without end.
             tokio::select! {
                 biased;
@@ -329,20 +335,32 @@ impl Node {
                 () = tokio::time::sleep_until(leave_at.unwrap_or_else(Instant::now)),
                     if leave_at.is_some() =>
                 {
-                    tracing::warn!(tasks = self.state.task_count(), "tasks are left behind");
+                    let (tasks, outputs) = (self.state.task_count(), self.storing.count());
+                    tracing::warn!(tasks, outputs, "what is not done yet is left behind");
                     break;
                 }
                 _ = progress_ticks.tick() => self.send_progress(),
                 _ = ticks.tick() => {
                     self.tasks.runner.tick(Instant::now());
                     self.step(Event::Tick);
+                    self.tell_stored();
                 }
                 event = linked.recv() => match event {
                     Some(event) => self.linked(event),
                     // It never ends by itself; its panic is the caller's.
                     None => break,
                 },
-                Some((task, end)) = self.tasks.next_end() => self.ended(task, &end),
+                Some((task, end, kept)) = self.tasks.next_end() => {
+                    self.ended(task, &end);
+                    if let Some(job) = kept {
+                        self.storing.start(job);
+                    }
+                }
+                Some(stored) = self.storing.next_stored() => {
+                    if let Some(outgoing) = &self.outgoing {
+                        outgoing.send_stored(stored);
+                    }
+                }
                 Some(call) = called.recv() => self.called(call),
                 Some(event) = progressed.recv() => self.progress.add(event),
             }
@@ -367,6 +385,7 @@ impl Node {
                 let Welcome { epoch, keeps_tasks, tasks, .. } = welcome;
                 self.outgoing = Some(outgoing);
                 self.step(Event::Welcomed { epoch, keeps_tasks, tasks });
+                self.tell_stored();
             }
             LinkEvent::Closed => {
                 self.outgoing = None;
@@ -383,17 +402,29 @@ impl Node {
                 }
                 to_executor::Message::Answer(answer) => self.step(Event::Answered(answer)),
                 to_executor::Message::RunOver(over) => {
+                    self.storing.forget(&over.run_folder);
                     self.tasks.runner.run_over(&over.run_folder);
                 }
                 to_executor::Message::RunsInUse(in_use) => {
                     self.tasks.runner.keep_only(&in_use.run_folders);
                 }
                 to_executor::Message::Leave(_) => self.may_leave = true,
+                to_executor::Message::StoredNoted(noted) => {
+                    if let Some(output) = &noted.output {
+                        self.storing.noted(output, noted.is_wanted);
+                    }
+                }
                 // Only the first message of a stream means anything as a welcome, and the link itself looks for
                 // the coordinators.
                 to_executor::Message::Welcome(_) | to_executor::Message::Coordinators(_) => {}
             },
         }
+    }
+
+    /// Again, until the leader says that it knows.
+    fn tell_stored(&self) {
+        let Some(outgoing) = &self.outgoing else { return };
+        self.storing.stored().for_each(|stored| outgoing.send_stored(stored.clone()));
     }
 
     fn called(&mut self, call: Call) {

@@ -9,12 +9,12 @@ use std::{fmt, fs, io};
 use indexmap::IndexMap;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
-use weir_plan::{Stage, StageGraph, StageId};
+use weir_plan::{ExchangeOutput, InStorage, Stage, StageGraph, StageId};
 use weir_proto::internal::{Assign, TaskId};
 
 use super::work_threads::WorkThreads;
 use crate::durable::storage_error;
-use crate::exchange::{Keeping, is_inside};
+use crate::exchange::{Keeping, StoreJob, is_inside};
 use crate::storage::Storage;
 use crate::{ExecutorEnv, ExecutorOptions, Resources, RunFolder, Systems, TaskError};
 
@@ -115,6 +115,13 @@ impl Runs {
         });
         entry.last_used = Instant::now();
         Ok(Arc::clone(&entry.run))
+    }
+
+    /// What is left to be done about an output of this process that is to be in the storage, too.
+    pub(super) fn job_of_output(&self, task: &TaskId, output: &ExchangeOutput) -> Option<StoreJob> {
+        let mut open = self.open.iter().filter(|_| output.in_storage == InStorage::Coming);
+        let (_, entry) = open.find(|(key, _)| key.run == task.run && key.epoch == task.epoch)?;
+        entry.run.env.places.to_store(task, output)
     }
 
     /// Nobody will read again what was kept of the run.

@@ -17,6 +17,7 @@ use weir_proto::internal::{Assign, TaskId};
 
 use super::commit_log::{Call, RemoteCommitLog};
 use super::runs::{OpenRun, Runs};
+use crate::exchange::StoreJob;
 use crate::{CommitLog, ProgressEvent, Task, TaskEnd, TaskError, TaskOutcome, run_task};
 
 /// Carries out what a node is given to do: [`run_task`], or what a simulation has in its place.
@@ -32,6 +33,11 @@ pub trait TaskRunner: Send + fmt::Debug {
 
     /// Some time has passed.
     fn tick(&mut self, now: Instant);
+
+    /// What is to be taken to the storage now that the task has ended.
+    fn to_store(&self, _task: &TaskId, _outcome: &TaskOutcome) -> Option<StoreJob> {
+        None
+    }
 }
 
 /// A task with its ways to the leader.
@@ -107,7 +113,7 @@ impl Tasks {
     }
 
     /// The next task that has ended by itself; `None` while there is none that could.
-    pub(super) async fn next_end(&mut self) -> Option<(TaskId, TaskEnd)> {
+    pub(super) async fn next_end(&mut self) -> Option<(TaskId, TaskEnd, Option<StoreJob>)> {
         loop {
             let (id, result) = match self.set.join_next_with_id().await? {
                 Ok((id, result)) => (id, Ok(result)),
@@ -135,7 +141,9 @@ impl Tasks {
                     "task failed"
                 );
             }
-            return Some((task, TaskEnd::from_result(&result, &self.redactor)));
+            let outcome = result.as_ref().ok();
+            let kept = outcome.and_then(|outcome| self.runner.to_store(&task, outcome));
+            return Some((task, TaskEnd::from_result(&result, &self.redactor), kept));
         }
     }
 }
@@ -171,6 +179,11 @@ impl TaskRunner for Runs {
 
     fn tick(&mut self, now: Instant) {
         self.drop_idle(now);
+    }
+
+    fn to_store(&self, task: &TaskId, outcome: &TaskOutcome) -> Option<StoreJob> {
+        let TaskOutcome::Exchanged { output, .. } = outcome else { return None };
+        self.job_of_output(task, output)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::compute::concat_batches;
 use futures::TryStreamExt;
-use weir_plan::{ExchangeOutput, Slice, StageId, StageKind, StreamInput};
+use weir_plan::{ExchangeOutput, InStorage, Slice, StageId, StageKind, StreamInput};
 
 use super::fakes::*;
 use crate::exchange::{ExchangeCompression, ExchangeFile, ExchangeFolder, open, read_files};
@@ -98,16 +98,20 @@ async fn streaming_stage_behind_an_exchange_resumes_at_a_batch() {
     }
 }
 
+fn output_of(partitions: u32) -> ExchangeOutput {
+    let (file_id, holder) = (String::new(), None);
+    ExchangeOutput { file_id, first: 0, partitions, holder, in_storage: InStorage::No }
+}
+
 async fn resumes_behind_an_exchange_of(slices: u32) {
     let world = World::new(FakeSource::default(), Leaf::morsel);
     let per_slice = ROWS / i64::from(slices);
     let output = |slice: u32| {
         let (file_id, from) = (format!("{slice}-1-1"), i64::from(slice) * per_slice);
         written_as(world.folder.path(), &file_id, from..from + per_slice);
-        ExchangeOutput { file_id, first: 0, partitions: 3, holder: None }
+        ExchangeOutput { file_id, ..output_of(3) }
     };
-    let elsewhere =
-        ExchangeOutput { file_id: "none".to_owned(), first: 1, partitions: 2, holder: None };
+    let elsewhere = ExchangeOutput { file_id: "none".to_owned(), first: 1, ..output_of(2) };
     let outputs = (0..slices).map(output).chain([elsewhere]).collect();
     let task = streaming_task(Vec::new(), 10_000);
     let mut stage = task.stage.as_ref().clone();

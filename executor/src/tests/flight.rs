@@ -9,9 +9,12 @@ use arrow_flight::{Criteria, Ticket};
 use futures::TryStreamExt;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use weir_plan::{ExchangeOutput, Holder, StageId};
+use weir_plan::{ExchangeOutput, Holder, InStorage, StageId};
+use weir_proto::internal::TaskId;
+use weir_spec::ExchangeDurability;
 
 use super::fakes::*;
 use crate::exchange::{
@@ -55,14 +58,31 @@ impl Server {
 
     /// Partition 2 of a slice's output.
     fn write(&self, file_id: &str, ids: impl Iterator<Item = i64>) -> ExchangeOutput {
+        self.write_as(ExchangeDurability::Off, file_id, ids)
+    }
+
+    fn write_as(
+        &self,
+        durability: ExchangeDurability,
+        file_id: &str,
+        ids: impl Iterator<Item = i64>,
+    ) -> ExchangeOutput {
         let places = self.places("one");
-        let (folder, holder) = places.output(false);
+        let (folder, holder, in_storage) = places.output(durability);
         let folder = ExchangeFolder::create(&folder, StageId(4), file_id, false).expect("writable");
         let mut writer = folder.writer(2, &row_schema()).expect("writable");
         writer.write(rows_of(ids)).expect("written");
         writer.finish().expect("finished");
         folder.publish().expect("published");
-        ExchangeOutput { file_id: file_id.to_owned(), first: 2, partitions: 1, holder }
+        ExchangeOutput { file_id: file_id.to_owned(), first: 2, partitions: 1, holder, in_storage }
+    }
+
+    /// Takes it to the storage.
+    async fn store(&self, kept: &ExchangeOutput) {
+        let task = TaskId { run: "1".to_owned(), stage: 4, ..TaskId::default() };
+        let job = self.places("one").to_store(&task, kept).expect("it keeps them");
+        let (places, unwanted) = (Semaphore::new(1), CancellationToken::new());
+        job.store(&places, &unwanted).await.expect("stored");
     }
 
     fn places(&self, executor: &str) -> Places {
@@ -78,6 +98,16 @@ async fn read(
     let inputs = [(StageId(4), outputs.to_vec())].into();
     let files = places.files_of(&inputs, StageId(4), 2).expect("it is there");
     read_files(files, "reader", |_| {}).try_collect().await
+}
+
+/// As the reader's task ends with it.
+fn classified(error: datafusion::error::DataFusionError) -> TaskError {
+    let site = crate::failure::FailureSite {
+        stage: "joined",
+        spill: std::path::Path::new("/spill"),
+        memory_bytes: 1,
+    };
+    site.classify(error)
 }
 
 #[tokio::test]
@@ -165,15 +195,7 @@ async fn rows_that_are_gone_are_no_fault_of_the_reader() {
     let server = Server::start().await;
     let there = server.write("0-1-1", 0..10);
     let gone = ExchangeOutput { file_id: "0-1-2".to_owned(), ..there.clone() };
-    let site = |error| {
-        let site = crate::failure::FailureSite {
-            stage: "joined",
-            spill: std::path::Path::new("/spill"),
-            memory_bytes: 1,
-        };
-        site.classify(error)
-    };
-    let error = site(read(&server.places("two"), &[gone]).await.expect_err("it is gone"));
+    let error = classified(read(&server.places("two"), &[gone]).await.expect_err("it is gone"));
     assert!(matches!(error, TaskError::InputLost { .. }), "{error:?}");
     let message = error.to_string();
     assert!(
@@ -186,8 +208,57 @@ async fn rows_that_are_gone_are_no_fault_of_the_reader() {
     let nobody = Holder { url: "http://127.0.0.1:9".to_owned(), ..server.holder("one") };
     let unreachable = ExchangeOutput { holder: Some(nobody), ..there };
     let error =
-        site(read(&server.places("two"), &[unreachable]).await.expect_err("nobody is there"));
+        classified(read(&server.places("two"), &[unreachable]).await.expect_err("nobody is there"));
     assert!(matches!(error, TaskError::InputLost { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn rows_that_were_stored_are_read_from_the_storage_when_their_holder_is_gone() {
+    let server = Server::start().await;
+    let kept = server.write_as(ExchangeDurability::Async, "0-1-1", 0..ROWS);
+    assert_eq!(kept.in_storage, InStorage::Coming);
+    let nobody = Holder { url: "http://127.0.0.1:9".to_owned(), ..server.holder("one") };
+    let coming = ExchangeOutput { holder: Some(nobody), ..kept.clone() };
+    let nowhere = read(&server.places("two"), std::slice::from_ref(&coming)).await;
+    let error = classified(nowhere.expect_err("nobody has them"));
+    assert!(matches!(error, TaskError::InputLost { .. }), "{error:?}");
+
+    // A storage that has refused them does not make it worse.
+    let in_the_way = server.root.path().join("storage/exchange/4/0-1-1");
+    std::fs::create_dir_all(in_the_way.parent().expect("a folder")).expect("writable");
+    std::fs::write(&in_the_way, "").expect("writable");
+    let refused = read(&server.places("two"), std::slice::from_ref(&coming)).await;
+    let error = classified(refused.expect_err("nobody has them"));
+    assert!(matches!(error, TaskError::InputLost { .. }), "{error:?}");
+    std::fs::remove_file(&in_the_way).expect("it was there");
+
+    server.store(&kept).await;
+    server.stop.cancel();
+    // The reader may have begun before the ledger has heard of it; and the leader may know that the holder is gone.
+    let stored = ExchangeOutput { in_storage: InStorage::Yes, ..coming.clone() };
+    let known = ExchangeOutput { holder: None, ..stored.clone() };
+    for output in [coming, stored, known] {
+        let batches = read(&server.places("two"), &[output]).await.expect("the storage has them");
+        let rows = concat_batches(&row_schema(), &batches).expect("one schema");
+        assert_eq!(rows, rows_of(0..ROWS));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_in_the_storage_when_the_holder_falls_silent() {
+    let server = Server::start().await;
+    let kept = server.write_as(ExchangeDurability::Async, "0-1-1", 0..ROWS);
+    server.store(&kept).await;
+    // It can be read up to the middle.
+    let file =
+        server.root.path().join("exchange").join(RUN_FOLDER).join("exchange/4/0-1-1/2.arrow");
+    let length = std::fs::metadata(&file).expect("it is there").len();
+    let cut = std::fs::File::options().write(true).open(&file).expect("it can be written");
+    cut.set_len(length / 2).expect("it can be cut");
+    let batches = read(&server.places("two"), &[kept]).await.expect("the storage has the rest");
+    assert!(batches.len() > 1);
+    let rows = concat_batches(&row_schema(), &batches).expect("one schema");
+    assert_eq!(rows, rows_of(0..ROWS));
 }
 
 #[tokio::test]

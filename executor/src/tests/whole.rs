@@ -16,8 +16,8 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use futures::StreamExt;
 use weir_connectors::{ConnectorError, ScanRequest};
 use weir_plan::operators::NodeFailure;
-use weir_plan::{ExchangeOutput, StageId, StageKind, StageOutput};
-use weir_spec::OnError;
+use weir_plan::{ExchangeOutput, InStorage, StageId, StageKind, StageOutput};
+use weir_spec::{ExchangeDurability, OnError};
 
 use super::fakes::*;
 use crate::exchange::files::read_stream;
@@ -25,7 +25,12 @@ use crate::{RunFolder, Task, TaskError, TaskOutcome};
 
 pub(super) fn whole_task(partitions: u32) -> Task {
     task(
-        StageKind::Whole { plan: no_plan(), partitions, slices: 1, durable: true },
+        StageKind::Whole {
+            plan: no_plan(),
+            partitions,
+            slices: 1,
+            durability: ExchangeDurability::Sync,
+        },
         StageOutput::Exchange,
     )
 }
@@ -183,7 +188,12 @@ fn dealt_out(input: Arc<dyn ExecutionPlan>, count: usize) -> Arc<dyn ExecutionPl
 }
 
 fn slice_task(slice: u32, slices: u32, partitions: u32) -> Task {
-    let kind = StageKind::Whole { plan: no_plan(), partitions, slices, durable: true };
+    let kind = StageKind::Whole {
+        plan: no_plan(),
+        partitions,
+        slices,
+        durability: ExchangeDurability::Sync,
+    };
     Task { slice, ..task(kind, StageOutput::Exchange) }
 }
 
@@ -198,7 +208,13 @@ async fn slices_deal_out_their_rows_by_key() {
         let file_id = format!("{slice}-1-1");
         assert_eq!(
             output,
-            &ExchangeOutput { file_id: file_id.clone(), first: 0, partitions: 4, holder: None }
+            &ExchangeOutput {
+                file_id: file_id.clone(),
+                first: 0,
+                partitions: 4,
+                holder: None,
+                in_storage: InStorage::No,
+            }
         );
         assert_eq!(account.rows_written, 5_000);
         for partition in 0..4 {

@@ -28,7 +28,7 @@ pub use client_changes::NoteClientChange;
 pub use epoch::NewEpoch;
 pub use executors::SetDraining;
 pub use forget_runs::{EndedRun, ForgetRuns};
-pub use outputs::{LoseOutputs, LostOutput};
+pub use outputs::{LoseOutputs, LostOutput, OutputStored};
 pub use pipelines::{DeletePipeline, RegisterPipeline};
 pub use queue::{BeginRun, MOST_QUEUED, MOST_SKIPPED, QueueRun, QueuedRun, SkipRun};
 pub use requests::Requested;
@@ -58,6 +58,7 @@ pub enum Command {
     FailAttempt(FailAttempt),
     LoseAttempt(LoseAttempt),
     LoseOutputs(LoseOutputs),
+    OutputStored(OutputStored),
     RunCommitIntent(RunCommitIntent),
     RunCommitDone(RunCommitDone),
     FinishRun(FinishRun),
@@ -98,6 +99,7 @@ impl Command {
             Command::FailAttempt(command) => Some(command.task.epoch),
             Command::LoseAttempt(command) => Some(command.task.epoch),
             Command::LoseOutputs(command) => Some(command.epoch),
+            Command::OutputStored(command) => Some(command.epoch),
             Command::RunCommitIntent(command) => Some(command.epoch),
             Command::RunCommitDone(command) => Some(command.epoch),
             Command::FinishRun(command) => Some(command.epoch),

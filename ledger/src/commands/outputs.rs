@@ -1,11 +1,11 @@
-//! Exchanges that were kept by an executor, and are lost with it.
+//! Exchanges that are kept by an executor: lost with it, unless the storage has them, too.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use weir_plan::{Holder, StageId};
+use weir_plan::{Holder, InStorage, StageId};
 
-use super::running_run;
+use super::{known_run, planned_stage, running_run};
 use crate::facts::{Ledger, RunFacts, RunId, SliceFacts, SliceState, StageFacts};
 use crate::rejection::Rejection;
 
@@ -35,7 +35,8 @@ impl LoseOutputs {
         let mut lost = BTreeSet::new();
         for LostOutput { stage, slice, file_id } in &self.outputs {
             let known = run.slice(*stage, *slice).and_then(|slice| slice.exchange.as_ref());
-            if known.is_some_and(|output| output.file_id == *file_id) {
+            // What has been stored meanwhile is not lost.
+            if known.is_some_and(|output| output.file_id == *file_id && !output.is_durable()) {
                 let stage_facts = &mut run.stages[stage.0 as usize];
                 stage_facts.reset(*slice);
                 lost.insert(*stage);
@@ -58,18 +59,49 @@ impl LoseOutputs {
     }
 }
 
+/// The storage has what an executor keeps: it is not lost with the executor any more. Of a run that has failed, too:
+/// it may be taken up again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputStored {
+    pub epoch: u64,
+    pub run: RunId,
+    pub stage: StageId,
+    pub slice: u32,
+    /// Another output of the slice is not meant.
+    pub file_id: String,
+}
+
+impl OutputStored {
+    pub(crate) fn apply(&self, ledger: &mut Ledger) -> Result<bool, Rejection> {
+        let run = known_run(ledger, &self.run)?;
+        if run.state.is_terminal() {
+            return Ok(false);
+        }
+        let stage = planned_stage(&self.run, run, self.stage)?;
+        let Some(mut slice) = stage.slices.get_mut(self.slice) else { return Ok(false) };
+        match &mut slice.exchange {
+            Some(output) if output.file_id == self.file_id && !output.is_durable() => {
+                output.in_storage = InStorage::Yes;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
 impl RunFacts {
     /// Outputs that are gone, as their holders are, and that are still needed.
     pub fn lost_outputs(&self, is_lost: &dyn Fn(&Holder) -> bool) -> Vec<LostOutput> {
         let mut outputs = Vec::new();
         for (stage, id) in self.stages.iter().zip(0..) {
             let stage_id = StageId(id);
-            if !stage.slices.are_held() || !self.is_still_read(stage_id) {
+            if !stage.slices.are_at_risk() || !self.is_still_read(stage_id) {
                 continue;
             }
             let held = stage.slices.iter().zip(0..).filter_map(|(slice, number)| {
                 let output = slice.exchange.as_ref()?;
-                Some((number, output.holder.as_ref()?, &output.file_id))
+                let holder = output.holder.as_ref().filter(|_| !output.is_durable())?;
+                Some((number, holder, &output.file_id))
             });
             outputs.extend(held.filter(|(_, holder, _)| is_lost(holder)).map(
                 |(slice, _, file_id)| LostOutput {
@@ -90,7 +122,7 @@ impl RunFacts {
 
 impl StageFacts {
     fn is_durable(&self) -> bool {
-        !self.slices.are_held()
+        !self.slices.are_at_risk()
     }
 
     fn reset(&mut self, slice: u32) {

@@ -1,4 +1,4 @@
-use weir_plan::{ExchangeOutput, Holder, NodeCounts, RowAccount, StageId};
+use weir_plan::{ExchangeOutput, Holder, InStorage, NodeCounts, RowAccount, StageId};
 use weir_spec::{CommitMode, NodeName};
 
 use super::support::*;
@@ -54,7 +54,8 @@ impl World {
             url: String::new(),
         });
         let file_id = format!("{}-1-{}", task.slice, task.attempt);
-        let output = ExchangeOutput { file_id, first: 0, partitions: 2, holder };
+        let output =
+            ExchangeOutput { file_id, first: 0, partitions: 2, holder, in_storage: InStorage::No };
         let counts = NodeCounts { rows_in: 5, rows_out: 4, dead_lettered: 1, dropped: 0 };
         let nodes = [(NodeName::new("orders"), counts)].into();
         let account = RowAccount { rows_written: 5, nodes, ..RowAccount::default() };
@@ -184,4 +185,84 @@ fn who_keeps_rows_is_needed_until_they_have_been_read() {
     assert_eq!(needed(&world), ["a", "b"], "the other half is still to be read");
     world.compute(2, 1, None);
     assert_eq!(needed(&world), Vec::<String>::new());
+}
+
+fn stored(stage: u32, slice: u32, file_id: &str) -> Command {
+    let (run, stage, file_id) = (run_id(1), StageId(stage), file_id.to_owned());
+    Command::OutputStored(OutputStored { epoch: 1, run, stage, slice, file_id })
+}
+
+#[test]
+fn what_is_in_the_storage_is_not_lost_with_its_executor() {
+    let mut world = World::new();
+    for (stage, slice) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        world.compute(stage, slice, Some("a"));
+    }
+    world.compute(2, 0, None);
+    let decided = world.lost("a");
+    for slice in 0..2 {
+        let other = stored(0, slice, "9-1-1");
+        assert_eq!(world.apply(&other), Response::Accepted { changed: false }, "another output");
+        let stored = stored(0, slice, &format!("{slice}-1-1"));
+        world.accept(stored.clone());
+        assert_eq!(world.apply(&stored), Response::Accepted { changed: false }, "told again");
+    }
+    assert_eq!(world.lost("a").len(), 2, "those of the other stage");
+
+    // Decided before it was stored: only what is really lost is computed again, and who has read of it.
+    let lose = LoseOutputs { epoch: 1, run: world.run.clone(), outputs: decided };
+    assert_eq!(world.apply(&Command::LoseOutputs(lose)), Response::Accepted { changed: true });
+    let rest = [vec![true; 2], vec![false; 2], vec![false; 2], vec![false; 2]];
+    assert_eq!(world.finished(), rest);
+    assert_eq!(world.lost("a"), []);
+    for slice in 0..2 {
+        world.compute(1, slice, Some("b"));
+    }
+    assert_eq!(world.lost("b").len(), 2);
+    assert_eq!(world.lost("a"), [], "it is gone, and nothing is missing");
+}
+
+#[test]
+fn a_finished_stage_that_is_in_the_storage_is_not_computed_again_with_what_it_has_read() {
+    let mut world = World::new();
+    for (stage, slice) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] {
+        world.compute(stage, slice, Some("a"));
+    }
+    assert_eq!(world.lost("a").len(), 2, "what is still read");
+    world.accept(stored(2, 0, "0-1-1"));
+    assert_eq!(world.lost("a").len(), 1);
+    world.accept(stored(2, 1, "1-1-1"));
+    assert_eq!(world.lost("a"), [], "nobody reads the rest any more");
+}
+
+#[test]
+fn what_is_stored_counts_while_its_run_can_still_be_taken_up() {
+    let mut world = World::new();
+    world.compute(0, 0, Some("a"));
+    let finish = |outcome| FinishRun { epoch: 1, run: run_id(1), outcome, at: at(9) };
+    world.accept(Command::FinishRun(finish(RunOutcome::Failed { error: "no".into() })));
+    world.accept(stored(0, 0, "0-1-1"));
+    world.accept(Command::FinishRun(finish(RunOutcome::Abandoned)));
+    assert_eq!(world.apply(&stored(0, 0, "0-1-1")), Response::Accepted { changed: false });
+    let Command::OutputStored(known) = stored(0, 0, "0-1-1") else { unreachable!() };
+    let unknown = OutputStored { run: run_id(7), ..known.clone() };
+    assert!(matches!(world.apply(&Command::OutputStored(unknown)), Response::Rejected(_)));
+    let old = OutputStored { epoch: 0, ..known };
+    assert!(matches!(world.apply(&Command::OutputStored(old)), Response::Rejected(_)));
+}
+
+#[test]
+fn who_keeps_rows_is_not_needed_once_the_storage_has_them() {
+    let mut world = World::new();
+    world.compute(0, 0, Some("a"));
+    world.compute(0, 1, Some("a"));
+    world.accept(stored(0, 0, "0-1-1"));
+    assert_eq!(world.ledger.holders_needed().len(), 1, "it has more");
+    world.accept(stored(0, 1, "1-1-1"));
+    assert_eq!(world.ledger.holders_needed().len(), 0);
+    let written = serde_json::to_vec(&world.ledger).expect("ledgers are JSON");
+    let read: Ledger = serde_json::from_slice(&written).expect("readable");
+    assert_eq!(read, world.ledger);
+    assert!(!read.runs[&world.run].stages[0].slices.are_at_risk());
+    assert!(read.runs[&world.run].stages[0].slices.are_held());
 }

@@ -6,7 +6,9 @@ use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use serde_json::json;
 use weir_connectors::{Manifest, Position};
-use weir_plan::{Commit, ExchangeOutput, NodeCounts, RowAccount, SlicePosition, StageId};
+use weir_plan::{
+    Commit, ExchangeOutput, InStorage, NodeCounts, RowAccount, SlicePosition, StageId,
+};
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use crate::*;
@@ -117,6 +119,7 @@ pub(super) fn finish_exchange(task: &SliceAttempt, rows: u64, cursor: &str) -> C
             first: 0,
             partitions: 2,
             holder: None,
+            in_storage: InStorage::No,
         },
         account,
     })

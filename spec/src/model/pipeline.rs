@@ -144,6 +144,9 @@ pub enum ExchangeDurability {
     /// In the cluster's storage before the task that has computed them counts as done.
     #[default]
     Sync,
+    /// Kept by the executor that has computed them and served at once, and taken to the storage meanwhile: computed
+    /// again if it is lost before that.
+    Async,
     /// Kept by the executor that has computed them, and computed again if it is lost.
     Off,
 }

@@ -173,7 +173,7 @@ pub(crate) static CHECKPOINT: Shape = Shape {
         .default("30s"),
         Key::new(
             "exchange",
-            Kind::Choice { names: &["sync", "off"], unsupported: &["async"] },
+            Kind::Choice { names: &["sync", "async", "off"], unsupported: &[] },
             "On a cluster: whether rows between the tasks of a join are durable, or kept by executors.",
         )
         .default("sync"),

@@ -290,13 +290,19 @@ fn what_is_taken_back_is_found() {
     };
     let running: &dyn Fn(&mut Seen) = &|seen| seen.run.status = RunStatus::Running.into();
     assert!(after(running, Exchange::Sync).is_err());
-    for exchange in [Exchange::Sync, Exchange::Off] {
+    for exchange in [Exchange::Sync, Exchange::Async, Exchange::Off] {
         assert!(after(&|seen| task(seen, SINK, 0).batches = 2, exchange).is_err());
         assert!(after(&|seen| task(seen, SINK, 0).rows_written = 29, exchange).is_err());
     }
     // What executors keep may be computed again.
     let again: &dyn Fn(&mut Seen) = &|seen| task(seen, READ, 0).attempts = 2;
     assert_eq!(after(again, Exchange::Off), Ok(()));
+    // With `async` as long as nobody else has it; what has read of it may be, in any case.
+    assert!(after(again, Exchange::Async).is_err());
+    let once = kept(SINK + 1);
+    let again = changed(&once, |seen| task(seen, READ, 0).attempts = 2);
+    assert_eq!(nothing_is_taken_back(&[once, again], Exchange::Async), Ok(()));
+    assert_eq!(after(&|seen| task(seen, JOINED, 0).attempts = 2, Exchange::Async), Ok(()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_proto::v1::TaskState;
+use weir_proto::v1::{Task, TaskState};
 
 use super::observer::{Member, Seen};
 
@@ -11,8 +11,21 @@ use super::observer::{Member, Seen};
 pub enum Exchange {
     /// In the storage: what is finished stays so.
     Sync,
+    /// With the executors, and later in the storage, too.
+    Async,
     /// With the executors.
     Off,
+}
+
+impl Exchange {
+    /// As a pipeline has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Exchange::Sync => "sync",
+            Exchange::Async => "async",
+            Exchange::Off => "off",
+        }
+    }
 }
 
 /// Moments of one run, oldest first: nothing that was accepted is taken back.
@@ -34,12 +47,7 @@ pub fn nothing_is_taken_back(seen: &[Seen], exchange: Exchange) -> Result<(), St
             if is.attempts < was.attempts {
                 return wrong(&format!("{name}: attempts have become fewer"));
             }
-            let is_sink = seen[number]
-                .run
-                .stages
-                .iter()
-                .any(|stage| stage.stage == was.stage && !stage.sink.is_empty());
-            if exchange == Exchange::Off && !is_sink {
+            if !stays(was, &seen[number], exchange) {
                 continue;
             }
             let was_finished = was.state() == TaskState::Finished;
@@ -55,6 +63,18 @@ pub fn nothing_is_taken_back(seen: &[Seen], exchange: Exchange) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// Whether what the task has finished cannot be lost with an executor, nor with what it has read.
+fn stays(was: &Task, seen: &Seen, exchange: Exchange) -> bool {
+    let stage = seen.run.stages.iter().find(|stage| stage.stage == was.stage);
+    let is_sink = stage.is_some_and(|stage| !stage.sink.is_empty());
+    let reads_no_other = stage.is_some_and(|stage| stage.inputs.is_empty());
+    match exchange {
+        Exchange::Sync => true,
+        Exchange::Async => is_sink || (reads_no_other && was.holder.is_empty()),
+        Exchange::Off => is_sink,
+    }
 }
 
 /// Coordinators at any moments: whoever has applied the same entries has the same facts.

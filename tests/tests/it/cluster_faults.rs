@@ -282,7 +282,7 @@ fn kept_files(cluster: &Cluster) -> usize {
     executors.map(|folder| files_below(&folder)).sum()
 }
 
-fn files_below(folder: &Path) -> usize {
+pub(crate) fn files_below(folder: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     paths.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()

@@ -155,11 +155,8 @@ impl Play<'_> {
 
     fn begin(&mut self, round: usize, exchange: Exchange) -> Disturbed {
         targets::execute(&self.url, SLOW_TABLE);
-        let file = match exchange {
-            Exchange::Sync => "sync.yaml",
-            Exchange::Off => "off.yaml",
-        };
-        let run = self.machines.cluster.submit(file, &format!("round-{round}"));
+        let file = format!("{}.yaml", exchange.name());
+        let run = self.machines.cluster.submit(&file, &format!("round-{round}"));
         Disturbed { run, exchange, faults: Vec::new(), history: Vec::new() }
     }
 

@@ -14,13 +14,13 @@ use crate::cluster_tpch::{SCALE, content, generate};
 use crate::examples::copied;
 use crate::targets;
 
-fn weir_with(server: &S3Server, folder: &std::path::Path) -> Weir {
+pub(crate) fn weir_with(server: &S3Server, folder: &std::path::Path) -> Weir {
     let variables = server.environment();
     variables.iter().fold(Weir::new(folder), |weir, (name, value)| weir.env(name, value))
 }
 
 /// Another prefix for each cluster of a test.
-fn url(prefix: &str) -> String {
+pub(crate) fn url(prefix: &str) -> String {
     format!("s3://{BUCKET}/{prefix}")
 }
 

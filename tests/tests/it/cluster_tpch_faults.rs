@@ -22,8 +22,8 @@ use crate::targets;
 /// 60,000 lines of 15,000 orders.
 const SCALE: &str = "0.01";
 const MOMENTS: usize = 10;
-/// With `checkpoint.exchange: off`, of each kind.
-const MOMENTS_OFF: usize = 2;
+/// With `checkpoint.exchange: off` and `async`, of each kind.
+const MOMENTS_KEPT: usize = 2;
 /// A run may be over before the moment that was meant: then it is run again.
 const TRIES: usize = 10;
 const TABLE: &str = "public.order_lines";
@@ -55,7 +55,7 @@ fn a_join_of_tpch_is_exact_and_nothing_finished_runs_again_at_whatever_moment_wh
     let file = folder.join("pipeline.yaml");
     let text = std::fs::read_to_string(&file).expect("the example is there");
     let text = dealing_out(&text);
-    for exchange in ["sync", "off"] {
+    for exchange in [Exchange::Sync, Exchange::Off, Exchange::Async].map(Exchange::name) {
         let head = format!("pipeline: tpch_{exchange}\ncheckpoint: {{ exchange: {exchange} }}");
         let text = text.replace("pipeline: tpch_join", &head) + "    batch_rows: 1000\n";
         let text = text.replace("s.parquet", "s/*.parquet").replace("m.parquet", "m/*.parquet");
@@ -74,10 +74,12 @@ fn a_join_of_tpch_is_exact_and_nothing_finished_runs_again_at_whatever_moment_wh
     let (runs, members) = (0, Vec::new());
     let mut job = Job { cluster: &cluster, observer, moments, url, expected, runs, members };
     for kill in [Kill::Leader, Kill::Executor, Kill::Both] {
-        job.disturb_all_over("sync", kill, count.unwrap_or(MOMENTS));
+        job.disturb_all_over(Exchange::Sync, kill, count.unwrap_or(MOMENTS));
     }
-    for kill in [Kill::Leader, Kill::Executor, Kill::Both] {
-        job.disturb_all_over("off", kill, count.unwrap_or(MOMENTS_OFF));
+    for exchange in [Exchange::Off, Exchange::Async] {
+        for kill in [Kill::Leader, Kill::Executor, Kill::Both] {
+            job.disturb_all_over(exchange, kill, count.unwrap_or(MOMENTS_KEPT));
+        }
     }
     job.assert_that_checkers_see_what_is_wrong();
 }
@@ -92,13 +94,13 @@ pub(crate) fn dealing_out(text: &str) -> String {
 
 impl Job<'_> {
     /// At a random moment of each of so many equal parts of the run.
-    fn disturb_all_over(&mut self, exchange: &str, kill: Kill, count: usize) {
+    fn disturb_all_over(&mut self, exchange: Exchange, kill: Kill, count: usize) {
         for part in 0..count {
             let at = (part as f64 + self.moments.fraction()) / count as f64;
             let began = Instant::now();
             let (reached, cost) = self.disturb(exchange, kill, at);
             println!(
-                "{exchange}, {kill:?} killed at {:.0} % ({:.0} % were meant): {} of {} lost tasks were \
+                "{exchange:?}, {kill:?} killed at {:.0} % ({:.0} % were meant): {} of {} lost tasks were \
                  done again, in {:.1?}",
                 reached * 100.0,
                 at * 100.0,
@@ -109,13 +111,13 @@ impl Job<'_> {
         }
     }
 
-    fn disturb(&mut self, exchange: &str, kill: Kill, at: f64) -> (f64, Cost) {
+    fn disturb(&mut self, exchange: Exchange, kill: Kill, at: f64) -> (f64, Cost) {
         for _ in 0..TRIES {
             self.empty_target();
             self.runs += 1;
             let request = format!("kill-{}", self.runs);
             let leader = self.observer.leader();
-            let run = self.cluster.submit(&format!("{exchange}.yaml"), &request);
+            let run = self.cluster.submit(&format!("{}.yaml", exchange.name()), &request);
             let mut history = Vec::new();
             let rows = self.expected.count();
             let before = self.watch(&run, &mut history, |seen| seen.progress(rows) >= at);
@@ -145,7 +147,7 @@ impl Job<'_> {
             let fault = Disturbance { before, until, lost, any_task_may_fail };
             let cost = self.check(exchange, &run, &fault, &history).unwrap_or_else(|problem| {
                 panic!(
-                    "{exchange}, {kill:?} {killed:?} killed at {at:.3}: {problem}\n{fault:#?}\n{}",
+                    "{exchange:?}, {kill:?} {killed:?} killed at {at:.3}: {problem}\n{fault:#?}\n{}",
                     self.cluster.logs()
                 )
             });
@@ -189,7 +191,7 @@ impl Job<'_> {
 
     fn check(
         &self,
-        exchange: &str,
+        exchange: Exchange,
         run: &str,
         fault: &Disturbance,
         history: &[Seen],
@@ -206,7 +208,6 @@ impl Job<'_> {
         every_slice_counts_once(after, &targets::booked(&self.url, run))?;
         let audit = self.cluster.run(&["audit", run, "--output", "json"]).json();
         are_accounted_for(&audit, self.expected.count())?;
-        let exchange = if exchange == "sync" { Exchange::Sync } else { Exchange::Off };
         nothing_is_taken_back(history, exchange)?;
         facts_agree(&self.members)?;
         only_lost_work_is_done_again(std::slice::from_ref(fault), after)

@@ -6,6 +6,7 @@ mod bad_databases;
 mod cluster;
 mod cluster_access;
 mod cluster_admin;
+mod cluster_async;
 mod cluster_certificates;
 mod cluster_faults;
 mod cluster_foreign_client;

@@ -362,6 +362,15 @@ impl Pool {
         }
     }
 
+    /// Whether this process is here, and has been asked to go.
+    pub(super) fn is_leaving(&self, holder: &Holder) -> bool {
+        let state = self.state();
+        let executor = state.executors.get(&holder.executor);
+        executor.is_some_and(|executor| {
+            executor.hello.boot_id == holder.boot_id && executor.takes_nothing()
+        })
+    }
+
     /// Places of all executors that take tasks.
     pub(super) fn capacity(&self) -> usize {
         let state = self.state();

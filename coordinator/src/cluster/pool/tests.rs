@@ -1,6 +1,7 @@
 use tokio_util::sync::CancellationToken;
 use weir_executor::{CommitLog, CommitLogError};
 use weir_plan::{Commit, EncodedPlan, SliceStart, Stage, StageId, StageKind, StageOutput};
+use weir_spec::ExchangeDurability;
 
 use super::*;
 
@@ -69,7 +70,7 @@ fn task(slice: u32) -> (SliceAttempt, Arc<Task>, TaskContext) {
             plan: EncodedPlan(Vec::new()),
             partitions: 2,
             slices: 2,
-            durable: true,
+            durability: ExchangeDurability::Sync,
         },
         output: StageOutput::Exchange,
         display: String::new(),

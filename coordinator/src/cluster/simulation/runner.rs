@@ -13,9 +13,10 @@ use weir_executor::{
     Commit, ProgressEvent, RowAccount, RunFolder, SlicePosition, Task, TaskError, TaskOutcome,
 };
 use weir_plan::{
-    ExchangeOutput, Holder, NodeCounts, Slice, Stage, StageId, StageKind, StageOutput, StreamInput,
+    ExchangeOutput, Holder, InStorage, NodeCounts, Slice, Stage, StageId, StageKind, StageOutput,
+    StreamInput,
 };
-use weir_spec::{NodeName, Source};
+use weir_spec::{ExchangeDurability, NodeName, Source};
 
 use super::Control;
 use super::pipelines::place_of;
@@ -141,7 +142,7 @@ impl Work {
     /// A task of a whole stage: what comes in is dealt out to partitions.
     async fn compute(&self) -> Result<TaskOutcome, TaskError> {
         let Task { run, stage, slice, attempt, epoch, .. } = &self.task;
-        let StageKind::Whole { partitions, slices, durable, .. } = &stage.kind else {
+        let StageKind::Whole { partitions, slices, durability, .. } = &stage.kind else {
             unreachable!("whoever calls this has looked")
         };
         let (shared, host) = (&self.machine.shared, &self.machine.host);
@@ -180,14 +181,16 @@ impl Work {
             dealt[usize::try_from(partition).expect("few partitions")].push(row);
         }
         let file_id = format!("{slice}-{epoch}-{attempt}");
-        let keeps = !durable || shared.control == Control::DurableIsKept;
+        let is_durable = *durability == ExchangeDurability::Sync;
+        let keeps = !is_durable || shared.control == Control::DurableIsKept;
         let holder = keeps.then(|| Holder {
             executor: host.clone(),
             boot_id: self.machine.boot_id.clone(),
             url: format!("http://{host}"),
         });
         shared.state().exchanges.put(run, stage.id, &file_id, dealt, holder.as_ref());
-        let output = ExchangeOutput { file_id, first: 0, partitions: *partitions, holder };
+        let (partitions, in_storage) = (*partitions, InStorage::No);
+        let output = ExchangeOutput { file_id, first: 0, partitions, holder, in_storage };
         Ok(TaskOutcome::Exchanged { output, account })
     }
 

@@ -172,6 +172,7 @@ impl World {
             to_executor::Message::Answer(answer) => NodeEvent::Answered(answer),
             to_executor::Message::RunOver(_)
             | to_executor::Message::Coordinators(_)
+            | to_executor::Message::StoredNoted(_)
             | to_executor::Message::Leave(_)
             | to_executor::Message::RunsInUse(_) => return,
         };

@@ -1,5 +1,6 @@
 //! The scheduler alone: the real `decide` and `apply` on random graphs of stages with many slices, whose outputs
-//! executors keep and lose. Reports come late, twice, and in any order; leaders and executors come and go.
+//! executors keep, take to the storage, and lose. Reports come late, twice, and in any order; leaders and executors come
+//! and go.
 //!
 //! What must hold: every slice reads of each slice of its inputs once, and all slices of a stage read the same
 //! version of it; a sink's slice is committed once; nothing is begun again without a reason; and it comes to its end.
@@ -10,10 +11,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use weir_connectors::Manifest;
 use weir_ledger::{
     Command, CommitDone, CommitIntent, FailAttempt, FinishExchange, Ledger, LoseAttempt,
-    LoseOutputs, NewEpoch, PlanRun, Response, ResumeRun, RunFacts, RunId, SliceAttempt, SliceState,
-    StageOutputShape, StageShape, StartAttempt, StartCopy, StartRun, apply,
+    LoseOutputs, NewEpoch, OutputStored, PlanRun, Response, ResumeRun, RunFacts, RunId,
+    SliceAttempt, SliceState, StageOutputShape, StageShape, StartAttempt, StartCopy, StartRun,
+    apply,
 };
-use weir_plan::{Commit, ExchangeOutput, Holder, RowAccount, StageId};
+use weir_plan::{Commit, ExchangeOutput, Holder, InStorage, RowAccount, StageId};
 use weir_spec::{CommitMode, NodeName, PipelineName};
 
 use super::random::Random;
@@ -35,6 +37,8 @@ enum Control {
     LastResultWins,
     /// What lost executors had kept is taken for readable.
     LossesIgnored,
+    /// What is in the storage is lost with its executor all the same.
+    StorageForgotten,
     /// With one output all that is finished is given up.
     AllGivenUp,
     /// Stages begin before what they read is finished.
@@ -73,10 +77,17 @@ struct Graph {
     now: DateTime<Utc>,
     /// Whether the executor of a task keeps what it computes.
     keeps: Vec<bool>,
+    /// Whether it takes what it keeps to the storage as well.
+    stores: Vec<bool>,
     /// The present process of each executor.
     boots: [u64; EXECUTORS],
     at_work: Vec<AtWork>,
     mail: Vec<Mail>,
+    /// Files that executors have taken to the storage; of which the leader is still to be told; and that the
+    /// ledger knows of.
+    stored: BTreeSet<String>,
+    to_tell: Vec<(Key, String)>,
+    noted: BTreeSet<String>,
     /// Of results that were accepted.
     read_by: BTreeMap<Key, Reads>,
     committed: BTreeMap<Key, u32>,
@@ -98,6 +109,7 @@ impl Graph {
         let keeps: Vec<bool> = (0..u32::try_from(shapes.len()).expect("few"))
             .map(|stage| !is_read_by_sink(stage) && random.percent(75))
             .collect();
+        let stores = keeps.iter().map(|keeps| *keeps && random.percent(50)).collect();
         let mut graph = Self {
             random,
             control,
@@ -107,9 +119,13 @@ impl Graph {
             epoch: 0,
             now: DateTime::UNIX_EPOCH,
             keeps,
+            stores,
             boots: [0; EXECUTORS],
             at_work: Vec::new(),
             mail: Vec::new(),
+            stored: BTreeSet::new(),
+            to_tell: Vec::new(),
+            noted: BTreeSet::new(),
             read_by: BTreeMap::new(),
             committed: BTreeMap::new(),
             starts: BTreeMap::new(),
@@ -241,7 +257,9 @@ impl Graph {
         let chance = self.random.between(0, 99);
         match chance {
             0..=39 => self.deliver(),
-            40..=89 => self.finish(),
+            40..=81 => self.finish(),
+            82..=85 => self.store(),
+            86..=89 => self.tell_of_stored(),
             90..=93 if has_faults => self.lose_executor(),
             94..=96 if has_faults => self.fail(),
             97 if has_faults => self.change_leaders(),
@@ -277,7 +295,12 @@ impl Graph {
                 let kept =
                     if holder.is_some() { format!("@{executor}:{boot}") } else { String::new() };
                 let file_id = format!("{stage}-{slice}-{epoch}-{attempt}{kept}");
-                let output = ExchangeOutput { file_id, first: *slice, partitions: 1, holder };
+                let in_storage = match self.stores[stage] {
+                    true => InStorage::Coming,
+                    false => InStorage::No,
+                };
+                let output =
+                    ExchangeOutput { file_id, first: *slice, partitions: 1, holder, in_storage };
                 let account = RowAccount::default();
                 vec![Command::FinishExchange(FinishExchange { task, output, account })]
             }
@@ -408,8 +431,47 @@ impl Graph {
         slice.is_at_work(task.epoch, task.attempt)
     }
 
-    /// Whether the process that had kept the file is no more.
+    /// An executor has taken an output that it keeps to the storage.
+    fn store(&mut self) {
+        let stages = self.facts().stages.iter().zip(0u32..);
+        let outputs = stages.flat_map(|(stage, id)| {
+            let slices = stage.slices.iter().zip(0u32..);
+            slices.filter_map(move |(slice, number)| Some(((id, number), slice.exchange.as_ref()?)))
+        });
+        let coming: Vec<(Key, String)> = outputs
+            .filter(|(_, output)| output.in_storage == InStorage::Coming)
+            .filter(|(_, output)| !self.is_gone(&output.file_id))
+            .map(|(key, output)| (key, output.file_id.clone()))
+            .filter(|(_, file)| !self.stored.contains(file))
+            .collect();
+        let numbers: Vec<usize> = (0..coming.len()).collect();
+        let Some(number) = self.random.pick(&numbers) else { return };
+        let output = &coming[number];
+        self.stored.insert(output.1.clone());
+        for _ in 0..self.random.between(1, 2) {
+            self.to_tell.push(output.clone());
+        }
+    }
+
+    /// The leader hears of it.
+    fn tell_of_stored(&mut self) {
+        let numbers: Vec<usize> = (0..self.to_tell.len()).collect();
+        let Some(number) = self.random.pick(&numbers) else { return };
+        let ((stage, slice), file_id) = self.to_tell.swap_remove(number);
+        let (epoch, run, stage) = (self.epoch, self.run.clone(), StageId(stage));
+        let note = OutputStored { epoch, run, stage, slice, file_id: file_id.clone() };
+        match self.apply(&Command::OutputStored(note)) {
+            Response::Accepted { changed: true } => drop(self.noted.insert(file_id)),
+            Response::Accepted { changed: false } => {}
+            response => self.violations.push(format!("{file_id} is stored: {response:?}")),
+        }
+    }
+
+    /// Whether the process that had kept the file is no more, and nobody else has it.
     fn is_gone(&self, file: &str) -> bool {
+        if self.stored.contains(file) {
+            return false;
+        }
         let Some((_, kept)) = file.split_once('@') else { return false };
         let (executor, boot) = kept.split_once(':').expect("written above");
         let executor: usize = executor.parse().expect("a number");
@@ -426,9 +488,16 @@ impl Graph {
             boots[executor].to_string() != holder.boot_id
         };
         loop {
+            if self.control == Control::StorageForgotten {
+                self.forget_storage();
+            }
             let outputs = self.facts().lost_outputs(&is_lost);
             if outputs.is_empty() {
                 return;
+            }
+            for output in outputs.iter().filter(|output| self.noted.contains(&output.file_id)) {
+                let message = format!("{output:?} is in the storage, and is given up");
+                self.violations.push(message);
             }
             let before = self.facts().clone();
             let named: BTreeSet<Key> =
@@ -439,6 +508,19 @@ impl Graph {
                 self.give_up_all();
             }
             self.check_given_up(&before, &named);
+        }
+    }
+
+    /// As a ledger would that does not count the storage.
+    fn forget_storage(&mut self) {
+        let run = self.ledger.runs.get_mut(&self.run).expect("it has begun");
+        for stage in &mut run.stages {
+            for number in 0..stage.slices.count() {
+                let mut slice = stage.slices.get_mut(number).expect("it is there");
+                if let Some(output) = slice.exchange.as_mut() {
+                    output.in_storage = InStorage::Coming;
+                }
+            }
         }
     }
 
@@ -610,6 +692,7 @@ fn each_checker_of_graphs_can_fail() {
     for (control, sign) in [
         (Control::LastResultWins, "another slice"),
         (Control::LossesIgnored, "no end"),
+        (Control::StorageForgotten, "is in the storage"),
         (Control::AllGivenUp, "was not lost"),
         (Control::AlwaysReady, "InputNotReady"),
         (Control::BusyForgotten, "AttemptRunning"),

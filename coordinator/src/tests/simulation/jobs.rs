@@ -6,7 +6,7 @@ use weir_ledger::{
     Command, CommitDone, CommitLost, FailAttempt, FinishExchange, LoseAttempt, RunCommitIntent,
     RunFacts, SliceAttempt, SliceFacts, StartAttempt,
 };
-use weir_plan::{ExchangeOutput, StageId};
+use weir_plan::{ExchangeOutput, InStorage, StageId};
 use weir_proto::internal::Assign;
 
 use super::driver::{Active, Failure, JobEnd, WorkEnd};
@@ -122,7 +122,13 @@ impl World {
         };
         let partitions = self.plans[run].stages[task.stage.0 as usize].rows.len();
         let partitions = u32::try_from(partitions).expect("few");
-        let output = ExchangeOutput { file_id, first: 0, partitions, holder: None };
+        let output = ExchangeOutput {
+            file_id,
+            first: 0,
+            partitions,
+            holder: None,
+            in_storage: InStorage::No,
+        };
         let finish = FinishExchange { task, output, account: *account };
         self.append(leader, Command::FinishExchange(finish), Waiter::Exchanged { run, job });
     }

@@ -20,7 +20,8 @@ use weir_proto::internal::executors_server::{Executors, ExecutorsServer};
 use weir_proto::internal::report::Fact;
 use weir_proto::internal::to_executor::Message;
 use weir_proto::internal::{
-    Answer, Assign, FromExecutor, Hello, Report, Stop, TaskId, ToExecutor, Welcome, from_executor,
+    Answer, Assign, FromExecutor, Hello, Report, Stop, StoredNoted, StoredOutput, TaskId,
+    ToExecutor, Welcome, from_executor,
 };
 
 use weir_spec::NodeName;
@@ -145,6 +146,20 @@ impl LeaderStream {
     pub(super) async fn answer(&self, number: u64, outcome: Outcome) {
         let message = "the leader's reason".to_owned();
         self.send(Message::Answer(Answer { number, outcome: outcome.into(), message })).await;
+    }
+
+    pub(super) async fn note_stored(&self, output: &StoredOutput, is_wanted: bool) {
+        let output = Some(output.clone());
+        self.send(Message::StoredNoted(StoredNoted { output, is_wanted })).await;
+    }
+
+    /// Waits until the executor says that the storage has what it keeps.
+    pub(super) async fn stored(&mut self) -> StoredOutput {
+        loop {
+            if let from_executor::Message::Stored(stored) = self.next().await {
+                return stored;
+            }
+        }
     }
 
     /// Breaks the stream as a network does.

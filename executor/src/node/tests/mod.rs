@@ -5,3 +5,4 @@ mod leader;
 mod runs;
 mod serving;
 mod state;
+mod storing;

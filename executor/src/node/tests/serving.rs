@@ -19,16 +19,16 @@ use crate::storage::Storage;
 use crate::tests::fakes::{
     FakeSink, FakeSource, FakeSystems, Leaf, sink_node, split, streaming_task,
 };
-use crate::{Commit, ExchangeCompression, RunFolder, TaskEnd, wire::TaskFailure};
+use crate::{Commit, ExchangeCompression, RunFolder, Task, TaskEnd, wire::TaskFailure};
 
-const RUN_FOLDER: &str = "pipeline/runs/run";
+pub(super) const RUN_FOLDER: &str = "pipeline/runs/run";
 
 /// A storage with one run in it, and a process that works on it.
 pub(super) struct World {
-    folder: tempfile::TempDir,
+    pub(super) folder: tempfile::TempDir,
     sink: Arc<FakeSink>,
     pub(super) systems: SystemsMaker,
-    assign: Assign,
+    pub(super) assign: Assign,
     pub(super) stop: CancellationToken,
 }
 
@@ -43,6 +43,15 @@ impl World {
         source: FakeSource,
         plan: impl Fn() -> Arc<dyn ExecutionPlan> + Clone + Send + Sync + 'static,
     ) -> Self {
+        Self::of_task(&streaming_task(vec![split(0, 1000)], 300), source, plan)
+    }
+
+    /// A run of which a task is given.
+    pub(super) fn of_task(
+        task: &Task,
+        source: FakeSource,
+        plan: impl Fn() -> Arc<dyn ExecutionPlan> + Clone + Send + Sync + 'static,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (source, sink) = (Arc::new(source), Arc::new(FakeSink::default()));
         let opened = Arc::clone(&sink);
@@ -54,7 +63,6 @@ impl World {
                 plan: Some(Box::new(plan.clone())),
             })
         });
-        let task = streaming_task(vec![split(0, 1000)], 300);
         let graph = StageGraph {
             engine_version: StageGraph::ENGINE_VERSION.to_owned(),
             stages: vec![task.stage.as_ref().clone()],
@@ -80,7 +88,10 @@ impl World {
             checkpoint_every_millis: 30_000,
             start: serde_json::to_vec(&task.start).expect("starts are JSON"),
             inputs: b"{}".to_vec(),
-            prepared: serde_json::to_vec(&task.prepared).expect("sinks are JSON"),
+            prepared: match &task.prepared {
+                Some(prepared) => serde_json::to_vec(prepared).expect("sinks are JSON"),
+                None => Vec::new(),
+            },
         };
         Self { folder, sink, systems, assign, stop: CancellationToken::new() }
     }
@@ -101,7 +112,7 @@ impl World {
         }
     }
 
-    fn start(&self, coordinators: &[&FakeLeader]) -> JoinHandle<Result<(), NodeError>> {
+    pub(super) fn start(&self, coordinators: &[&FakeLeader]) -> JoinHandle<Result<(), NodeError>> {
         let options = self.options(coordinators);
         tokio::spawn(serve_with(options, Arc::clone(&self.systems), self.stop.clone()))
     }
