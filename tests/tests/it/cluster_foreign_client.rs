@@ -104,7 +104,11 @@ fn a_client_that_knows_no_proto_file_is_refused_with_the_right_codes() {
 
     let viewer = Some(viewer.as_path());
     let runs = ask(&cluster, viewer, &["call", "weir.v1.Runs/List"]);
-    assert_eq!((runs.is_ok, &runs.lines[0]), (true, &json!({ "runs": [] })), "{runs:?}");
+    assert_eq!(
+        (runs.is_ok, &runs.lines[0]),
+        (true, &json!({ "runs": [], "left": "0" })),
+        "{runs:?}"
+    );
     refused(ask(&cluster, viewer, &["job", "pipeline.yaml"]), "PERMISSION_DENIED");
     refused(ask(&cluster, viewer, &["call", "weir.v1.Cluster/ListTokens"]), "PERMISSION_DENIED");
     let missing = ["call", "weir.v1.Runs/Get", r#"{ "run": "nosuch" }"#];
@@ -119,7 +123,7 @@ fn a_client_that_knows_no_proto_file_is_refused_with_the_right_codes() {
         ["call", "weir.v1.Runs/Submit", r#"{ "pipeline": "pipeline: p", "base_dir": "/" }"#];
     refused(ask(&cluster, Some(&admin), &empty), "INVALID_ARGUMENT");
     let runs = ask(&cluster, viewer, &["call", "weir.v1.Runs/List"]);
-    assert_eq!(runs.lines, [json!({ "runs": [] })], "nothing has begun");
+    assert_eq!(runs.lines, [json!({ "runs": [], "left": "0" })], "nothing has begun");
 }
 
 #[test]
