@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
@@ -32,6 +33,9 @@ use crate::store::{LedgerStore, StoreError};
 use crate::surroundings::{computed_beside, now};
 use crate::workers::{LocalWorkers, Workers};
 use crate::{Again, EngineError, EngineOptions, Frozen, RunEvent, RunRequest};
+
+/// For so long a run that is stopped waits for a target that prepares or cleans up.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
 
 /// Everything that the work on one run needs.
 #[derive(Debug)]
@@ -292,6 +296,9 @@ impl Session {
             let prepared = match known.remove(node) {
                 Some(prepared) => prepared,
                 None => {
+                    if self.stop.is_cancelled() {
+                        return Err(Failure::Stopped);
+                    }
                     let schema = schema.decode().map_err(|error| plan_failure(&error))?;
                     let identity = PrepareSink {
                         ledger_id: self.ledger_id().await,
@@ -304,7 +311,11 @@ impl Session {
                     let preparing = retrying(&self.frozen.spec.retry, &self.stop, || {
                         sink.prepare(&identity, &schema)
                     });
-                    let prepared = self.unless_stopped(preparing).await?.map_err(at_sink)?;
+                    // Half of it would leave staging that nobody knows of.
+                    let prepared = match self.soon_if_stopped(preparing).await? {
+                        Err(_) if self.stop.is_cancelled() => return Err(Failure::Stopped),
+                        prepared => prepared.map_err(at_sink)?,
+                    };
                     self.keep_prepared(node, &prepared).await?;
                     prepared
                 }
@@ -344,6 +355,17 @@ impl Session {
             biased;
             done = work => Ok(done),
             () = self.stop.cancelled() => Err(Failure::Stopped),
+        }
+    }
+
+    /// Once stopped, what is under way at a target that answers still comes to its end.
+    async fn soon_if_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::pin!(work);
+        match self.unless_stopped(&mut work).await {
+            Err(_) => {
+                tokio::time::timeout(LONGEST_FAREWELL, work).await.map_err(|_| Failure::Stopped)
+            }
+            done => done,
         }
     }
 
@@ -409,8 +431,8 @@ impl Session {
                 self.systems.as_ref(),
                 &self.files,
             );
-            // Who wants to take up the run does not wait for that.
-            let Ok(removed) = self.unless_stopped(removing).await else {
+            // Who wants to take up the run does not wait long for that.
+            let Ok(removed) = self.soon_if_stopped(removing).await else {
                 tracing::warn!("staging of the failed run is left");
                 return Ok(());
             };

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -32,6 +32,9 @@ enum Asked {
 struct Target {
     asked: Mutex<Asked>,
     times: AtomicUsize,
+    /// The answer that staging is prepared takes a while.
+    prepares_slowly: AtomicBool,
+    cleaned: AtomicUsize,
 }
 
 impl Target {
@@ -86,7 +89,12 @@ impl Sink for AskedSink {
         identity: &PrepareSink,
         schema: &SchemaRef,
     ) -> Result<PreparedSink, ConnectorError> {
-        self.inner.prepare(identity, schema).await
+        let prepared = self.inner.prepare(identity, schema).await;
+        if self.target.prepares_slowly.load(Ordering::SeqCst) {
+            self.target.times.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        prepared
     }
 
     async fn writer(&self, task: SinkTask) -> Result<Box<dyn SinkWriter>, ConnectorError> {
@@ -127,6 +135,7 @@ impl Sink for AskedSink {
     }
 
     async fn clean_up(&self, prepared: &PreparedSink, epoch: u64) -> Result<(), ConnectorError> {
+        self.target.cleaned.fetch_add(1, Ordering::SeqCst);
         self.inner.clean_up(prepared, epoch).await
     }
 
@@ -136,7 +145,12 @@ impl Sink for AskedSink {
 }
 
 async fn leading_at(place: &Place, asked: Asked) -> (Arc<Leading>, Arc<Target>) {
-    let target = Arc::new(Target { asked: Mutex::new(asked), times: AtomicUsize::new(0) });
+    let target = Arc::new(Target {
+        asked: Mutex::new(asked),
+        times: AtomicUsize::new(0),
+        prepares_slowly: AtomicBool::new(false),
+        cleaned: AtomicUsize::new(0),
+    });
     let mut settings = place.settings();
     let registry = Registry { context: settings.context.clone() };
     let systems = AtTarget { registry, target: Arc::clone(&target) };
@@ -214,6 +228,23 @@ async fn until_begun(leading: &Arc<Leading>, run: &RunId) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("it does not begin: {:?}", facts(leading, run).await);
+}
+
+#[tokio::test]
+async fn what_a_sink_prepares_while_its_run_is_cancelled_is_removed_by_the_next_one() {
+    let place = Place::new().await;
+    let (leading, target) = leading_at(&place, Asked::Answers).await;
+    target.prepares_slowly.store(true, Ordering::SeqCst);
+    let run = submit_to(&place, &leading, request("first")).await.run;
+    asked(&target).await;
+    answered(leading.cancel(&run.0, "")).await.expect("it goes on");
+    answered(leading.session_gone(&run)).await;
+    let cancelled = facts(&leading, &run).await;
+    assert!(matches!(cancelled.state, RunState::Failed { .. }), "{:?}", cancelled.state);
+    assert_eq!(cancelled.prepared.len(), 1, "it is known that staging is there");
+    submit_to(&place, &leading, request("next")).await;
+    assert_eq!(target.cleaned.load(Ordering::SeqCst), 1);
+    assert!(facts(&leading, &run).await.cleaned_up);
 }
 
 #[tokio::test]
