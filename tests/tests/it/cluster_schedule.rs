@@ -24,6 +24,7 @@ use weir_tests::postgres::PostgresServer;
 use weir_tests::weir::Weir;
 
 use crate::cluster_tpch::generate;
+use crate::cluster_tpch_faults::dealing_out;
 use crate::examples::copied;
 use crate::targets;
 
@@ -78,7 +79,8 @@ fn a_join_survives_a_schedule_of_every_kind_of_fault() {
     let (_guard, folder) = copied("tpch-join");
     generate(&folder, SCALE, &["--parts", "6"]);
     let text = std::fs::read_to_string(folder.join("pipeline.yaml")).expect("the example is there");
-    for exchange in ["sync", "off"] {
+    let text = dealing_out(&text);
+    for exchange in [Exchange::Sync, Exchange::Off, Exchange::Async].map(Exchange::name) {
         let head = format!(
             "pipeline: tpch_{exchange}\ncheckpoint: {{ exchange: {exchange} }}\n\
              retry: {{ max_attempts: 30, delay: 200ms, backoff: constant }}"
@@ -130,7 +132,7 @@ impl Play<'_> {
             if left.peek().is_none() {
                 return;
             }
-            let exchange = if round % 2 == 0 { Exchange::Sync } else { Exchange::Off };
+            let exchange = [Exchange::Sync, Exchange::Off, Exchange::Async][round % 3];
             let mut disturbed = self.begin(round, exchange);
             while let Some((number, planned)) = left.peek().copied() {
                 let before = self.before(&mut disturbed, planned.after);
