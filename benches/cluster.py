@@ -23,6 +23,8 @@ import uuid
 TABLES = ["lineitem", "orders", "customer", "nation", "region", "supplier", "part", "partsupp"]
 # Of each cluster that TPC-H runs on.
 EXECUTORS, SLOTS = 2, 2
+# Seconds between two contenders.
+SETTLE = 0.3
 HEADING = "## Cluster\n"
 
 
@@ -164,6 +166,8 @@ class Bench:
                         failures[who] = str(error)
                         self.say(query=query.stem, who=who, failed=str(error)[:2000])
                     shutil.rmtree(out, ignore_errors=True)
+                    # What a contender still does when it has answered is not at the expense of the next one.
+                    time.sleep(SETTLE)
                 different = [who for who in rows if rows[who] != rows["datafusion"]]
                 if different:
                     raise RuntimeError(f"{query.stem}: {different} and plain DataFusion disagree")
@@ -192,7 +196,8 @@ class Bench:
             f"{EXECUTORS} executors with {SLOTS} slots each, and {EXECUTORS * SLOTS} partitions; plain DataFusion is one process "
             "with two. All read the same Parquet files and write their rows as Parquet. Weir's time is that of the whole command "
             "`weir submit --wait`, its start and handshake included: a run in a ledger on three disks (here one), whose rows are "
-            "synced between stages (`sync`, the default) or not (`off`), and at the target. Ballista runs in a process of "
+            "synced between stages (`sync`, the default) or not (`off`), and at the target. What it removes afterwards is not in it; "
+            f"contenders begin {SETTLE} s after each other's end. Ballista runs in a process of "
             "its own that is warm, and syncs nothing; its default are sort-merge joins, the other column has "
             "`prefer_hash_join`. Plain DataFusion is started for each query.",
             "",

@@ -23,8 +23,8 @@ use crate::EngineError;
 /// versions/<hash>-<random>.json    what was registered, each time that it was; clusters only
 /// ```
 ///
-/// Beside the pipelines' folders a cluster's storage has `.ledger-id` (`cluster::founding`) and `.ended/`, the facts of
-/// runs that have left the ledger (`cluster::ended_runs`).
+/// Beside the pipelines' folders a cluster's storage has `.ledger-id` (`cluster::founding`), `.ended/`, the facts of
+/// runs that have left the ledger (`cluster::ended_runs`), and `.to-remove/`, rows that stages kept (`cluster::removal`).
 #[derive(Clone, Debug)]
 pub(crate) struct PipelineFiles(Storage);
 

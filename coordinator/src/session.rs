@@ -382,6 +382,7 @@ impl Session {
         // First: they take nothing more to the storage.
         if let Some(cluster) = &self.cluster {
             cluster.run_over(&self.run, &self.frozen);
+            cluster.take_kept_rows(&self.files.run(&self.run), &self.run, self.epoch).await;
         }
         remove_working_files(&self.files, &self.run, &[RunFolder::EXCHANGE, RunFolder::SPILL])
             .await;

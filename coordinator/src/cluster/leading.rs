@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use weir_connectors::ConnectorContext;
+use weir_executor::RunFolder;
 use weir_executor::storage::Storage;
 use weir_ledger::{
     BackfillId, Command, FinishRun, Ledger, ResumeRun, RunFacts, RunId, RunOutcome, RunState,
@@ -27,6 +28,7 @@ use super::founding::{self, Owner};
 use super::pool::{Pool, Share};
 use super::queue::check_not_skipped;
 use super::remote::{RemoteWorkers, RunPlace};
+use super::removal::Removal;
 use super::requests::Request;
 use super::run_log::{Author, Entry, Level, Lines, RunLog, WRITE_EVERY};
 use super::sizes::check_params;
@@ -73,6 +75,7 @@ pub(super) struct Leading {
     is_unsure: bool,
     pub(super) store: Arc<LedgerStore>,
     pub(super) pool: Arc<Pool>,
+    pub(super) removal: Arc<Removal>,
     pub(super) settings: Settings,
     sessions: Mutex<BTreeMap<RunId, Running>>,
     sessions_begun: AtomicU64,
@@ -154,12 +157,18 @@ pub(super) enum Outcome {
 pub(crate) struct Cluster {
     pool: Arc<Pool>,
     share: Share,
+    removal: Arc<Removal>,
 }
 
 impl Cluster {
     /// Nothing of the run will be read again.
     pub(crate) fn run_over(&self, run: &RunId, frozen: &Frozen) {
         self.pool.run_over(&run_folder(run, &frozen.pipeline));
+    }
+
+    /// Takes what stages kept out of the folder of a run that is over, if that is quickly done.
+    pub(crate) async fn take_kept_rows(&self, folder: &RunFolder, run: &RunId, epoch: u64) {
+        self.removal.take(folder, run, epoch).await;
     }
 
     pub(crate) fn workers(
@@ -205,6 +214,7 @@ impl Leading {
             is_unsure: owner == Owner::Unknown,
             store,
             pool: Pool::new(epoch, lease),
+            removal: Arc::new(Removal::new(settings.storage.clone())),
             settings,
             sessions: Mutex::default(),
             sessions_begun: AtomicU64::new(0),
@@ -586,7 +596,11 @@ impl Leading {
             systems: Arc::clone(&engine.systems),
             events,
             stop: stop.clone(),
-            cluster: Some(Cluster { pool: Arc::clone(&self.pool), share }),
+            cluster: Some(Cluster {
+                pool: Arc::clone(&self.pool),
+                share,
+                removal: Arc::clone(&self.removal),
+            }),
         };
         let log = session.files.run(&run).storage().clone();
         let redactor = self.settings.context.redactor.clone();

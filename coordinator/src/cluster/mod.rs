@@ -35,6 +35,7 @@ mod pool;
 mod queue;
 mod quota;
 mod remote;
+mod removal;
 mod replays;
 mod reports;
 mod requests;

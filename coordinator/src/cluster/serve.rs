@@ -331,6 +331,8 @@ async fn lead(
     let _looking = AbortOnDropHandle::new(looking);
     let keeping = tokio::spawn(Leading::keep_backfills(Arc::downgrade(&leading)));
     let _keeping = AbortOnDropHandle::new(keeping);
+    let removing = tokio::spawn(Arc::clone(&leading.removal).remove_what_is_left());
+    let _removing = AbortOnDropHandle::new(removing);
     let leaving = tokio::spawn(Leading::keep_few_runs(Arc::downgrade(&leading)));
     let _leaving = AbortOnDropHandle::new(leaving);
     let mut expiry = looks();

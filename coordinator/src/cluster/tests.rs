@@ -137,7 +137,7 @@ fn serving(place: &Place, id: u64) -> (Arc<Node>, tokio::task::JoinHandle<Result
     (node, serving)
 }
 
-async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(super) async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..1_500 {
         if is_so() {
             return;
@@ -609,6 +609,18 @@ async fn a_coordinator_whose_ledger_has_ended_ends() {
     let (_, follows) = serving(&place, 1);
     let ended = tokio::time::timeout(Duration::from_secs(30), follows).await;
     assert!(matches!(ended, Ok(Ok(Err(ServeError::Ledger(_))))), "{ended:?}");
+}
+
+/// Another leader was killed while it removed that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leads_removes_what_others_have_not_come_to() {
+    let place = Place::new().await;
+    let left = place.storage().join(".to-remove/r-1/0");
+    std::fs::create_dir_all(&left).expect("room");
+    std::fs::write(left.join("rows.arrow"), "rows").expect("room");
+    let (_node, serving) = serving(&place, 1);
+    wait_until("room", || !place.storage().join(".to-remove").exists()).await;
+    serving.abort();
 }
 
 /// `now()` and `run.started_at` of a run are when it starts.

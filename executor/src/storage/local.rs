@@ -171,6 +171,20 @@ impl Local {
         let folder = self.root.join(folder);
         self.run(move || remove_until_gone(|| fs::remove_dir_all(&folder))).await
     }
+
+    /// After a power cut it may be where it was.
+    pub(super) async fn move_folder(&self, folder: &str, to: PathBuf) -> io::Result<()> {
+        let folder = self.root.join(folder);
+        self.run(move || match fs::rename(&folder, &to) {
+            // One of the two is missing.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound && folder.is_dir() => {
+                fs::create_dir(parent(&to)?)?;
+                fs::rename(folder, to)
+            }
+            moved => moved,
+        })
+        .await
+    }
 }
 
 /// Somebody who does not know yet that the folder goes may put something into it meanwhile.

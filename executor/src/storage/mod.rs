@@ -224,6 +224,15 @@ impl Storage {
         }
     }
 
+    /// Makes a folder the folder `name` of another storage, without a copy of what is in it. `false`: this one has no
+    /// folders, and nothing has happened.
+    pub async fn move_folder(&self, folder: &str, to: &Self, name: &str) -> io::Result<bool> {
+        let (Place::Local(local), Place::Local(to)) = (&self.place, &to.place) else {
+            return Ok(false);
+        };
+        local.move_folder(folder, to.root.join(name)).await.map(|()| true)
+    }
+
     /// Removes a folder that may be missing, with everything below it.
     pub async fn delete_all(&self, folder: &str) -> io::Result<()> {
         match &self.place {
