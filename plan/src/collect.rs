@@ -18,14 +18,18 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties as _, ReplaceChildrenOptions,
+};
 
 use crate::operators::{COLLECTED_BYTES, CollectedExec};
 
 /// A side that is estimated below is small.
 const SMALL_SIDE_BYTES: usize = 16 << 20;
-/// The same where nobody knows how long rows are.
-const SMALL_SIDE_ROWS: usize = 1_000_000;
+/// A side that is estimated below is read whole if that moves fewer bytes than to deal out both.
+const MEDIUM_SIDE_BYTES: usize = 64 << 20;
+/// A side of more rows is not proposed where nobody knows how long they are.
+const MOST_ROWS: usize = 1_000_000;
 /// What a side may have at most if no filter takes a row away. Each task keeps its own copy in memory, and estimates of
 /// what filters leave may be wrong by any factor.
 const LARGEST_SIDE_BYTES: usize = 256 << 20;
@@ -37,8 +41,8 @@ type Rules = Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>>;
 /// Makes DataFusion plan for tasks that share nothing.
 pub(crate) fn plan_for_tasks(options: &mut ConfigOptions) -> Rules {
     // Dealing the other side out costs a write and a read of all its rows.
-    options.optimizer.hash_join_single_partition_threshold = SMALL_SIDE_BYTES;
-    options.optimizer.hash_join_single_partition_threshold_rows = SMALL_SIDE_ROWS;
+    options.optimizer.hash_join_single_partition_threshold = MEDIUM_SIDE_BYTES;
+    options.optimizer.hash_join_single_partition_threshold_rows = MOST_ROWS;
     let mut rules = PhysicalOptimizer::new().rules;
     let selection = rules.iter().position(|rule| rule.name() == "join_selection");
     rules.insert(selection.map_or(0, |index| index + 1), Arc::new(DealOutLargeSides));
@@ -52,14 +56,15 @@ impl PhysicalOptimizerRule for DealOutLargeSides {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
-        _options: &ConfigOptions,
+        options: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let tasks = options.execution.target_partitions;
         let dealt_out = plan.transform_up(|node| {
             let join = node.downcast_ref::<HashJoinExec>();
             // A null-aware join needs all rows of both sides at once.
             let proposed = join.filter(|join| is_collected(join) && !join.null_aware);
             match proposed {
-                Some(join) if !may_be_collected(join) => {
+                Some(join) if !may_be_collected(join) || !moves_fewer_bytes(join, tasks) => {
                     let join = join.builder().with_partition_mode(PartitionMode::Partitioned);
                     Ok(Transformed::yes(join.build_exec()?))
                 }
@@ -86,6 +91,27 @@ fn may_be_collected(join: &HashJoinExec) -> bool {
     let bytes = most_rows(join.left())
         .map(|rows| rows.saturating_mul(bytes_of_a_row(&join.left().schema())));
     follows_right_side(*join.join_type()) && bytes.is_none_or(|bytes| bytes <= LARGEST_SIDE_BYTES)
+}
+
+/// Whether the left side is small, or all tasks together read no more of it than what would be dealt out of both. What has
+/// no estimate may be little.
+fn moves_fewer_bytes(join: &HashJoinExec, tasks: usize) -> bool {
+    let Some(left) = estimated_bytes(join.left()) else { return true };
+    if left <= SMALL_SIDE_BYTES {
+        return true;
+    }
+    let both = estimated_bytes(join.right()).map_or(0, |right| left.saturating_add(right));
+    // A union has the partitions of all its inputs.
+    let tasks = tasks.max(join.right().output_partitioning().partition_count());
+    left <= MEDIUM_SIDE_BYTES && left.saturating_mul(tasks) <= both
+}
+
+fn estimated_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    let statistics =
+        StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()).ok()?;
+    let rows = statistics.num_rows.get_value();
+    let by_width = || rows.map(|rows| rows.saturating_mul(bytes_of_a_row(&plan.schema())));
+    statistics.total_byte_size.get_value().copied().or_else(by_width)
 }
 
 /// Whether each row of the output is due to one row of the right side. Otherwise rows of the left side

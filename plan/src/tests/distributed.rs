@@ -109,7 +109,7 @@ async fn what_only_a_filter_makes_small_is_dealt_out() {
         let deals_out = |stage: &&crate::Stage| stage.display.starts_with("RepartitionExec");
         graph.stages.iter().filter(deals_out).count()
     };
-    assert_eq!(dealt_out(900_000).await, 0, "all tasks read the suppliers");
+    assert_eq!(dealt_out(500_000).await, 0, "all tasks read the suppliers");
     assert_eq!(dealt_out(4_000_000).await, 2, "suppliers and lines are dealt out");
     // Each table is small enough, and all of them together are not.
     let union = "(SELECT * FROM suppliers UNION ALL SELECT * FROM suppliers UNION ALL SELECT * FROM suppliers)";
@@ -117,6 +117,26 @@ async fn what_only_a_filter_makes_small_is_dealt_out() {
     let pipeline = warehouse().distributed(4).sql("node", &sql).sink("out", &["node"]);
     let graph = pipeline.estimated("suppliers", 900_000).plan().await.unwrap();
     assert!(graph.stages.iter().any(|stage| stage.display.contains("mode=Partitioned")));
+}
+
+/// A supplier's row is taken for 136 bytes, and a line's for 24.
+#[tokio::test]
+async fn a_side_of_medium_size_is_read_by_every_task_if_that_moves_fewer_bytes() {
+    let sql =
+        "SELECT l.quantity, l.id AS line, s.* FROM lines l JOIN suppliers s ON l.supplier = s.id";
+    let dealt_out = async |suppliers, lines, tasks| {
+        let pipeline = warehouse().distributed(tasks).sql("node", sql).sink("out", &["node"]);
+        let pipeline = pipeline.estimated("suppliers", suppliers).estimated("lines", lines);
+        let graph = pipeline.plan().await.unwrap();
+        let deals_out = |stage: &&crate::Stage| stage.display.starts_with("RepartitionExec");
+        graph.stages.iter().filter(deals_out).count()
+    };
+    assert_eq!(dealt_out(120_000, 1_000_000, 100).await, 0, "small: 16 MB");
+    assert_eq!(dealt_out(250_000, 5_000_000, 4).await, 0, "4 × 34 MB, and 154 MB");
+    assert_eq!(dealt_out(250_000, 5_000_000, 5).await, 2, "5 × 34 MB, and 154 MB");
+    assert_eq!(dealt_out(250_000, 3_000_000, 4).await, 2, "4 × 34 MB, and 106 MB");
+    assert_eq!(dealt_out(450_000, 500_000_000, 4).await, 0, "61 MB, and 12 GB");
+    assert_eq!(dealt_out(600_000, 500_000_000, 4).await, 2, "82 MB, whatever is at the other side");
 }
 
 #[tokio::test]
