@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use weir_ledger::{
-    BackfillFacts, BackfillState, Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState, WindowOf,
+    BackfillFacts, BackfillId, Ledger, NodeRole, RunCommit, RunFacts, RunId, RunState, WindowOf,
+    WindowRange,
 };
-use weir_spec::{CommitMode, PipelineName};
+use weir_spec::{CommitMode, PipelineName, Windows};
 
 use crate::EngineError;
 
@@ -62,7 +63,7 @@ pub(crate) fn choose(ledger: &Ledger, wanted: &Wanted<'_>) -> Result<Choice, Eng
         && let Some(later) = loaded_by(ledger, id, run)
     {
         return Err(EngineError::Refused(format!(
-            "run {id} of pipeline `{}` is not finished, and {later} has loaded rows since that it would load \
+            "run {id} of pipeline `{}` is not finished, and {later} loaded rows since that it would load \
              a second time. Give it up and start anew: `weir run --fresh`",
             wanted.pipeline
         )));
@@ -111,42 +112,72 @@ fn loaded_since<'ledger>(
         .filter(|(other, facts)| *other != id && facts.pipeline == run.pipeline)
         .filter(|(_, facts)| facts.order() >= run.order() && may_show_rows(facts))
         .filter(|(_, facts)| {
-            let reads_the_same = facts.params == run.params && facts.window == run.window;
+            let reads_the_same = facts.params == run.params && reads_window_of(facts, run);
             (is_incremental && reads_incrementally(facts)) || reads_the_same
         })
         .max_by_key(|(_, facts)| facts.order())
         .map(|(other, _)| other)
 }
 
+/// Windows of backfills are steps of their own, and may have a part of a run's window.
+fn reads_window_of(other: &RunFacts, run: &RunFacts) -> bool {
+    match (other.window, run.window) {
+        (Some(other_window), Some(window)) if other.backfill.is_some() => {
+            other_window.0 < window.1 && window.0 < other_window.1
+        }
+        (other_window, window) => other_window == window,
+    }
+}
+
 /// Whether there was such a run, or one that was like it, which the ledger has no more.
 fn has_left_since(ledger: &Ledger, run: &RunFacts) -> bool {
     let pipeline = ledger.pipelines.get(&run.pipeline);
     pipeline.and_then(|pipeline| pipeline.has_left).is_some_and(|left| left >= run.order())
-        || ledger.backfills.values().any(|backfill| has_loaded_window(backfill, run))
+}
+
+fn loaded_by_backfill<'ledger>(
+    ledger: &'ledger Ledger,
+    run: &RunFacts,
+) -> Option<&'ledger BackfillId> {
+    let mut backfills = ledger.backfills.iter();
+    backfills.find(|(_, backfill)| has_loaded_window(backfill, run)).map(|(id, _)| id)
 }
 
 /// Whether a window's run, of which the ledger has nothing but that the window is finished, may have loaded since what the
 /// run would load.
 fn has_loaded_window(backfill: &BackfillFacts, run: &RunFacts) -> bool {
     let Some((start, end)) = run.window else { return false };
-    let went_on = match backfill.state {
-        BackfillState::Finished { at } => at >= run.started_at,
-        BackfillState::Running | BackfillState::Paused | BackfillState::Cancelled => true,
-    };
-    went_on
+    let came_later = backfill.last_run_number == 0 || backfill.last_run_number >= run.number;
+    came_later
         && backfill.pipeline == run.pipeline
         && backfill.params == run.params
-        && !backfill.finished.is_empty()
-        && start < backfill.range.to
-        && backfill.range.from < end
+        && is_finished_within(backfill, start, end)
+}
+
+/// Whether any window is finished that overlaps `[start, end)`.
+fn is_finished_within(backfill: &BackfillFacts, start: DateTime<Utc>, end: DateTime<Utc>) -> bool {
+    let WindowRange { from, to, step, timezone, .. } = &backfill.range;
+    let Ok(windows) = Windows::new(*from, *to, step, timezone) else {
+        // They were computed when it was created.
+        return !backfill.finished.is_empty();
+    };
+    backfill.finished.iter().any(|(first, behind)| {
+        // Windows that follow each other leave no gap.
+        let begins = windows.get(first).map(|(begins, _)| begins);
+        let ends = windows.get(behind - 1).map(|(_, ends)| ends);
+        begins.is_none_or(|begins| begins < end) && ends.is_none_or(|ends| start < ends)
+    })
 }
 
 /// Who has loaded rows since that a run would load again, as far as the ledger knows.
 fn loaded_by(ledger: &Ledger, id: &RunId, run: &RunFacts) -> Option<String> {
-    let known = loaded_since(ledger, id, run).map(|later| format!("run {later}"));
-    known.or_else(|| {
-        has_left_since(ledger, run).then(|| "a run that has left the ledger".to_owned())
-    })
+    let known = loaded_since(ledger, id, run).map(|later| format!("run {later} has"));
+    let by_backfill =
+        || loaded_by_backfill(ledger, run).map(|by| format!("backfill {by} may have"));
+    let left = || {
+        has_left_since(ledger, run).then(|| "a run that has left the ledger may have".to_owned())
+    };
+    known.or_else(by_backfill).or_else(left)
 }
 
 fn reads_incrementally(run: &RunFacts) -> bool {
@@ -176,18 +207,11 @@ pub(crate) fn resume_this(ledger: &Ledger, id: &str) -> Result<Choice, EngineErr
             "run {id} waits for another run of its pipeline to end, and then begins by itself"
         ))),
         RunState::Running => Ok(Choice::Resume(id.clone())),
-        RunState::Failed { .. } if has_left_since(ledger, run) => {
-            Err(EngineError::Refused(format!(
-                "run {id} cannot be taken up again: runs that started later have loaded rows, which it might load \
-                 a second time (they have left the ledger since). What is still missing is loaded by a new run"
-            )))
-        }
-        RunState::Failed { .. } => match loaded_since(ledger, id, run) {
+        RunState::Failed { .. } => match loaded_by(ledger, id, run) {
             None => Ok(Choice::Resume(id.clone())),
             Some(later) => Err(EngineError::Refused(format!(
-                "run {id} cannot be taken up again: run {later}, which came later, has loaded rows \
-                 that it would load a second time. What is still missing is loaded by a new run: `weir \
-                 run`"
+                "run {id} cannot be taken up again: {later} loaded rows since that it would load a second \
+                 time. What is still missing is loaded by a new run: `weir run`"
             ))),
         },
         RunState::Succeeded { .. } => {
@@ -226,9 +250,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use weir_ledger::{
-        BackfillId, Command, FinishRun, Intervals, NewEpoch, PipelineFacts, PlanRun, Response,
-        ResumeRun, RunOutcome, SliceFacts, SliceState, StageFacts, StartRun, Totals, WindowRange,
-        apply,
+        BackfillState, Command, FinishRun, Intervals, NewEpoch, PipelineFacts, PlanRun, Response,
+        ResumeRun, RunOutcome, SliceFacts, SliceState, StageFacts, StartRun, Totals, apply,
     };
 
     use super::*;
@@ -590,7 +613,7 @@ mod tests {
         let pipeline = run.pipeline.clone();
         let params = run.params.clone();
         ledger.runs.insert(RunId("a".into()), run);
-        let finished: Intervals = serde_json::from_str("[[1, 2]]").expect("one window");
+        let intervals = |text| serde_json::from_str::<Intervals>(text).expect("intervals");
         let range = |from, to| WindowRange {
             from: at(from),
             to: at(to),
@@ -598,14 +621,15 @@ mod tests {
             timezone: "UTC".into(),
             count: 9,
         };
-        let over = |day| BackfillState::Finished { at: at(day) };
-        for (range, finished, state, is_refused) in [
-            (range(1, 10), finished.clone(), BackfillState::Running, true),
-            (range(1, 10), finished.clone(), over(101), true),
-            (range(1, 10), finished.clone(), over(99), false),
-            (range(1, 10), Intervals::default(), BackfillState::Running, false),
-            (range(6, 10), finished.clone(), BackfillState::Running, false),
-            (range(1, 5), finished, BackfillState::Running, false),
+        for (range, finished, last_run_number, is_refused) in [
+            (range(1, 10), "[[4, 5]]", 3, true),
+            (range(1, 10), "[[0, 1], [2, 9]]", 2, true),
+            (range(1, 10), "[[0, 9]]", 0, true),
+            (range(1, 10), "[[0, 9]]", 1, false),
+            (range(1, 10), "[]", 0, false),
+            (range(1, 10), "[[0, 4], [5, 9]]", 3, false),
+            (range(6, 10), "[[0, 4]]", 3, false),
+            (range(1, 5), "[[0, 4]]", 3, false),
         ] {
             let backfill = BackfillFacts {
                 pipeline: pipeline.clone(),
@@ -617,17 +641,45 @@ mod tests {
                 priority: 0,
                 request_id: None,
                 created_at: at(90),
-                state,
-                finished,
+                state: BackfillState::Running,
+                finished: intervals(finished),
                 failed: BTreeMap::new(),
                 running: BTreeSet::new(),
                 again: BTreeMap::new(),
                 starts: BTreeMap::new(),
                 totals: Totals::default(),
+                last_run_number,
             };
             ledger.backfills.insert(BackfillId("b".into()), backfill.clone());
             let choice = resume_this(&ledger, "a");
             assert_eq!(choice.is_err(), is_refused, "{backfill:?}: {choice:?}");
+            if let Err(error) = choice {
+                assert!(error.to_string().contains("backfill b"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_is_not_taken_up_beside_a_windows_run_that_shows_rows_of_a_part_of_its_window() {
+        let at = |day| DateTime::UNIX_EPOCH + chrono::TimeDelta::days(day);
+        let mut run = feeding(failed(), false, false, 2);
+        run.window = Some((at(5), at(8)));
+        let of = || Some(WindowOf { backfill: BackfillId("b".into()), window: 0 });
+        for (backfill, window, is_refused) in [
+            (of(), (at(7), at(9)), true),
+            (of(), (at(4), at(6)), true),
+            (of(), (at(8), at(9)), false),
+            (of(), (at(4), at(5)), false),
+            (None, (at(7), at(9)), false),
+            (None, (at(5), at(8)), true),
+        ] {
+            let window = Some(window);
+            let other = RunFacts { backfill, window, ..feeding(RunState::Running, true, false, 3) };
+            let mut ledger = Ledger::default();
+            ledger.runs.insert(RunId("a".into()), run.clone());
+            ledger.runs.insert(RunId("o".into()), other.clone());
+            let choice = resume_this(&ledger, "a");
+            assert_eq!(choice.is_err(), is_refused, "{other:?}: {choice:?}");
         }
     }
 

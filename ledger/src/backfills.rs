@@ -80,6 +80,13 @@ pub struct BackfillFacts {
     pub starts: BTreeMap<u32, u32>,
     /// Of finished windows.
     pub totals: Totals,
+    /// The greatest [`RunFacts::number`](crate::RunFacts::number) of their runs; 0: not known.
+    #[serde(default, skip_serializing_if = "is_not_known")]
+    pub last_run_number: u64,
+}
+
+fn is_not_known(number: &u64) -> bool {
+    *number == 0
 }
 
 /// ```text

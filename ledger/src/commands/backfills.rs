@@ -63,6 +63,7 @@ impl CreateBackfill {
             again: BTreeMap::new(),
             starts: BTreeMap::new(),
             totals: Totals::default(),
+            last_run_number: 0,
         };
         ledger.backfills.insert(self.backfill.clone(), facts);
         Ok(true)
@@ -248,6 +249,7 @@ pub(super) fn finish_window(
         RunOutcome::Succeeded => {
             facts.finished.insert(of.window);
             facts.totals.add(run);
+            facts.last_run_number = facts.last_run_number.max(run.number);
         }
         // It was stopped, and goes on when the backfill does.
         RunOutcome::Failed { .. } if facts.state == BackfillState::Cancelled => {
