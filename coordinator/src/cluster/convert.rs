@@ -9,6 +9,7 @@ use weir_ledger::{
 };
 use weir_proto::v1;
 
+use super::errors::for_now;
 use super::leading::{Outcome, Submitted};
 use crate::summary::detail;
 use crate::{AuditReport, EngineError, RunDetail, RunStatus};
@@ -198,11 +199,13 @@ pub(super) fn status_of(error: &EngineError, redactor: &Redactor) -> Status {
     match error {
         EngineError::Invalid(_) => Status::invalid_argument(text),
         EngineError::NotFound(_) => Status::not_found(text),
-        EngineError::Busy(_)
-        | EngineError::NoAnswer(_)
-        | EngineError::Refused(_)
-        | EngineError::RunFailed { .. }
-        | EngineError::Stopped { .. } => Status::failed_precondition(text),
+        EngineError::Busy(_) | EngineError::NoAnswer(_) => {
+            for_now(Status::failed_precondition(text))
+        }
+        EngineError::Refused(_) | EngineError::RunFailed { .. } | EngineError::Stopped { .. } => {
+            Status::failed_precondition(text)
+        }
+        EngineError::State { .. } if error.is_unavailable() => for_now(Status::internal(text)),
         EngineError::State { .. } => Status::internal(text),
         EngineError::Ledger { .. } => unknown(Status::unavailable(text)),
     }
@@ -217,4 +220,31 @@ pub(super) fn is_unknown(status: &Status) -> bool {
 pub(super) fn unknown(mut status: Status) -> Status {
     status.metadata_mut().insert(OUTCOME, MetadataValue::from_static("unknown"));
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_to_ask_again_where_that_helps() {
+        let state = |kind: io::ErrorKind| EngineError::State {
+            attempt: "read",
+            path: "p".to_owned(),
+            source: kind.into(),
+        };
+        for (error, word) in [
+            (EngineError::Busy("a run is about to begin".to_owned()), Some("later")),
+            (EngineError::NoAnswer("a target".to_owned()), Some("later")),
+            (state(io::ErrorKind::TimedOut), Some("later")),
+            (state(io::ErrorKind::PermissionDenied), None),
+            (EngineError::Refused("it is over".to_owned()), None),
+        ] {
+            let status = status_of(&error, &Redactor::default());
+            let said = status.metadata().get("weir-retry").and_then(|word| word.to_str().ok());
+            assert_eq!(said, word, "{error}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ use tower::{Layer, Service};
 const KIND: &str = "weir-kind";
 /// `never`, `later`, or `at_leader`.
 const RETRY: &str = "weir-retry";
+const LATER: &str = "later";
 /// Of a coordinator that does not lead.
 const LEADER: &str = "weir-leader";
 
@@ -37,9 +38,15 @@ fn kind(code: Code) -> &'static str {
 fn retry(code: Code, names_leader: bool) -> &'static str {
     match code {
         Code::Unavailable if names_leader => "at_leader",
-        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => "later",
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => LATER,
         _ => "never",
     }
+}
+
+/// A refusal that holds for now only, whatever its code says.
+pub(super) fn for_now(mut status: Status) -> Status {
+    status.metadata_mut().insert(RETRY, MetadataValue::from_static(LATER));
+    status
 }
 
 /// For errors in the middle of a stream, which [`Described`] does not see.
@@ -48,7 +55,9 @@ pub(super) fn described(mut status: Status) -> Status {
     let metadata = status.metadata_mut();
     let retry = retry(code, metadata.contains_key(LEADER));
     metadata.insert(KIND, MetadataValue::from_static(kind(code)));
-    metadata.insert(RETRY, MetadataValue::from_static(retry));
+    if !metadata.contains_key(RETRY) {
+        metadata.insert(RETRY, MetadataValue::from_static(retry));
+    }
     status
 }
 
@@ -59,7 +68,7 @@ fn describe(headers: &mut HeaderMap) {
     }
     let retry = retry(status.code(), headers.contains_key(LEADER));
     headers.insert(KIND, HeaderValue::from_static(kind(status.code())));
-    headers.insert(RETRY, HeaderValue::from_static(retry));
+    headers.entry(RETRY).or_insert(HeaderValue::from_static(retry));
 }
 
 /// Wraps all services of a coordinator, and what decides who may call them.
@@ -130,6 +139,13 @@ mod tests {
     fn a_refusal_says_what_kind_it_is_and_whether_asking_again_helps() {
         assert_eq!(of(Status::not_found("run x")), words("not_found", "never"));
         assert_eq!(of(Status::failed_precondition("it is over")), words("conflict", "never"));
+        let waits = Status::failed_precondition("a target does not answer");
+        assert_eq!(of(for_now(waits.clone())), words("conflict", "later"));
+        let in_a_stream = described(for_now(waits));
+        assert_eq!(
+            in_a_stream.metadata().get(RETRY).map(|word| word.as_bytes()),
+            Some(&b"later"[..])
+        );
         assert_eq!(of(Status::resource_exhausted("too many")), words("too_many", "later"));
         assert_eq!(of(Status::unavailable("no leader yet")), words("unavailable", "later"));
         let mut elsewhere = Status::unavailable("not the leader");

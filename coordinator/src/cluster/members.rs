@@ -6,6 +6,7 @@ use tonic::Status;
 use weir_proto::v1;
 
 use super::convert;
+use super::errors::for_now;
 use super::node::Node;
 use crate::raft::{AppendError, ChangeError, MemberId, MemberState, RaftMember, Refusal};
 
@@ -66,7 +67,8 @@ fn status(node: &Node, error: &ChangeError) -> Status {
         ChangeError::Refused(Refusal::NumberTaken { .. } | Refusal::UrlTaken { .. }) => {
             Status::already_exists(text)
         }
-        ChangeError::Refused(_) | ChangeError::Behind { .. } => Status::failed_precondition(text),
+        ChangeError::Behind { .. } => for_now(Status::failed_precondition(text)),
+        ChangeError::Refused(_) => Status::failed_precondition(text),
         ChangeError::Append(AppendError::NotLeader { .. }) => node.not_leading(Status::unavailable),
         ChangeError::Append(AppendError::Unknown(_)) => convert::unknown(Status::unavailable(text)),
     }

@@ -73,7 +73,7 @@ impl Leading {
             Ok(_) => {}
             Err(Rejection::UnknownPipeline(_)) => return Err(not_registered(pipeline)),
             Err(Rejection::RunActive { active }) => {
-                return Err(EngineError::Refused(format!(
+                return Err(EngineError::Busy(format!(
                     "run {active} of pipeline `{pipeline}` is going on: wait for its end, or cancel it \
                      (`weir cancel {active}`) before the pipeline is deleted"
                 )));

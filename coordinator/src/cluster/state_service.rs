@@ -184,7 +184,7 @@ impl Leading {
         match self.append_once(request, command).await? {
             Ok(_) => Ok(()),
             Err(Rejection::UnknownPipeline(pipeline)) => Err(unknown(&PipelineName(pipeline))),
-            Err(Rejection::RunActive { active }) => Err(EngineError::Refused(format!(
+            Err(Rejection::RunActive { active }) => Err(EngineError::Busy(format!(
                 "run {active} is going on and would move the watermark at its end: wait for that, or \
                  cancel it (`weir cancel {active}`)"
             ))),
