@@ -29,15 +29,15 @@ pub(crate) struct Cli {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
-    /// State directory: ledgers, checkpoints, dead letters. Default: `.weir` in the nearest folder
-    /// above that has one (or has `weir.yaml` or `.git`), else beside the pipeline file.
+    /// State folder: ledgers, checkpoints, dead letters. Default: `.weir` in the nearest folder above
+    /// that has `.weir` or `weir.yaml`, else in the one with `.git`, else beside the pipeline file.
     #[arg(long, global = true, value_name = "DIR", env = "WEIR_STATE")]
     pub state: Option<PathBuf>,
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t = Output::Human)]
     pub output: Output,
     /// Bound on operators' memory (sorts, joins, aggregates); beyond it they spill to the state
-    /// directory. Units: B, KB, MB, GB.
+    /// folder. Units: B, KB, MB, GB, powers of 1024.
     #[arg(long, global = true, value_name = "SIZE", default_value = "512MB", value_parser = parse_bytes, env = "WEIR_MEMORY")]
     pub memory: u64,
     /// Tasks at once. Default: the number of cores.

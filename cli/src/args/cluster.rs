@@ -103,7 +103,7 @@ pub(crate) struct ExecutorArgs {
     /// credentials from the environment.
     #[arg(long, value_name = "DIR|URL")]
     pub storage: StorageAddress,
-    /// Tasks at once. Default: the number of cores.
+    /// Tasks at once. Default: `--parallelism`, or else the number of cores.
     #[arg(long, value_name = "N")]
     pub slots: Option<NonZeroUsize>,
     /// Of rows between stages. Not compressing them takes less of the processor where files and other
@@ -213,7 +213,8 @@ pub(crate) struct UpArgs {
     /// Default: 3, or as many as there were.
     #[arg(long, value_name = "N")]
     pub executors: Option<NonZeroU32>,
-    /// Tasks at once, of each executor. Default: the number of cores.
+    /// Tasks at once, of each executor. Default: the environment variable `WEIR_PARALLELISM`, or else the
+    /// number of cores; `--parallelism` is not handed on.
     #[arg(long, value_name = "N")]
     pub slots: Option<NonZeroUsize>,
     /// What all processes share: a folder, or s3://BUCKET/PREFIX (az://, gs://) with credentials from

@@ -64,11 +64,11 @@ pub(crate) enum TokenCommand {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TokenRole {
-    /// Looks at everything.
+    /// Looks at runs, their rejected rows, and backfills.
     Viewer,
-    /// Starts, cancels and retries runs.
+    /// Registers and deletes pipelines, starts and changes runs and backfills, sets watermarks.
     Operator,
-    /// Manages tokens.
+    /// Manages tokens, coordinators and executors, and reads the audit log.
     Admin,
 }
 

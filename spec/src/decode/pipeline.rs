@@ -96,10 +96,8 @@ impl Decoder<'_, '_> {
                 self.report.warn(
                     "only-in-a-cluster",
                     entry.key_span,
-                    format!(
-                        "`{key}` takes effect in a cluster; `weir run` starts the pipeline now"
-                    ),
-                    "nothing to do: the key is kept",
+                    format!("`{key}` has no effect yet: nothing starts runs by it"),
+                    "start runs with `weir run` or `weir submit --run`; the key is kept",
                 );
             }
         }
