@@ -94,7 +94,7 @@ impl Decoder<'_, '_> {
                 && !entry.value.as_list().is_some_and(<[Node]>::is_empty)
             {
                 self.report.warn(
-                    "only-in-a-cluster",
+                    "no-effect-yet",
                     entry.key_span,
                     format!("`{key}` has no effect yet: nothing starts runs by it"),
                     "start runs with `weir run` or `weir submit --run`; the key is kept",

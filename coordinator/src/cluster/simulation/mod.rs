@@ -71,6 +71,7 @@ fn first_failure(seeds: u64, control: Control) -> (Option<(u64, Vec<String>)>, O
             let outcome = World::new(seed, control).run();
             all.leaderships += outcome.leaderships;
             all.attempts += outcome.attempts;
+            all.left += outcome.left;
             if !outcome.violations.is_empty() {
                 next.store(seeds, Ordering::Relaxed);
                 return (Some((seed, outcome.violations)), all);
@@ -84,6 +85,7 @@ fn first_failure(seeds: u64, control: Control) -> (Option<(u64, Vec<String>)>, O
             let (found, outcome) = search.join().expect("no panic");
             all.leaderships += outcome.leaderships;
             all.attempts += outcome.attempts;
+            all.left += outcome.left;
             failure = failure.into_iter().chain(found).min();
         }
         (failure, all)
@@ -99,11 +101,16 @@ fn every_row_of_every_run_arrives_once_whatever_happens_to_the_cluster() {
         return;
     }
     let seeds = number_in("WEIR_SIMULATION_SEEDS").unwrap_or(SEEDS);
-    let (failure, Outcome { leaderships, attempts, .. }) = first_failure(seeds, Control::Nothing);
-    println!("{seeds} worlds: {leaderships} leaderships, {attempts} attempts");
+    let (failure, Outcome { leaderships, attempts, left, .. }) =
+        first_failure(seeds, Control::Nothing);
+    println!(
+        "{seeds} worlds: {leaderships} leaderships, {attempts} attempts, {left} runs have left"
+    );
     if let Some((seed, violations)) = failure {
         panic!("WEIR_SIMULATION_SEED={seed} goes wrong: {violations:#?}");
     }
+    // Otherwise nothing is seen of what happens to them.
+    assert!(left as u64 >= seeds / 10, "only {left} runs have left the ledger");
 }
 
 #[test]

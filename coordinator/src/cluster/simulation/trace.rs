@@ -42,7 +42,7 @@ pub(super) struct Trace {
     /// With whether others would have to compute them again if their executor was lost.
     finished: BTreeMap<SliceKey, bool>,
     /// Runs that have left the ledger, as they were then.
-    left: BTreeMap<RunId, RunFacts>,
+    pub(super) left: BTreeMap<RunId, RunFacts>,
     pub(super) leaderships: usize,
     pub(super) attempts: usize,
     pub(super) violations: BTreeSet<String>,

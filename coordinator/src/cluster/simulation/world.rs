@@ -58,6 +58,8 @@ pub(super) struct Outcome {
     pub(super) story: Vec<String>,
     pub(super) leaderships: usize,
     pub(super) attempts: usize,
+    /// Runs that have left the ledger.
+    pub(super) left: usize,
 }
 
 impl World<'_> {
@@ -140,6 +142,7 @@ impl World<'_> {
             violations: state.trace.violations.iter().cloned().collect(),
             story: std::mem::take(&mut state.trace.story),
             leaderships: state.trace.leaderships,
+            left: state.trace.left.len(),
             attempts: state.trace.attempts,
         }
     }
