@@ -153,7 +153,11 @@ fn what_is_in_the_storage_is_computed_once_though_executors_that_keep_it_are_kil
     scenario.cluster.run(&["cluster", "drain", drained]).expect_code(0);
     assert!(!scenario.cluster.is_alive(scenario.cluster.pid(drained)));
     scenario.assert_rows_are_still_read();
+    // As a leader leaves it that is killed while it removes rows.
+    let removed = scenario.cluster.dir.join("storage/.to-remove");
+    std::fs::create_dir_all(removed.join("earlier-1/0")).expect("room");
     assert_computed_once(&before, &scenario.ends_exactly(), &scenario);
+    wait_until("nothing to be left of what is removed", || !removed.exists());
 }
 
 #[track_caller]
