@@ -23,6 +23,7 @@ mod engine;
 mod frozen;
 pub mod history;
 mod limits;
+mod loaded_since;
 mod lock;
 mod params;
 mod pipeline_files;

@@ -1,7 +1,7 @@
 //! Which sides of joins every task of a cluster reads whole, so that the other side's rows stay where they are.
 //!
-//! DataFusion proposes the sides that it takes for small. [`DealOutLargeSides`] takes back what could turn out large, and
-//! what would leave the join to one task. Operators above a join rely on where it leaves its rows: this is decided
+//! DataFusion proposes the sides that it takes for small. [`DealOutLargeSides`] takes back what could turn out large, what
+//! moves more bytes than dealing out does, and what would leave the join to one task. Operators above a join rely on where it leaves its rows: this is decided
 //! before they are placed, and [`kept`] keeps Ballista's planner from deciding anew.
 
 use std::sync::Arc;
@@ -93,8 +93,8 @@ fn may_be_collected(join: &HashJoinExec) -> bool {
     follows_right_side(*join.join_type()) && bytes.is_none_or(|bytes| bytes <= LARGEST_SIDE_BYTES)
 }
 
-/// Whether the left side is small, or all tasks together read no more of it than what would be dealt out of both. What has
-/// no estimate may be little.
+/// Whether the left side is small, or all tasks together read no more of it than what would be dealt out of both. A right
+/// side without an estimate may be tiny.
 fn moves_fewer_bytes(join: &HashJoinExec, tasks: usize) -> bool {
     let Some(left) = estimated_bytes(join.left()) else { return true };
     if left <= SMALL_SIDE_BYTES {

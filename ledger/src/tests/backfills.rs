@@ -142,6 +142,8 @@ fn the_run_of_a_finished_window_leaves_the_ledger_and_its_totals_stay() {
     let sink = facts.totals.sinks.values().next().expect("one sink");
     assert_eq!((sink.rows, sink.batches), (15, 3));
     assert_eq!(sink.checksum, 15u64.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    assert!(facts.last_run_number > 0);
+    assert_eq!(facts.last_run_number, book.ledger.last_run_number, "that of window 2");
     assert_eq!(facts.run_of(&backfill(), 1), Some(RunId("20260101-a-000001".into())));
     book.reject(&change(1, BackfillChange::Pause));
     book.reject(&start_window(1, 1, &RunId("20260101-a-000001-2".into())));

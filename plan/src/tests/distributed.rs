@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use weir_spec::{Deduplicate, Keep, NodeName, Operator};
 
 use super::fixture::*;
-use crate::StageKind;
+use crate::{Stage, StageGraph, StageKind};
 
 /// More rows than partitions, keys that repeat, and nulls among them.
 fn sales() -> Pipeline {
@@ -100,14 +100,18 @@ async fn no_group_is_doubled_and_no_row_lost_whatever_sources_estimate() {
     }
 }
 
+/// How many stages deal out their rows.
+fn dealing_out(graph: &StageGraph) -> usize {
+    let deals_out = |stage: &&Stage| stage.display.starts_with("RepartitionExec");
+    graph.stages.iter().filter(deals_out).count()
+}
+
 #[tokio::test]
 async fn what_only_a_filter_makes_small_is_dealt_out() {
     let sql = "SELECT l.quantity, s.* FROM lines l JOIN suppliers s ON l.supplier = s.id WHERE s.name > 's3'";
     let dealt_out = async |suppliers| {
         let pipeline = warehouse().distributed(4).sql("node", sql).sink("out", &["node"]);
-        let graph = pipeline.estimated("suppliers", suppliers).plan().await.unwrap();
-        let deals_out = |stage: &&crate::Stage| stage.display.starts_with("RepartitionExec");
-        graph.stages.iter().filter(deals_out).count()
+        dealing_out(&pipeline.estimated("suppliers", suppliers).plan().await.unwrap())
     };
     assert_eq!(dealt_out(500_000).await, 0, "all tasks read the suppliers");
     assert_eq!(dealt_out(4_000_000).await, 2, "suppliers and lines are dealt out");
@@ -127,9 +131,7 @@ async fn a_side_of_medium_size_is_read_by_every_task_if_that_moves_fewer_bytes()
     let dealt_out = async |suppliers, lines, tasks| {
         let pipeline = warehouse().distributed(tasks).sql("node", sql).sink("out", &["node"]);
         let pipeline = pipeline.estimated("suppliers", suppliers).estimated("lines", lines);
-        let graph = pipeline.plan().await.unwrap();
-        let deals_out = |stage: &&crate::Stage| stage.display.starts_with("RepartitionExec");
-        graph.stages.iter().filter(deals_out).count()
+        dealing_out(&pipeline.plan().await.unwrap())
     };
     assert_eq!(dealt_out(120_000, 1_000_000, 100).await, 0, "small: 16 MB");
     assert_eq!(dealt_out(250_000, 5_000_000, 4).await, 0, "4 × 34 MB, and 154 MB");
